@@ -1,0 +1,58 @@
+# Every target makes what it needs in $(VENV) on first use, and again only when its inputs changed.
+TORCH ?= torch==2.13.0
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+bin := $(VENV)/bin
+# The package is installed editable, so there is one copy of it: `python -m fastsqrtm` or `bench` started here would
+# otherwise find ./fastsqrtm, without its native libraries, before the installed one. A Python file needs no new install.
+native_inputs := $(shell find csrc cmake build_tools -type f) CMakeLists.txt setup.py pyproject.toml
+cpp_files = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+configure = $(bin)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(bin))/ninja \
+            -DPython_EXECUTABLE=$(abspath $(bin))/python
+# The tests that take every kernel through its shapes, strides and dtypes; the rest would only be slow.
+sanitized := $(patsubst %,tests/test_%.py,forward backward lyapunov dtypes inputs invariance random)
+
+.PHONY: demo test bench quality sanitize clean FORCE
+
+demo: $(VENV)/demo.stamp  ## the main job on real data: a table and a figure
+	$(bin)/python -m fastsqrtm demo $(ARGS)
+
+test: $(VENV)/test.stamp  ## ARGS go to pytest; a native library that does not load is an error
+	FASTSQRTM_REQUIRE_NATIVE=1 $(bin)/pytest $(ARGS)
+
+bench: $(VENV)/bench.stamp
+	$(bin)/python -m bench $(ARGS)
+
+quality: $(VENV)/dev.stamp  ## formats, lint, compiler warnings as errors
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/clang-format --dry-run -Werror $(cpp_files)
+	$(configure) -B build/quality -DFASTSQRTM_WERROR=ON
+	$(bin)/cmake --build build/quality
+	@echo "The linker keeps one copy of a symbol: one compiled for two instruction sets could run on the wrong machine."
+	! nm build/quality/CMakeFiles/fastsqrtm_kernels_*.dir/csrc/cpu/kernels.cpp.o \
+	  | awk '$$2 ~ /[WVu]/ { print $$3 }' | sort | uniq -d | grep .
+
+sanitize: $(VENV)/test.stamp $(VENV)/dev.stamp  ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(configure) -B build/sanitize -DFASTSQRTM_SANITIZE=address,undefined
+	$(bin)/cmake --build build/sanitize
+	rm -rf build/sanitize/site && mkdir build/sanitize/site && cp -r fastsqrtm build/sanitize/site
+	$(bin)/cmake --install build/sanitize --component python --prefix build/sanitize/site/fastsqrtm
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/site \
+	  FASTSQRTM_REQUIRE_NATIVE=1 $(bin)/pytest -m "not slow" $(sanitized) $(ARGS)
+
+clean:
+	rm -rf build dist fastsqrtm.egg-info fastsqrtm/lib fastsqrtm/*.so $(VENV)
+
+# The torch of the environment. Remembers the requirement it was asked for: another one, another install.
+$(VENV)/torch: FORCE
+	@test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
+	@echo '$(TORCH)' | cmp -s - $@ || { $(bin)/python -m pip install '$(TORCH)' && echo '$(TORCH)' > $@; }
+
+# demo.stamp: the package with the extra `demo` is installed; test, bench and dev likewise.
+$(VENV)/%.stamp: $(VENV)/torch $(native_inputs)
+	$(bin)/python -m pip install --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,25 @@
+# fastsqrtm_flags: what every C++ file of ours is compiled with.
+include(CheckCXXCompilerFlag)
+
+add_library(fastsqrtm_flags INTERFACE)
+target_include_directories(fastsqrtm_flags INTERFACE ${CMAKE_CURRENT_SOURCE_DIR}/csrc)
+
+# Contraction and errno-free libm cost no accuracy. Never -ffast-math: NaN and Inf are part of the input policy.
+foreach(flag -Wall -Wextra -ffp-contract=fast -fno-math-errno)
+  target_compile_options(fastsqrtm_flags INTERFACE ${flag})
+endforeach()
+
+# Unique symbols are merged across every library of a process, against -fvisibility=hidden.
+check_cxx_compiler_flag(-fno-gnu-unique has_no_gnu_unique)
+if(has_no_gnu_unique)
+  target_compile_options(fastsqrtm_flags INTERFACE -fno-gnu-unique)
+endif()
+
+if(FASTSQRTM_WERROR)
+  target_compile_options(fastsqrtm_flags INTERFACE -Werror)
+endif()
+if(FASTSQRTM_SANITIZE)
+  set(sanitizers -fsanitize=${FASTSQRTM_SANITIZE} -fno-sanitize-recover=all)
+  target_compile_options(fastsqrtm_flags INTERFACE ${sanitizers} -fno-omit-frame-pointer -g -O1)
+  target_link_options(fastsqrtm_flags INTERFACE ${sanitizers})
+endif()

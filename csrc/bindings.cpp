@@ -1,0 +1,70 @@
+// The module fastsqrtm._C: what is not a tensor op. No torch header, so it loads whatever torch there is.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "build_info.h"
+#include "coefficients.h"
+#include "plan.h"
+
+namespace fastsqrtm {
+namespace {
+
+namespace py = pybind11;
+
+void check_degree(const char* function, int degree, int lowest, int highest) {
+  if (degree < lowest || degree > highest) {
+    throw py::value_error("fastsqrtm." + std::string(function) + ": degree must be " + std::to_string(lowest) + " to " +
+                          std::to_string(highest) + ", got " + std::to_string(degree));
+  }
+}
+
+py::object build_info() { return py::module_::import("json").attr("loads")(build_info_json); }
+
+std::vector<std::pair<double, double>> pade_terms(int degree) {
+  check_degree("pade_terms", degree, 1, max_pade_degree);
+  std::vector<std::pair<double, double>> terms;
+  for (int j = 1; j <= degree; ++j) {
+    const PadeTerm term = pade_term(degree, j);
+    terms.emplace_back(term.shift, term.weight);
+  }
+  return terms;
+}
+
+std::vector<double> taylor_coefficients(int degree, double power) {
+  check_degree("taylor_coefficients", degree, 0, max_taylor_degree);
+  std::vector<double> coefficients = {1.0};
+  for (int k = 1; k <= degree; ++k) coefficients.push_back(taylor_next(coefficients.back(), k, power));
+  return coefficients;
+}
+
+py::dict plan(int64_t batch, int64_t n, int element_bytes, int threads) {
+  if (batch < 0 || n < 0 || threads < 1 || (element_bytes != 4 && element_bytes != 8)) {
+    throw py::value_error("fastsqrtm.plan: expected batch >= 0, n >= 0, element_bytes 4 or 8 and threads >= 1");
+  }
+  const CpuPlan plan = plan_cpu(batch, n, element_bytes, threads);
+  return py::dict(py::arg("capability") = plan.capability, py::arg("alone") = plan.alone,
+                  py::arg("shared") = plan.shared, py::arg("threads") = plan.threads, py::arg("workers") = plan.workers,
+                  py::arg("workspace_bytes") = plan.workspace_bytes);
+}
+
+}  // namespace
+}  // namespace fastsqrtm
+
+PYBIND11_MODULE(_C, m) {
+  using namespace fastsqrtm;
+  m.doc() = "Build information, plans and coefficients.";
+  m.def("build_info", &build_info, "What this build was made with and for.");
+  m.def(
+      "cpu_capability", [] { return cpu_capability().name; },
+      "The instruction set the CPU kernels use on this machine.");
+  m.def("plan", &plan, py::arg("batch"), py::arg("n"), py::arg("element_bytes"), py::arg("threads"),
+        "How a batch is computed: see CpuPlan in csrc/plan.h. Half types have the element_bytes of float32, 4.");
+  m.def("pade_terms", &pade_terms, py::arg("degree"), "[(shift, weight)] of the Pade approximant [degree, degree].");
+  m.def("taylor_coefficients", &taylor_coefficients, py::arg("degree"), py::arg("power"),
+        "Coefficients of (1 - z)^power up to z^degree.");
+}

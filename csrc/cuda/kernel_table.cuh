@@ -1,0 +1,51 @@
+// Every instantiation of every fused kernel, by the variant's index in the tables of variants.h.
+#pragma once
+
+#include <utility>
+
+#include "backward.cuh"
+#include "lyapunov_kernel.cuh"
+#include "mpa.cuh"
+#include "mtp.cuh"
+
+namespace fastsqrtm {
+namespace cuda {
+
+template <typename T>
+using VariantIndices = std::make_integer_sequence<int, sizeof(T) == 8 ? double_shape_count : float_shape_count>;
+
+template <class Arguments>
+using Kernel = void (*)(Arguments);
+
+template <typename T, int... index>
+Kernel<MpaArguments<T>> mpa_kernel_of(int variant, std::integer_sequence<int, index...>) {
+  static constexpr Kernel<MpaArguments<T>> table[] = {mpa_kernel<Variant<T, index>>...};
+  return table[variant];
+}
+
+template <typename T, int... index>
+Kernel<MtpArguments<T>> mtp_kernel_of(int variant, std::integer_sequence<int, index...>) {
+  static constexpr Kernel<MtpArguments<T>> table[] = {mtp_kernel<Variant<T, index>>...};
+  return table[variant];
+}
+
+template <typename T, int... index>
+Kernel<SqrtmLyaBackwardArguments> sqrtm_lya_backward_kernel_of(int variant, std::integer_sequence<int, index...>) {
+  static constexpr Kernel<SqrtmLyaBackwardArguments> table[] = {sqrtm_lya_backward_kernel<Variant<T, index>>...};
+  return table[variant];
+}
+
+template <typename T, int... index>
+Kernel<InvSqrtmLyaBackwardArguments> inv_sqrtm_lya_backward_kernel_of(int variant, std::integer_sequence<int, index...>) {
+  static constexpr Kernel<InvSqrtmLyaBackwardArguments> table[] = {inv_sqrtm_lya_backward_kernel<Variant<T, index>>...};
+  return table[variant];
+}
+
+template <typename T, int... index>
+Kernel<LyapunovArguments> lyapunov_kernel_of(int variant, std::integer_sequence<int, index...>) {
+  static constexpr Kernel<LyapunovArguments> table[] = {lyapunov_kernel<Variant<T, index>>...};
+  return table[variant];
+}
+
+}  // namespace cuda
+}  // namespace fastsqrtm

@@ -1,0 +1,89 @@
+// The Frobenius norm of a fragment, scaled by its largest element so that neither 1e-30 nor 1e30 leaves the range.
+#pragma once
+
+#include "fragment.cuh"
+
+namespace fastsqrtm {
+namespace cuda {
+
+// f over the values of all lanes of the team, the same bits in every lane. `scratch` holds one value per warp and must
+// not be in use.
+template <class V, class F, typename T>
+__device__ __forceinline__ T reduce_team(T value, T* scratch, F f) {
+#pragma unroll
+  for (int step = V::width / 2; step >= 1; step /= 2) {
+    value = f(value, __shfl_xor_sync(all_lanes, value, step, V::width));
+  }
+  if constexpr (V::threads > 32) {
+    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
+    sync_team<V::threads>();
+    value = scratch[0];
+#pragma unroll
+    for (int warp = 1; warp < V::threads / 32; ++warp) value = f(value, scratch[warp]);
+  }
+  return value;
+}
+
+// nu = ratio * 2^exponent, with an even exponent near that of the largest element. Scaling by a power of two is exact and
+// needs no division.
+template <typename T>
+struct Norm {
+  T ratio;
+  T inverse_ratio;
+  T down;  // 2^-exponent
+  int exponent;
+  bool is_zero;
+
+  __device__ __forceinline__ T root() const { return is_zero ? T(0) : power_of_two<T>(exponent / 2) * square_root(ratio); }
+  __device__ __forceinline__ T inverse_root() const {
+    return is_zero ? T(0) : power_of_two<T>(-exponent / 2) * reciprocal(square_root(ratio));
+  }
+  // x / nu; of a zero matrix 0.
+  __device__ __forceinline__ T normalise(T x) const { return x * down * inverse_ratio; }
+  // x nu
+  __device__ __forceinline__ T restore(T x) const { return x * ratio * power_of_two<T>(exponent); }
+};
+
+// An element under the diagonal stands for two.
+template <class V, int split, typename T>
+__device__ __forceinline__ Norm<T> frobenius_norm(const Fragment<V, split>& f, T* scratch) {
+  T largest = 0;
+#pragma unroll
+  for (int c = 0; c < V::tile; ++c) largest = max_or_nan(largest, std::fabs(f.diagonal[c]));
+#pragma unroll
+  for (int r = 0; r < f.rows; ++r) {
+#pragma unroll
+    for (int c = 0; c < V::tile; ++c) largest = max_or_nan(largest, std::fabs(f.under[r][c]));
+  }
+  largest = reduce_team<V>(largest, scratch, [](T a, T b) { return max_or_nan(a, b); });
+
+  Norm<T> norm;
+  norm.is_zero = largest == T(0);
+  const bool finite = largest < infinity<T>();
+  constexpr int limit = sizeof(T) == 8 ? 1022 : 126;  // 2^-exponent is a normal number
+  const int exponent = finite ? exponent_of(largest) / 2 * 2 : 0;
+  norm.exponent = exponent > limit ? limit : exponent < -limit ? -limit : exponent;
+  norm.down = power_of_two<T>(-norm.exponent);
+  T sum = 0;
+#pragma unroll
+  for (int c = 0; c < V::tile; ++c) {
+    const T x = f.diagonal[c] * norm.down;
+    sum += x * x;
+  }
+#pragma unroll
+  for (int r = 0; r < f.rows; ++r) {
+#pragma unroll
+    for (int c = 0; c < V::tile; ++c) {
+      const T x = f.under[r][c] * norm.down;
+      sum += T(2) * (x * x);
+    }
+  }
+  sum = reduce_team<V>(sum, scratch + V::scratch_elements / 2, [](T a, T b) { return a + b; });
+  // NaN for a matrix with an infinite element: nothing of it must look like a result.
+  norm.ratio = norm.is_zero ? T(0) : finite ? square_root(sum) : not_a_number<T>();
+  norm.inverse_ratio = norm.is_zero ? T(0) : reciprocal(norm.ratio);
+  return norm;
+}
+
+}  // namespace cuda
+}  // namespace fastsqrtm

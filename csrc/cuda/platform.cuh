@@ -1,0 +1,114 @@
+// What the kernels take from the compiler and the chip: types, barriers, shuffles. Anything that is inline PTX on the
+// device has its twin for the host in tests/emulation/emulation.h.
+#pragma once
+
+#ifdef FASTSQRTM_EMULATION
+#include "emulation.h"
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
+
+#include <cmath>
+#include <cstdint>
+
+// Faults for the test of the emulation harness; a build of the library has none.
+#ifdef FASTSQRTM_SEED_MISSING_BARRIER
+#define FASTSQRTM_SEEDED_SYNC(sync)
+#else
+#define FASTSQRTM_SEEDED_SYNC(sync) sync
+#endif
+#ifdef FASTSQRTM_SEED_OUT_OF_BOUNDS
+#define FASTSQRTM_SEEDED_OFFSET 1
+#else
+#define FASTSQRTM_SEEDED_OFFSET 0
+#endif
+
+namespace fastsqrtm {
+namespace cuda {
+
+#ifndef FASTSQRTM_EMULATION
+// A barrier among `threads` threads of the block, whole warps. Barrier 0 is __syncthreads.
+template <int threads>
+__device__ __forceinline__ void named_barrier(int id) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(threads) : "memory");
+}
+
+// 1/x and sqrt(x) for normal x > 0 to an ulp: the approximation of the chip and Newton steps. The usual ones have a slow
+// path for other x, a call around which the compiler would spill a register tile.
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return fmaf(y, fmaf(-x, y, 1.0f), y);
+}
+__device__ __forceinline__ double reciprocal(double x) {
+  double y;
+  asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
+  y = fma(y, fma(-x, y, 1.0), y);
+  return fma(y, fma(-x, y, 1.0), y);
+}
+__device__ __forceinline__ float square_root(float x) {
+  float y;
+  asm("rsqrt.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  const float root = x * y;
+  return fmaf(0.5f * y, fmaf(-root, root, x), root);
+}
+__device__ __forceinline__ double square_root(double x) {
+  double y;
+  asm("rsqrt.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
+  y = fma(0.5 * y, fma(-x * y, y, 1.0), y);
+  const double root = x * y;
+  return fma(0.5 * y, fma(-root, root, x), root);
+}
+
+// e with 2^(e-1) <= x < 2^e, as frexp has it, for finite x >= 0; numbers below the normal range count as at its end.
+__device__ __forceinline__ int exponent_of(float x) { return (__float_as_int(x) >> 23) - 126; }
+__device__ __forceinline__ int exponent_of(double x) { return (__double2hiint(x) >> 20) - 1022; }
+
+// 2^e within the normal range.
+template <typename T>
+__device__ __forceinline__ T power_of_two(int e) {
+  if constexpr (sizeof(T) == 8) {
+    return __hiloint2double((e + 1023) << 20, 0);
+  } else {
+    return __int_as_float((e + 127) << 23);
+  }
+}
+
+__device__ __forceinline__ unsigned char* dynamic_shared() {
+  extern __shared__ __align__(16) unsigned char storage[];
+  return storage;
+}
+#endif
+
+// threadIdx.x is the lane in the team, threadIdx.y the team. A team is part of a warp, or whole warps with a barrier of
+// their own, so that teams of a block do not wait for each other.
+template <int threads>
+__device__ __forceinline__ void sync_team() {
+  if constexpr (threads <= 32) {
+    __syncwarp();
+  } else {
+    named_barrier<threads>(threadIdx.y + 1);
+  }
+}
+
+constexpr unsigned all_lanes = 0xffffffffu;
+
+template <typename T>
+__device__ __forceinline__ T not_a_number() {
+  return static_cast<T>(NAN);
+}
+
+template <typename T>
+__device__ __forceinline__ T infinity() {
+  return static_cast<T>(INFINITY);
+}
+
+// The larger of two, NaN if either is.
+template <typename T>
+__device__ __forceinline__ T max_or_nan(T a, T b) {
+  return a >= b || a != a ? a : b;
+}
+
+}  // namespace cuda
+}  // namespace fastsqrtm

@@ -1,0 +1,44 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "layout.h"
+
+namespace fastsqrtm {
+namespace {
+
+CpuCapability find_capability() {
+#ifdef FASTSQRTM_HAVE_X86_ISAS
+  const char* wanted = std::getenv("FASTSQRTM_CPU_CAPABILITY");
+  const auto allowed = [&](const char* name) { return wanted == nullptr || std::strcmp(wanted, name) == 0; };
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  if (avx512 && allowed("avx512")) return {"avx512", 64};
+  if (avx2 && (allowed("avx2") || allowed("avx512"))) return {"avx2", 32};
+#endif
+  return {"baseline", 16};
+}
+
+// From this order on, threads that would be idle help with one matrix: a parallel region costs a few microseconds and a
+// step has five of them.
+constexpr int64_t smallest_shared_order = 192;
+
+}  // namespace
+
+const CpuCapability& cpu_capability() {
+  static const CpuCapability capability = find_capability();
+  return capability;
+}
+
+CpuPlan plan_cpu(int64_t batch, int64_t n, int element_bytes, int threads) {
+  const CpuCapability& capability = cpu_capability();
+  const int64_t alone = n < smallest_shared_order ? batch : batch / threads * threads;
+  const int workers = int(std::clamp<int64_t>(alone, 1, threads));
+  return {capability.name, alone, batch - alone, threads, workers,
+          workers * round_up(workspace_bytes(n, capability.vector_bytes, element_bytes), 64)};
+}
+
+}  // namespace fastsqrtm

@@ -1,0 +1,27 @@
+// Which path a batch takes and what it needs, decided in plain C++ from sizes alone, so that it can be shown to the user
+// and tested anywhere.
+#pragma once
+
+#include <cstdint>
+
+namespace fastsqrtm {
+
+// The instruction set of the CPU kernels: the best this processor has, lowered by
+// FASTSQRTM_CPU_CAPABILITY=baseline|avx2|avx512 (read once).
+struct CpuCapability {
+  const char* name;
+  int vector_bytes;
+};
+const CpuCapability& cpu_capability();
+
+struct CpuPlan {
+  const char* capability;
+  int64_t alone;            // matrices computed by one thread each, spread over the workers
+  int64_t shared;           // matrices on which all threads work together, one after the other
+  int threads;
+  int workers;
+  int64_t workspace_bytes;  // of all workers; those who share a matrix share the first one's
+};
+CpuPlan plan_cpu(int64_t batch, int64_t n, int element_bytes, int threads);
+
+}  // namespace fastsqrtm

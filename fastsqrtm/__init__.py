@@ -1,0 +1,15 @@
+"""Differentiable square roots, inverse square roots and Lyapunov solves of batches of symmetric matrices."""
+
+import importlib.metadata
+
+from . import _register, reference, testing
+from .functional import lyapunov, mpa_lya, mpa_lya_inv, mtp_lya, mtp_lya_inv, plan
+
+_register.register()
+
+try:
+    __version__ = importlib.metadata.version("fastsqrtm")
+except importlib.metadata.PackageNotFoundError:  # run from a source tree that is not installed
+    __version__ = "0+unknown"
+
+__all__ = ["lyapunov", "mpa_lya", "mpa_lya_inv", "mtp_lya", "mtp_lya_inv", "plan", "reference", "testing"]

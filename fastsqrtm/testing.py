@@ -1,0 +1,202 @@
+"""Matrices of given spectrum, exact answers, the paper's formulas to the letter, and error measures, for tests.
+
+Everything exact is float64. The paper's formulas are written independently of reference.py, with the solve and the six
+products per step that the paper has; what the ops compute differs from them by rounding only.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+SPECTRA = (
+    "log",
+    "clustered",
+    "one_small",
+    "two_level",
+    "wishart",
+    "identity",
+    "repeated",
+    "rank_one",
+    "rank_deficient",
+)
+
+
+def eigenvalues(n: int, kappa: float, spectrum: str, batch: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """n eigenvalues from 1/kappa to 1 (but for identity, rank_one and rank_deficient), in float64."""
+    values = torch.rand(*batch, n, generator=generator, dtype=torch.float64)
+    if spectrum in ("log", "rank_deficient"):
+        values = kappa**-values
+        values[..., :1] = 1.0
+        values[..., 1:][..., -1:] = 1 / kappa
+        if spectrum == "rank_deficient":
+            values[..., (n + 1) // 2 :] = 0.0
+    elif spectrum == "clustered":
+        values = (1 + 1e-6 * values) / math.sqrt(kappa)
+        values[..., :1] = 1.0
+        values[..., 1:][..., -1:] = 1 / kappa
+    elif spectrum == "one_small":
+        values = torch.ones_like(values)
+        values[..., 1:][..., -1:] = 1 / kappa
+    elif spectrum == "two_level":
+        values = torch.ones_like(values)
+        values[..., (n + 1) // 2 :] = 1 / kappa
+    elif spectrum == "identity":
+        values = torch.ones_like(values)
+    elif spectrum == "repeated":
+        values = kappa ** -(torch.arange(n, dtype=torch.float64) * 3 // max(n, 1) / 2).expand_as(values)
+    elif spectrum == "rank_one":
+        values = torch.zeros_like(values)
+        values[..., :1] = 1.0
+    else:
+        raise ValueError(f"spectrum must be one of {', '.join(SPECTRA)}, got {spectrum}")
+    return values
+
+
+def spd(
+    n: int,
+    kappa: float = 10.0,
+    batch: tuple[int, ...] = (),
+    spectrum: str = "log",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Tensor:
+    """Random symmetric positive (semi)definite matrices (*batch, n, n) of condition number kappa.
+
+    Spectra: log (log-uniform), clustered (all but two in one place), one_small, two_level, identity, repeated (three
+    values), rank_one, rank_deficient (half of them zero), and wishart, covariances of 2n samples, where kappa is not
+    used.
+
+    Example:
+        >>> A = fastsqrtm.testing.spd(5, kappa=100, dtype=torch.float64)
+        >>> round(torch.linalg.cond(A).item(), 6)
+        100.0
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if spectrum == "wishart":
+        samples = torch.randn(*batch, n, 2 * n, generator=generator, dtype=torch.float64)
+        A = samples @ samples.mT / max(2 * n, 1)
+    else:
+        values = eigenvalues(n, kappa, spectrum, batch, generator)
+        Q = torch.linalg.qr(torch.randn(*batch, n, n, generator=generator, dtype=torch.float64)).Q
+        A = Q * values[..., None, :] @ Q.mT
+    return ((A + A.mT) / 2).to(dtype)
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> Tensor:
+    """||actual - expected||_F / ||expected||_F of each matrix, in float64; 0 for 0/0."""
+    actual, expected = actual.double(), expected.double()
+    error = torch.linalg.vector_norm(actual - expected, dim=(-2, -1))
+    return torch.where(error == 0, 0, error / torch.linalg.vector_norm(expected, dim=(-2, -1)))
+
+
+def exact_sqrtm(A: Tensor, power: float = 0.5) -> Tensor:
+    """A^power by eigendecomposition in float64: power 1/2 for the root, -1/2 for the inverse root."""
+    values, V = torch.linalg.eigh(A.double())
+    return V * values.clamp(min=0)[..., None, :] ** power @ V.mT
+
+
+def exact_gradient(A: Tensor, G: Tensor, power: float = 0.5) -> Tensor:
+    """Gradient of <G, A^power> in closed form, power 1/2 or -1/2, by eigendecomposition in float64."""
+    values, V = torch.linalg.eigh(A.double())
+    s = values.clamp(min=0) ** power
+    divided = 1 / (s[..., :, None] + s[..., None, :])
+    if power == -0.5:
+        divided = -divided * (s[..., :, None] * s[..., None, :]) ** 2
+    G = (G.double() + G.double().mT) / 2
+    return V @ (divided * (V.mT @ G @ V)) @ V.mT
+
+
+def exact_lyapunov(B: Tensor, C: Tensor) -> Tensor:
+    """X with B X + X B = C by eigendecomposition in float64."""
+    values, V = torch.linalg.eigh(B.double())
+    return V @ (V.mT @ C.double() @ V / (values[..., :, None] + values[..., None, :])) @ V.mT
+
+
+def _each(function, *tensors: Tensor) -> Tensor:
+    """One matrix at a time: batched LU can hang on CPU."""
+    flat = [x.double().reshape(-1, *x.shape[-2:]) for x in tensors]
+    return torch.stack([function(*matrices) for matrices in zip(*flat, strict=True)]).reshape(tensors[0].shape)
+
+
+def _polynomial(coefficients: list[float], W: Tensor) -> Tensor:
+    """sum_k c_k W^k from the powers of W, as the paper has it."""
+    power = torch.eye(W.shape[-1], dtype=W.dtype)
+    total = torch.zeros_like(W)
+    for c in coefficients:
+        total = total + c * power
+        power = power @ W
+    return total
+
+
+def paper_pade_coefficients(degree: int) -> tuple[list[float], list[float]]:
+    """Numerator and denominator of the Pade approximant of sqrt(1 - w), constant terms 1.
+
+    From sqrt(x) ~ sum_k binom(N, 2k) x^k / sum_k binom(N, 2k + 1) x^k, N = 2 degree + 1, with x = 1 - w, in integers.
+    """
+    N = 2 * degree + 1
+
+    def in_w(odd: int) -> list[float]:
+        integers = [
+            (-1) ** j * sum(math.comb(N, 2 * k + odd) * math.comb(k, j) for k in range(j, degree + 1))
+            for j in range(degree + 1)
+        ]
+        return [c / integers[0] for c in integers]
+
+    return in_w(0), in_w(1)
+
+
+def paper_taylor_coefficients(degree: int, power: float) -> list[float]:
+    """(-1)^k binom(power, k), k = 0..degree."""
+    return [(-1) ** k * math.prod((power - i) / (i + 1) for i in range(k)) for k in range(degree + 1)]
+
+
+def paper_mpa(A: Tensor, degree: int = 5, inverse: bool = False) -> Tensor:
+    """sqrt(nu) Q^-1 P, or P^-1 Q / sqrt(nu) for the inverse root."""
+    p, q = paper_pade_coefficients(degree)
+
+    def one(A: Tensor) -> Tensor:
+        nu = torch.linalg.matrix_norm(A)
+        W = torch.eye(A.shape[-1], dtype=A.dtype) - A / nu
+        P, Q = _polynomial(p, W), _polynomial(q, W)
+        return torch.linalg.solve(P, Q) / nu.sqrt() if inverse else torch.linalg.solve(Q, P) * nu.sqrt()
+
+    return _each(one, A)
+
+
+def paper_mtp(A: Tensor, degree: int = 10, inverse: bool = False) -> Tensor:
+    """sqrt(nu) (I - sum_k |binom(1/2, k)| W^k), or the series of (I - W)^(-1/2) / sqrt(nu)."""
+    coefficients = paper_taylor_coefficients(degree, -0.5 if inverse else 0.5)
+
+    def one(A: Tensor) -> Tensor:
+        nu = torch.linalg.matrix_norm(A)
+        root = _polynomial(coefficients, torch.eye(A.shape[-1], dtype=A.dtype) - A / nu)
+        return root / nu.sqrt() if inverse else root * nu.sqrt()
+
+    return _each(one, A)
+
+
+def paper_lyapunov(B: Tensor, C: Tensor, iterations: int = 8, scale: Tensor | None = None) -> Tensor:
+    """The paper's iteration from B/scale, C/scale; scale (...), ||B||_F unless given."""
+    scale = torch.linalg.matrix_norm(B.double()) if scale is None else scale
+
+    def one(B: Tensor, C: Tensor, s: Tensor) -> Tensor:
+        three = 3 * torch.eye(B.shape[-1], dtype=B.dtype)
+        B, C = B / s, C / s
+        for _ in range(iterations):
+            C = (C @ (three - B @ B) - B @ B @ C + B @ C @ B) / 2
+            B = B @ (three - B @ B) / 2
+        return C / 2
+
+    return _each(one, B, C, scale[..., None, None])
+
+
+def paper_gradient(A: Tensor, S: Tensor, G: Tensor, iterations: int = 8) -> Tensor:
+    """The paper's backward of the root, scaled by sqrt(||A||_F) as the authors' code is."""
+    return paper_lyapunov(S, (G + G.mT) / 2, iterations, torch.linalg.matrix_norm(A.double()).sqrt())
+
+
+def paper_inverse_gradient(Z: Tensor, G: Tensor, iterations: int = 8) -> Tensor:
+    """The paper's backward of the inverse root, each matrix scaled by its own norm."""
+    Z, G = Z.double(), (G.double() + G.double().mT) / 2
+    return paper_lyapunov(Z, -Z @ Z @ G @ Z @ Z, iterations)

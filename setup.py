@@ -1,0 +1,47 @@
+"""Hands the native build to CMake. What is static is in pyproject.toml, what concerns the build in CMakeLists.txt.
+
+FASTSQRTM_NATIVE=OFF makes a pure-torch package that needs no compiler.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "build_tools"))
+from target_environment import find_torch, has_program, native_wanted  # noqa: E402
+
+
+class CMakeBuild(build_ext):
+    """Builds every native target at once and installs them into the package."""
+
+    def run(self):
+        package = ROOT / "fastsqrtm" if self.inplace else Path(self.build_lib).resolve() / "fastsqrtm"
+        build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
+        configure = ["cmake", "-S", ROOT, "-B", build, "-DCMAKE_BUILD_TYPE=Release"]
+        configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-DFASTSQRTM_TORCH={find_torch() or ''}"]
+        if has_program("ninja"):
+            # Given each time: the ninja of an earlier isolated build is gone, and CMake would remember it.
+            configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}"]
+        try:
+            subprocess.run(configure, check=True)
+            subprocess.run(["cmake", "--build", build, "--parallel", str(os.cpu_count())], check=True)
+            subprocess.run(["cmake", "--install", build, "--component", "python", "--prefix", package], check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            reason = "see above" if isinstance(error, subprocess.CalledProcessError) else f"{error}"
+            raise SystemExit(
+                f"\nfastsqrtm: the native build failed, {reason}.\nIt needs a C++17 compiler, CMake, pybind11 and "
+                "Python's headers. A pure-torch package, slower but complete, needs none of them:\n\n"
+                "    FASTSQRTM_NATIVE=OFF pip install .\n"
+            ) from None
+
+
+setup(
+    ext_modules=[Extension("fastsqrtm._C", sources=[])] if native_wanted() else [],
+    cmdclass={"build_ext": CMakeBuild},
+)

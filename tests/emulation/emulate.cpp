@@ -1,0 +1,407 @@
+// Runs the fused kernels on the host and holds them against the reference. One line per failure; exit status 1 if any.
+//   emulate values <op> <float64|float32|float16|bfloat16> <n>...   values, with general strides and three matrices
+//   emulate manners                                                 what a user relies on beside the values
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "emulation.h"
+#include "reference.h"
+#include "run_kernels.h"
+
+using namespace emulation;
+using reference::Matrix;
+
+namespace {
+
+constexpr DeviceLimits h200 = {232448, 132};
+
+struct Op {
+  const char* name;
+  Fused fused;
+  bool inverse;
+  int inputs;
+};
+constexpr Op ops[] = {
+    {"mpa_lya", Fused::mpa, false, 1},
+    {"mpa_lya_inv", Fused::mpa, true, 1},
+    {"mtp_lya", Fused::mtp, false, 1},
+    {"mtp_lya_inv", Fused::mtp, true, 1},
+    {"sqrtm_lya_backward", Fused::sqrtm_lya_backward, false, 3},
+    {"inv_sqrtm_lya_backward", Fused::inv_sqrtm_lya_backward, true, 2},
+    {"lyapunov", Fused::lyapunov, false, 2},
+};
+constexpr const char* storages[] = {"float64", "float32", "float16", "bfloat16"};
+
+int failures = 0;
+
+void expect(bool good, const std::string& what) {
+  if (good) return;
+  ++failures;
+  std::printf("FAILED: %s\n", what.c_str());
+}
+
+std::size_t bytes_of(Storage s) { return s == Storage::float64 ? 8 : s == Storage::float32 ? 4 : 2; }
+
+// A buffer of elements as they lie in memory, of the exact size, so that AddressSanitizer guards its ends.
+struct Buffer {
+  Storage storage;
+  std::vector<unsigned char> bytes;
+
+  Buffer(Storage s, int64_t count) : storage(s), bytes(count * bytes_of(s)) {}
+  void set(int64_t i, double x) {
+    unsigned char* place = bytes.data() + i * bytes_of(storage);
+    const float f = static_cast<float>(x);
+    const uint16_t half = __float2half_rn(f).bits, brain = __float2bfloat16_rn(f).bits;
+    if (storage == Storage::float64) std::memcpy(place, &x, 8);
+    if (storage == Storage::float32) std::memcpy(place, &f, 4);
+    if (storage == Storage::float16) std::memcpy(place, &half, 2);
+    if (storage == Storage::bfloat16) std::memcpy(place, &brain, 2);
+  }
+  double get(int64_t i) const {
+    const unsigned char* place = bytes.data() + i * bytes_of(storage);
+    double x;
+    float f;
+    uint16_t half;
+    std::memcpy(&half, place, 2);
+    if (storage == Storage::float16) return __half2float({half});
+    if (storage == Storage::bfloat16) return __bfloat162float({half});
+    std::memcpy(&f, place, 4);
+    if (storage == Storage::float32) return f;
+    std::memcpy(&x, place, 8);
+    return x;
+  }
+};
+
+enum class View { contiguous, transposed, padded };
+
+// A batch in memory, seen through strides, and what the kernel reads through them.
+struct Batch {
+  Buffer buffer;
+  Input input;
+  std::vector<Matrix> values;
+};
+
+Batch make_batch(const std::vector<Matrix>& matrices, int n, Storage storage, View view) {
+  const int pitch = view == View::padded ? n + 3 : n;
+  Batch batch{Buffer(storage, static_cast<int64_t>(matrices.size()) * n * pitch), {}, {}};
+  const int64_t row = view == View::transposed ? 1 : pitch, column = view == View::transposed ? n : 1;
+  batch.input = {nullptr, static_cast<int64_t>(n) * pitch, row, column};
+  for (std::size_t m = 0; m < matrices.size(); ++m) {
+    Matrix seen(n * n);
+    for (int i = 0; i < n; ++i) {
+      for (int j = 0; j < n; ++j) {
+        const int64_t place = m * batch.input.batch_stride + i * row + j * column;
+        batch.buffer.set(place, matrices[m][i * n + j]);
+        seen[i * n + j] = batch.buffer.get(place);
+      }
+    }
+    batch.values.push_back(seen);
+  }
+  return batch;
+}
+
+struct Setting {
+  int degree = 5;
+  int iterations = 8;
+  int groups = 0;              // 0: the plan's
+  int matrices_per_block = 0;  // 0: the plan's
+};
+
+std::vector<Matrix> run_op(const Op& op, int n, std::vector<Batch>& inputs, const Setting& setting) {
+  const Storage storage = inputs[0].buffer.storage;
+  const int64_t count = static_cast<int64_t>(inputs[0].values.size());
+  Buffer out(storage, count * n * n);
+  for (Batch& batch : inputs) batch.input.data = batch.buffer.bytes.data();
+  const int element = storage == Storage::float64 ? 8 : 4;
+  FusedPlan plan = plan_fused(op.fused, count, n, element, setting.degree, h200);
+  if (plan.variant < 0) {
+    expect(false, "no variant");
+    return {};
+  }
+  const Shape& shape = (element == 8 ? double_shapes : float_shapes)[plan.variant];
+  if (setting.groups > 0) plan.groups = setting.groups;
+  if (setting.matrices_per_block > 0) plan.matrices_per_block = setting.matrices_per_block;
+  plan.blocks = (count + plan.matrices_per_block - 1) / plan.matrices_per_block;
+  plan.shared_bytes =
+      static_cast<std::size_t>(shared_elements(op.fused, shape, plan.groups)) * plan.matrices_per_block * element;
+  Operands operands{{out.bytes.data(), count, n, storage}, inputs[0].input, {}, {}, setting.degree, setting.iterations,
+                    op.inverse, nullptr};
+  Buffer kept(element == 8 ? Storage::float64 : Storage::float32, count * n * n);
+  operands.kept = bytes_of(storage) < 4 ? kept.bytes.data() : out.bytes.data();
+  if (op.inputs > 1) operands.second = inputs[1].input;
+  if (op.inputs > 2) operands.third = inputs[2].input;
+  run(op.fused, operands, plan);
+  std::vector<Matrix> results;
+  for (int64_t m = 0; m < count; ++m) {
+    Matrix result(n * n);
+    for (int i = 0; i < n * n; ++i) result[i] = out.get(m * n * n + i);
+    results.push_back(result);
+  }
+  return results;
+}
+
+Matrix run_reference(const Op& op, int n, const std::vector<Batch>& inputs, std::size_t m, const Setting& setting) {
+  const Matrix& first = inputs[0].values[m];
+  switch (op.fused) {
+    case Fused::mpa: return reference::root(first, n, true, setting.degree, op.inverse);
+    case Fused::mtp: return reference::root(first, n, false, setting.degree, op.inverse);
+    case Fused::sqrtm_lya_backward:
+      return reference::sqrtm_lya_backward(first, inputs[1].values[m], inputs[2].values[m], n, setting.iterations);
+    case Fused::inv_sqrtm_lya_backward:
+      return reference::inv_sqrtm_lya_backward(first, inputs[1].values[m], n, setting.iterations);
+    default: return reference::lyapunov(first, inputs[1].values[m], n, setting.iterations);
+  }
+}
+
+double relative_error(const Matrix& got, const Matrix& want) {
+  double difference = 0, size = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    difference += (got[i] - want[i]) * (got[i] - want[i]);
+    size += want[i] * want[i];
+  }
+  const double error = std::sqrt(difference / size);
+  return std::isnan(error) ? INFINITY : error;
+}
+
+std::mt19937_64 generator(20240611);
+
+Matrix random_matrix(int n) {
+  std::normal_distribution<double> normal;
+  Matrix a(n * n);
+  for (double& x : a) x = normal(generator);
+  return a;
+}
+
+// Eigenvalues at least 0.02 of the mean: M M^T / n + 0.02 I.
+Matrix random_spd(int n, double scale = 1) {
+  const Matrix m = random_matrix(n);
+  Matrix a(n * n, 0.0);
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < n; ++j) {
+      double sum = 0;
+      for (int k = 0; k < n; ++k) sum += m[i * n + k] * m[j * n + k];
+      a[i * n + j] = scale * (sum / n + (i == j ? 0.02 : 0));
+    }
+  }
+  return a;
+}
+
+std::vector<Batch> make_inputs(const Op& op, int n, int count, Storage storage, bool symmetric_c, double scale = 1) {
+  std::vector<Matrix> first, second, third;
+  for (int m = 0; m < count; ++m) {
+    const Matrix a = random_spd(n, scale);
+    if (op.fused == Fused::sqrtm_lya_backward) {
+      first.push_back(a);
+      second.push_back(reference::root(a, n, true, 5, false));
+      third.push_back(random_matrix(n));
+    } else if (op.fused == Fused::inv_sqrtm_lya_backward) {
+      first.push_back(reference::root(a, n, true, 5, true));
+      second.push_back(random_matrix(n));
+    } else {
+      first.push_back(a);
+      const Matrix c = random_matrix(n);
+      second.push_back(symmetric_c ? reference::symmetric_part(c, n) : c);
+    }
+  }
+  std::vector<Batch> inputs = {make_batch(first, n, storage, View::padded)};
+  if (op.inputs > 1) inputs.push_back(make_batch(second, n, storage, View::transposed));
+  if (op.inputs > 2) inputs.push_back(make_batch(third, n, storage, View::contiguous));
+  return inputs;
+}
+
+// Relative Frobenius error allowed against the same mathematics in float64 on the same (rounded) input. The Lyapunov
+// iteration amplifies rounding up to its saturation, 0.5 * 1.5^8.
+double tolerance(Storage storage, const Op& op) {
+  const bool backward = op.fused != Fused::mpa && op.fused != Fused::mtp;
+  switch (storage) {
+    case Storage::float64: return backward ? 2e-13 : 1e-14;
+    case Storage::float32: return backward ? 5e-5 : 3e-6;
+    case Storage::float16: return 2e-3;
+    default: return 1e-2;
+  }
+}
+
+bool is_symmetric(const Matrix& a, int n) {
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < i; ++j) {
+      if (a[i * n + j] != a[j * n + i]) return false;
+    }
+  }
+  return true;
+}
+
+void check_values(const Op& op, int n, std::vector<Batch> inputs, const Setting& setting, const std::string& label) {
+  const std::vector<Matrix> got = run_op(op, n, inputs, setting);
+  double worst = 0;
+  for (std::size_t m = 0; m < got.size(); ++m) {
+    worst = std::fmax(worst, relative_error(got[m], run_reference(op, n, inputs, m, setting)));
+    if (op.fused != Fused::lyapunov) expect(is_symmetric(got[m], n), label + ": the result is not symmetric");
+  }
+  std::printf("%-60s error %.2e\n", label.c_str(), worst);
+  expect(worst <= tolerance(inputs[0].buffer.storage, op), label + ": the error is too large");
+}
+
+const Op* find_op(const std::string& name) {
+  for (const Op& op : ops) {
+    if (name == op.name) return &op;
+  }
+  std::fprintf(stderr, "no op %s\n", name.c_str());
+  std::exit(2);
+}
+
+void values(const std::string& name, const std::string& storage_name, int n) {
+  const Op& op = *find_op(name);
+  for (int s = 0; s < 4; ++s) {
+    if (storage_name != storages[s]) continue;
+    const Storage storage = static_cast<Storage>(s);
+    const std::string label = name + " " + storage_name + " n=" + std::to_string(n);
+    Setting setting;
+    if (op.fused == Fused::mtp) setting.degree = 10;
+    if (op.fused == Fused::mpa) setting.groups = n <= 64 ? 2 : 1;
+    check_values(op, n, make_inputs(op, n, 3, storage, op.fused == Fused::lyapunov && n == 31), setting, label);
+  }
+}
+
+bool same_bits(const Matrix& a, const Matrix& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0;
+}
+
+bool all_nan(const Matrix& a) {
+  for (double x : a) {
+    if (!std::isnan(x)) return false;
+  }
+  return true;
+}
+
+void check_one_matrix(const Op& op, Matrix a, int n, Storage storage, const char* what, bool (*good)(const Matrix&, int)) {
+  std::vector<Batch> inputs = make_inputs(op, n, 3, storage, false);
+  const std::vector<Matrix> before = run_op(op, n, inputs, {});
+  std::vector<Matrix> first = inputs[0].values;
+  first[1] = std::move(a);
+  inputs[0] = make_batch(first, n, storage, View::contiguous);
+  const std::vector<Matrix> after = run_op(op, n, inputs, {});
+  const std::string label = std::string(op.name) + " " + storages[static_cast<int>(storage)] + " n=" + std::to_string(n) +
+                            ": " + what;
+  expect(good(after[1], n), label);
+  expect(same_bits(before[0], after[0]) && same_bits(before[2], after[2]), label + " changes its neighbours");
+}
+
+void manners() {
+  const auto zero = [](const Matrix& a, int) {
+    for (double x : a) {
+      if (x != 0) return false;
+    }
+    return true;
+  };
+  const auto infinite_identity = [](const Matrix& a, int n) {
+    for (int i = 0; i < n * n; ++i) {
+      if (a[i] != (i % (n + 1) == 0 ? INFINITY : 0)) return false;
+    }
+    return true;
+  };
+  const auto nan = [](const Matrix& a, int) { return all_nan(a); };
+
+  for (const Op& op : ops) {
+    const bool forward = op.inputs == 1;
+    for (Storage storage : {Storage::float32, Storage::float64}) {
+      for (int n : {1, 6, 13, 24, 40, 60}) {
+        if (n == 60 && storage == Storage::float64) continue;
+        const Matrix zeros(n * n, 0.0);
+        if (op.inverse && forward) {
+          check_one_matrix(op, zeros, n, storage, "zero matrix", infinite_identity);
+        } else {
+          check_one_matrix(op, zeros, n, storage, "zero matrix", zero);
+        }
+        Matrix bad = random_spd(n);
+        bad[n * n / 2] = NAN;
+        check_one_matrix(op, bad, n, storage, "NaN", nan);
+        if (op.fused == Fused::inv_sqrtm_lya_backward) {
+          Matrix infinite(n * n, 0.0);
+          for (int i = 0; i < n; ++i) infinite[i * (n + 1)] = INFINITY;
+          check_one_matrix(op, infinite, n, storage, "gradient at the zero matrix", zero);
+        }
+        if (op.fused == Fused::mpa) {
+          // Strongly indefinite: a pivot 1 + h is not positive.
+          Matrix indefinite(n * n, 0.0);
+          for (int i = 0; i < n; ++i) indefinite[i * (n + 1)] = i == n / 2 ? -1 : 0.01;
+          check_one_matrix(op, indefinite, n, storage, "indefinite matrix", nan);
+        }
+      }
+    }
+  }
+  // Far from one, the normaliser keeps squares in range.
+  for (double scale : {1e-30, 1e30}) {
+    for (const char* name : {"mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv", "sqrtm_lya_backward"}) {
+      const Op& op = *find_op(name);
+      check_values(op, 20, make_inputs(op, 20, 2, Storage::float32, false, scale), {},
+                   std::string(name) + " scale " + std::to_string(std::log10(scale)));
+    }
+  }
+  // Any degree and number of iterations.
+  for (int degree : {1, 2, 3, 4, 7, 32}) {
+    Setting setting;
+    setting.degree = degree;
+    setting.groups = 3;
+    for (const char* name : {"mpa_lya", "mpa_lya_inv", "mtp_lya", "mtp_lya_inv"}) {
+      const Op& op = *find_op(name);
+      Setting own = setting;
+      if (op.fused == Fused::mtp) own.groups = 0;
+      check_values(op, 20, make_inputs(op, 20, 2, Storage::float64, false), own,
+                   std::string(name) + " degree " + std::to_string(degree));
+    }
+  }
+  for (int iterations : {1, 2, 30}) {
+    Setting setting;
+    setting.iterations = iterations;
+    for (const char* name : {"sqrtm_lya_backward", "inv_sqrtm_lya_backward", "lyapunov"}) {
+      const Op& op = *find_op(name);
+      check_values(op, 20, make_inputs(op, 20, 2, Storage::float64, false), setting,
+                   std::string(name) + " iterations " + std::to_string(iterations));
+    }
+  }
+  // The same bits whatever shares the block, however many teams share the matrix, wherever it stands in the batch.
+  for (const Op& op : ops) {
+    for (int n : {7, 15, 30, 61}) {
+      std::vector<Batch> inputs = make_inputs(op, n, 5, Storage::float32, true);
+      const std::vector<Matrix> usual = run_op(op, n, inputs, {});
+      Setting other;
+      if (op.fused == Fused::mpa) other.groups = 4;
+      if (n <= 16) other.matrices_per_block = 4;
+      const std::vector<Matrix> grouped = run_op(op, n, inputs, other);
+      std::vector<Batch> last = inputs;
+      for (Batch& batch : last) batch = make_batch({batch.values[4]}, n, Storage::float32, View::contiguous);
+      const std::vector<Matrix> alone = run_op(op, n, last, {});
+      for (int m = 0; m < 5; ++m) {
+        expect(same_bits(usual[m], grouped[m]), std::string(op.name) + " n=" + std::to_string(n) + ": the block changes bits");
+      }
+      expect(same_bits(usual[4], alone[0]), std::string(op.name) + " n=" + std::to_string(n) + ": the batch changes bits");
+    }
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string command = argc > 1 ? argv[1] : "";
+  if (command == "values" && argc > 4) {
+    for (int i = 4; i < argc; ++i) {
+      if (std::string(argv[2]) != "all") {
+        values(argv[2], argv[3], std::atoi(argv[i]));
+        continue;
+      }
+      for (const Op& op : ops) values(op.name, argv[3], std::atoi(argv[i]));
+    }
+  } else if (command == "manners") {
+    manners();
+  } else {
+    std::fprintf(stderr, "see the head of emulate.cpp for the arguments\n");
+    return 2;
+  }
+  std::printf("%d failures\n", failures);
+  return failures > 0;
+}

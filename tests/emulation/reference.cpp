@@ -1,0 +1,135 @@
+#include "reference.h"
+
+#include <cmath>
+#include <utility>
+
+#include "../../csrc/coefficients.h"
+
+namespace reference {
+namespace {
+
+double norm(const Matrix& a) {
+  double sum = 0;
+  for (double x : a) sum += x * x;
+  return std::sqrt(sum);
+}
+
+Matrix scaled(Matrix a, double factor) {
+  for (double& x : a) x *= factor;
+  return a;
+}
+
+// Gauss-Jordan with pivoting: nothing in common with the sweep.
+Matrix inverse_of(Matrix a, int n) {
+  Matrix b(n * n, 0.0);
+  for (int i = 0; i < n; ++i) b[i * n + i] = 1;
+  for (int k = 0; k < n; ++k) {
+    int pivot = k;
+    for (int i = k; i < n; ++i) {
+      if (std::fabs(a[i * n + k]) > std::fabs(a[pivot * n + k])) pivot = i;
+    }
+    for (int j = 0; j < n; ++j) {
+      std::swap(a[k * n + j], a[pivot * n + j]);
+      std::swap(b[k * n + j], b[pivot * n + j]);
+    }
+    const double reciprocal = 1 / a[k * n + k];
+    for (int j = 0; j < n; ++j) {
+      a[k * n + j] *= reciprocal;
+      b[k * n + j] *= reciprocal;
+    }
+    for (int i = 0; i < n; ++i) {
+      const double factor = a[i * n + k];
+      if (i == k || factor == 0) continue;
+      for (int j = 0; j < n; ++j) {
+        a[i * n + j] -= factor * a[k * n + j];
+        b[i * n + j] -= factor * b[k * n + j];
+      }
+    }
+  }
+  return b;
+}
+
+// The six products of the paper, on B and C as they are.
+Matrix iterate(Matrix b, Matrix c, int n, int iterations) {
+  for (int k = 0; k < iterations; ++k) {
+    const Matrix m = multiply(b, b, n);
+    const Matrix cm = multiply(c, m, n), mc = multiply(m, c, n), bcb = multiply(multiply(b, c, n), b, n);
+    const Matrix bm = multiply(b, m, n);
+    for (int i = 0; i < n * n; ++i) {
+      c[i] = (3 * c[i] - cm[i] - mc[i] + bcb[i]) / 2;
+      b[i] = (3 * b[i] - bm[i]) / 2;
+    }
+  }
+  return scaled(c, 0.5);
+}
+
+}  // namespace
+
+Matrix symmetric_part(const Matrix& a, int n) {
+  Matrix out(n * n);
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < n; ++j) out[i * n + j] = (a[i * n + j] + a[j * n + i]) / 2;
+  }
+  return out;
+}
+
+Matrix multiply(const Matrix& a, const Matrix& b, int n) {
+  Matrix out(n * n, 0.0);
+  for (int i = 0; i < n; ++i) {
+    for (int k = 0; k < n; ++k) {
+      for (int j = 0; j < n; ++j) out[i * n + j] += a[i * n + k] * b[k * n + j];
+    }
+  }
+  return out;
+}
+
+Matrix root(const Matrix& a, int n, bool pade, int degree, bool inverse) {
+  const double nu = norm(symmetric_part(a, n));
+  const Matrix x = scaled(symmetric_part(a, n), 1 / nu);
+  Matrix y(n * n, 0.0);
+  const auto add_identity = [n](Matrix& m, double value) {
+    for (int i = 0; i < n; ++i) m[i * n + i] += value;
+  };
+  if (pade) {
+    add_identity(y, fastsqrtm::pade_constant(degree));
+    for (int j = 1; j <= degree; ++j) {
+      const auto [shift, weight] = fastsqrtm::pade_term(degree, j);
+      Matrix shifted = inverse ? scaled(x, shift) : x;
+      add_identity(shifted, inverse ? 1 : shift);
+      Matrix term = inverse_of(shifted, n);
+      if (!inverse) term = multiply(x, term, n);
+      for (int i = 0; i < n * n; ++i) y[i] += weight * term[i];
+    }
+  } else {
+    Matrix w = scaled(x, -1);
+    add_identity(w, 1);
+    std::vector<double> c = {1};
+    for (int k = 1; k <= degree; ++k) c.push_back(fastsqrtm::taylor_next(c.back(), k, inverse ? -0.5 : 0.5));
+    for (int k = degree; k >= 0; --k) {
+      y = multiply(y, w, n);
+      add_identity(y, c[k]);
+    }
+  }
+  return scaled(y, inverse ? 1 / std::sqrt(nu) : std::sqrt(nu));
+}
+
+Matrix lyapunov(const Matrix& b, const Matrix& c, int n, int iterations) {
+  const Matrix symmetric = symmetric_part(b, n);
+  const double scale = 1 / norm(symmetric);
+  return iterate(scaled(symmetric, scale), scaled(c, scale), n, iterations);
+}
+
+Matrix sqrtm_lya_backward(const Matrix& a, const Matrix& s, const Matrix& g, int n, int iterations) {
+  const double scale = 1 / std::sqrt(norm(symmetric_part(a, n)));
+  return iterate(scaled(symmetric_part(s, n), scale), scaled(symmetric_part(g, n), scale), n, iterations);
+}
+
+Matrix inv_sqrtm_lya_backward(const Matrix& z, const Matrix& g, int n, int iterations) {
+  const Matrix symmetric = symmetric_part(z, n);
+  const Matrix squared = multiply(symmetric, symmetric, n);
+  const Matrix right = multiply(multiply(squared, symmetric_part(g, n), n), squared, n);
+  const double scale = 1 / norm(symmetric);
+  return iterate(scaled(symmetric, scale), scaled(right, -scale), n, iterations);
+}
+
+}  // namespace reference

@@ -1,0 +1,47 @@
+#include "run_kernels.h"
+
+#include "kernel_table.cuh"
+
+namespace emulation {
+namespace {
+
+template <class Arguments>
+void start(Kernel<Arguments> kernel, const Arguments& arguments, int threads, const FusedPlan& plan) {
+  launch(static_cast<int>(plan.blocks), threads, plan.groups * plan.matrices_per_block,
+         plan.shared_bytes, [&] { kernel(arguments); });
+}
+
+template <typename T>
+void run_typed(Fused op, const Operands& o, const FusedPlan& plan) {
+  const VariantIndices<T> all;
+  const int threads = (sizeof(T) == 8 ? double_shapes : float_shapes)[plan.variant].threads;
+  switch (op) {
+    case Fused::mpa:
+      return start(mpa_kernel_of<T>(plan.variant, all), mpa_arguments<T>(o.problem, o.first, o.degree, o.inverse, plan),
+                   threads, plan);
+    case Fused::mtp:
+      return start(mtp_kernel_of<T>(plan.variant, all), mtp_arguments<T>(o.problem, o.first, o.degree, o.inverse), threads,
+                   plan);
+    case Fused::sqrtm_lya_backward:
+      return start(sqrtm_lya_backward_kernel_of<T>(plan.variant, all),
+                   SqrtmLyaBackwardArguments{o.problem, o.first, o.second, o.third, o.iterations}, threads, plan);
+    case Fused::inv_sqrtm_lya_backward:
+      return start(inv_sqrtm_lya_backward_kernel_of<T>(plan.variant, all),
+                   InvSqrtmLyaBackwardArguments{o.problem, o.first, o.second, o.iterations}, threads, plan);
+    case Fused::lyapunov:
+      return start(lyapunov_kernel_of<T>(plan.variant, all),
+                   LyapunovArguments{o.problem, o.first, o.second, o.iterations, o.kept}, threads, plan);
+  }
+}
+
+}  // namespace
+
+void run(Fused op, const Operands& operands, const FusedPlan& plan) {
+  if (operands.problem.storage == Storage::float64) {
+    run_typed<double>(op, operands, plan);
+  } else {
+    run_typed<float>(op, operands, plan);
+  }
+}
+
+}  // namespace emulation

@@ -1,0 +1,21 @@
+// Runs one fused kernel in the emulation as csrc/cuda/launch.cuh does on the device.
+#pragma once
+
+#include "arguments.h"
+
+namespace emulation {
+
+using namespace fastsqrtm::cuda;
+
+struct Operands {
+  Problem problem;
+  Input first, second, third;
+  int degree;
+  int iterations;
+  bool inverse;
+  void* kept;  // for lyapunov
+};
+
+void run(Fused op, const Operands& operands, const FusedPlan& plan);
+
+}  // namespace emulation

@@ -1,0 +1,154 @@
+"""Rounding: at any size and condition number the ops lose at most twice what the plain-torch twin loses.
+
+Errors are those against the same mathematics in higher precision: for float32 the twin in float64, for float64 the
+formulas below in numpy's extended precision.
+"""
+
+import functools
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from fastsqrtm import reference, testing
+from fastsqrtm._library import native
+
+OPS = {
+    "mpa_lya": 1,
+    "mtp_lya": 1,
+    "mpa_lya_inv": 1,
+    "mtp_lya_inv": 1,
+    "lyapunov": 2,
+    "sqrtm_lya_backward": 3,
+    "inv_sqrtm_lya_backward": 2,
+}
+KAPPAS = [1e0, 1e2, 1e4, 1e6, 1e8]
+
+
+@functools.cache
+def matrices(n, kappa, batch):
+    """A, its root, its inverse root, and a C of which every second one is symmetric; in float64."""
+    A = 0.37 * testing.spd(n, kappa, (batch,), dtype=torch.float64, seed=n)
+    C = torch.randn(batch, n, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    C[::2] = (C + C.mT)[::2]
+    return A, testing.exact_sqrtm(A), testing.exact_sqrtm(A, -0.5), C
+
+
+def inputs(name, n, kappa, dtype, batch):
+    A, S, Z, C = (x.to(dtype) for x in matrices(n, kappa, batch))
+    return {"lyapunov": (S, C), "sqrtm_lya_backward": (A, S, C), "inv_sqrtm_lya_backward": (Z, C)}.get(name, (A,))
+
+
+def check(name, n, dtype, truth, batch):
+    for kappa in KAPPAS:
+        arguments = inputs(name, n, kappa, dtype, batch)
+        exact = truth(name, *arguments)
+        ours = testing.relative_error(getattr(torch.ops.fastsqrtm, name)(*arguments), exact)
+        theirs = testing.relative_error(getattr(reference, name)(*arguments), exact)
+        # Three roundings more, for the sizes at which the twin is right to the last bit.
+        assert ours.mean() <= 2 * theirs.mean() + 3 * torch.finfo(dtype).eps, (kappa, ours, theirs)
+
+
+def in_float64(name, *arguments):
+    return getattr(reference, name)(*(x.double() for x in arguments))
+
+
+@pytest.mark.usefixtures("native_only")
+@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 13, 16, 17, 31, 32, 33, 48, 63, 64, 65, 100, 128, 129, 200])
+def test_float32(name, n):
+    check(name, n, torch.float32, in_float64, batch=8 if n < 40 else 4 if n < 100 else 2)
+
+
+def spd_inverse(A):
+    """Gauss-Jordan without pivots."""
+    A = A.copy()
+    for k in range(len(A)):
+        pivot, column = A[k, k], A[:, k].copy()
+        A[:, k] = 0
+        A[k, k] = 1
+        A[k] /= pivot
+        column[k] = 0
+        A -= column[:, None] * A[k]
+    return A
+
+
+def extended_root(name, A):
+    identity = np.eye(len(A), dtype=np.longdouble)
+    nu = np.sqrt((A * A).sum())
+    X = A / nu
+    inverse = name.endswith("inv")
+    if name.startswith("mpa"):
+        tangents = [np.tan(np.arctan(np.longdouble(1)) * 4 * j / 11) ** 2 for j in range(1, 6)]
+        terms = [
+            2 * (1 + t) * (spd_inverse(identity + t * X) if inverse else X @ spd_inverse(X + t * identity))
+            for t in tangents
+        ]
+        Y = (identity + sum(terms)) / 11
+    else:
+        power = np.longdouble(-0.5 if inverse else 0.5)
+        c = [np.prod([(i - power) / (i + 1) for i in range(k)], initial=np.longdouble(1)) for k in range(11)]
+        Y = 0 * identity
+        for coefficient in reversed(c):
+            Y = Y @ (identity - X) + coefficient * identity
+    return Y / np.sqrt(nu) if inverse else Y * np.sqrt(nu)
+
+
+def extended_lyapunov(B, C, scale):
+    B, C = B / scale, C / scale
+    for _ in range(8):
+        M = B @ B
+        C = (3 * C - C @ M - M @ C + B @ C @ B) / 2
+        B = (3 * B - B @ M) / 2
+    return C / 2
+
+
+def in_extended(name, *arguments):
+    def one(*matrices):
+        *firsts, last = (x.numpy().astype(np.longdouble) for x in matrices)
+        if OPS[name] == 1:
+            return extended_root(name, last)
+        symmetric = (last + last.T) / 2
+        norm = np.sqrt((firsts[0] * firsts[0]).sum())
+        if name == "lyapunov":
+            return extended_lyapunov(firsts[0], last, norm)
+        if name == "sqrtm_lya_backward":
+            return extended_lyapunov(firsts[1], symmetric, np.sqrt(norm))
+        Z = firsts[0]
+        return extended_lyapunov(Z, -Z @ Z @ symmetric @ Z @ Z, norm)
+
+    symmetric_first = [reference.symmetric_part(x) for x in arguments[:-1]]
+    results = [one(*matrices) for matrices in zip(*symmetric_first, arguments[-1], strict=True)]
+    # relative_error works in float64: enough to tell errors of a few ulp from one another.
+    return torch.from_numpy(np.stack(results).astype(np.float64))
+
+
+@pytest.mark.usefixtures("native_only")
+@pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="no extended precision on this platform")
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 17, 33])
+@pytest.mark.parametrize("name", OPS)
+def test_float64(name, n):
+    check(name, n, torch.float64, in_extended, batch=3)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("native_only")
+@pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set(capability):
+    """The tests above and those of the views with the kernels of other processors."""
+    if os.environ.get("FASTSQRTM_CPU_CAPABILITY"):
+        pytest.skip("runs inside of itself")
+    if native.C.cpu_capability() in (capability, "baseline"):
+        pytest.skip("this one is what runs here, or the only one")
+    tests = os.path.dirname(__file__)
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
+    run = subprocess.run(
+        [*command, f"{tests}/test_accuracy.py", f"{tests}/test_inputs.py", "-k", "float or views and op"],
+        env={**os.environ, "FASTSQRTM_CPU_CAPABILITY": capability},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]

@@ -1,0 +1,101 @@
+"""The machinery of the benchmark; no test here looks at a time."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT))  # at the end: an installed fastsqrtm stays in front of the sources
+
+pytest.importorskip("tqdm")
+from bench import report, run  # noqa: E402
+
+SPEC = {"case": [2, 4], "methods": ["mpa_lya"], "peer": None, "dtype": "float32", "threads": 1, "seconds": 0.01}
+
+
+class NoBar:
+    def set_description(self, text): ...
+
+    def update(self): ...
+
+
+@pytest.fixture
+def own_peers(tmp_path, monkeypatch):
+    """A module with one peer that hangs and one that raises, found by the workers."""
+    source = "import time\ndef hang(A):\n    time.sleep(3600)\ndef fail(A):\n    raise ValueError('not today')\n"
+    (tmp_path / "own_peers.py").write_text(source)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+
+
+def test_a_whole_run_writes_everything(tmp_path):
+    pytest.importorskip("matplotlib")
+    options = "--only 2x4 --methods mpa_lya --peers eigh --seconds 0.01 --threads 1"
+    output = tmp_path / "result.json"
+    command = [sys.executable, "-m", "bench", *options.split(), "--output", str(output), "--plot"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "mpa_lya, forward+backward" in done.stdout
+    assert output.with_suffix(".png").stat().st_size > 10_000
+    record = json.loads(output.read_text())
+    for key in ("machine", "torch", "torch_isa", "backend", "threads", "commit", "date", "command", "input", "dtype"):
+        assert record[key], key
+    (row,) = record["rows"]
+    assert row["case"] == [2, 4]
+    for mode in ("forward", "forward+backward"):
+        assert row["ours"][mode]["over_floor"] > 0
+        assert row["peers"]["eigh"][mode]["ratio"] > 0
+    assert row["ours"]["rounding"]["root_error"] < 1e-5
+    assert row["peers"]["eigh"]["errors"]["gradient_error"] < 1e-4
+    assert [s["worst_case"] for s in record["summary"]] == [[2, 4], [2, 4]]
+
+
+def test_a_peer_that_hangs_is_killed(own_peers):
+    answer = run.run_worker({**SPEC, "peer": "own_peers:hang"}, limit=4)
+    assert answer == {"status": "timed out", "message": "killed after 4 s"}
+
+
+def test_a_peer_that_fails_says_why(own_peers):
+    answer = run.run_worker({**SPEC, "peer": "own_peers:fail"}, limit=60)
+    assert answer == {"status": "failed", "message": "ValueError: not today"}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_is_measured():
+    answer = run.run_worker({**SPEC, "case": [64, 128], "memory": True}, limit=60)
+    assert answer["status"] == "ok"
+    assert answer["extra_bytes"] < 100e6
+
+
+def test_a_run_goes_on_without_the_peer_that_hangs(monkeypatch, tmp_path):
+    measured = {"time_ms": 1.0, "ours_ms": 0.5, "ratio": 2.0, "over_floor": 1.5}
+    errors = {"root_error": 1e-2, "gradient_error": 1e-1}
+    part = {"forward": measured, "forward+backward": measured, "errors": errors, "note": "remark"}
+
+    def answer(spec, limit):
+        if spec["peer"] == "paper":
+            return {"status": "timed out", "message": "killed after 9 s"}
+        return {"status": "ok", "mpa_lya": part}
+
+    monkeypatch.setattr(run, "run_worker", answer)
+    common = {"dtype": "float32", "threads": 2, "seconds": 1.0}
+    cases = [(1, 8), (2, 64)]
+    record = run.about(common) | run.run(cases, ["mpa_lya"], ["paper", "eigh"], common, 9.0, False, NoBar())
+    record["summary"] = report.summarise(record)
+    by_peer = {(s["peer"], s["mode"]): s for s in record["summary"]}
+    assert by_peer["paper", "forward"]["geomean"] is None
+    assert by_peer["paper", "forward"]["not_measured"] == cases
+    assert by_peer["eigh", "forward"]["geomean"] == pytest.approx(2.0)
+    text = report.tables(record)
+    assert "1 x 8, paper: timed out, killed after 9 s" in text
+    assert "1 x 8, eigh: remark" in text
+    assert max(map(len, text.splitlines())) <= 140
+
+    pytest.importorskip("matplotlib")
+    from bench import plot
+
+    plot.draw(record, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").exists()

@@ -1,0 +1,131 @@
+"""What torch asks of an operator: opcheck, torch.compile, torch.export, autocast."""
+
+import pytest
+import torch
+
+import fastsqrtm
+from fastsqrtm import testing
+
+ROOTS = ["mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv"]
+TENSORS = {**dict.fromkeys(ROOTS, 1), "lyapunov": 2, "sqrtm_lya_backward": 3, "inv_sqrtm_lya_backward": 2}
+
+
+def inputs(name, shape, dtype=torch.float32):
+    *batch, n, _ = shape
+    return [testing.spd(n, kappa=2, batch=tuple(batch), dtype=dtype, seed=i) for i in range(TENSORS[name])]
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 1, 4, 4), (0, 3, 3), (2, 0, 0), (1, 1)], ids=str)
+@pytest.mark.parametrize("name", TENSORS)
+def test_opcheck(name, shape):
+    op = getattr(torch.ops.fastsqrtm, name).default
+    torch.library.opcheck(op, tuple(x.requires_grad_() for x in inputs(name, shape)))
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_opcheck_of_strides_and_counts(name):
+    op = getattr(torch.ops.fastsqrtm, name).default
+    views = tuple(x.mT[1:] for x in inputs(name, (3, 4, 4), torch.float64))
+    torch.library.opcheck(op, (*views, 3, 9) if name in ROOTS else (*views, 9))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("name", ROOTS)
+def test_compile(name, dynamic):
+    torch._dynamo.reset()
+
+    def loss(A):
+        return (getattr(fastsqrtm, name)(A * 2.0) * A).sin().sum()
+
+    compiled = torch.compile(loss, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for shape in [(2, 4, 4), (5, 7, 7), (3, 3)]:
+        A, B = (inputs(name, shape, torch.float64)[0].requires_grad_() for _ in range(2))
+        loss(A).backward()
+        compiled(B).backward()
+        assert testing.relative_error(B.grad, A.grad).max() < 1e-13
+
+
+def test_compile_keeps_one_graph_for_all_shapes():
+    torch._dynamo.reset()
+    frames = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(fastsqrtm.mpa_lya, fullgraph=True, dynamic=True, backend=frames)
+    for shape in [(2, 4, 4), (5, 7, 7), (6, 9, 9)]:
+        compiled(inputs("mpa_lya", shape)[0])
+    assert frames.frame_count == 1
+
+
+@pytest.mark.slow
+def test_inductor():
+    torch._dynamo.reset()
+
+    def loss(B, C):
+        return fastsqrtm.lyapunov(fastsqrtm.mpa_lya(B), C.exp()).square().sum()
+
+    B, C = (x.requires_grad_() for x in inputs("lyapunov", (2, 4, 4), torch.float64))
+    expected = torch.autograd.grad(loss(B, C), (B, C))
+    actual = torch.autograd.grad(torch.compile(loss, fullgraph=True)(B, C), (B, C))
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert testing.relative_error(ours, theirs).max() < 1e-13
+
+
+def test_compile_of_vmap_and_the_limits():
+    torch._dynamo.reset()
+    A = testing.spd(3, batch=(2,))
+    mapped = torch.compile(torch.vmap(fastsqrtm.mpa_lya), fullgraph=True, backend="aot_eager")
+    assert torch.equal(mapped(A), fastsqrtm.mpa_lya(A))
+
+    with pytest.raises(Exception, match="setup_context"):  # loud at least: see _derivatives.py
+        torch.compile(torch.func.grad(lambda A: fastsqrtm.mpa_lya(A).sum()), fullgraph=True, backend="aot_eager")(A)
+
+    def tangent(A):
+        return torch.func.jvp(fastsqrtm.mpa_lya, (A,), (A,))[1]
+
+    with pytest.raises(Exception, match=r"forward-mode differentiation inside torch.compile is not supported"):
+        torch.compile(tangent, fullgraph=True, backend="aot_eager")(A)
+
+
+def test_checks_under_compile():
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match="A must be"):
+        torch.compile(fastsqrtm.mpa_lya, fullgraph=True, backend="aot_eager")(torch.ones(3, 4))
+
+
+def test_export():
+    class Whiten(torch.nn.Module):
+        def forward(self, x):
+            return fastsqrtm.mpa_lya_inv(x.mT @ x)
+
+    x = torch.randn(3, 8, 4)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(Whiten(), (x,), dynamic_shapes=({0: batch},))
+    assert any("fastsqrtm.mpa_lya_inv" in str(node.target) for node in program.graph.nodes)
+    other = torch.randn(5, 8, 4)
+    assert torch.equal(program.module()(other), Whiten()(other))
+
+
+def test_meta_and_fake():
+    out = fastsqrtm.mpa_lya(torch.ones(4, 3, 3, device="meta").mT)
+    assert (out.shape, out.stride(), out.device.type) == ((4, 3, 3), (9, 3, 1), "meta")
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_autocast_computes_in_float32(name):
+    half = [x.bfloat16() for x in inputs(name, (2, 5, 5))]
+    op = getattr(torch.ops.fastsqrtm, name)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = op(*half)
+        mixed = op(half[0], *(x.float() for x in half[1:]))
+        double = op(*(x.double() for x in half))
+    assert out.dtype == mixed.dtype == torch.float32
+    assert double.dtype == torch.float64
+    assert torch.equal(out, op(*(x.float() for x in half)))
+    assert torch.equal(mixed, out)
+
+
+def test_autocast_gradient():
+    x = torch.randn(2, 8, 4, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        S = fastsqrtm.mpa_lya(x.mT @ x)
+    S.sum().backward()
+    assert S.dtype == torch.float32
+    assert x.grad.dtype == torch.float32

@@ -1,0 +1,54 @@
+"""float32 and float64 in their own precision; float16 and bfloat16 computed in float32 and rounded once."""
+
+import pytest
+import torch
+
+import fastsqrtm
+from fastsqrtm import testing
+
+OPS = {
+    "mpa_lya": 1,
+    "mtp_lya": 1,
+    "mpa_lya_inv": 1,
+    "mtp_lya_inv": 1,
+    "lyapunov": 2,
+    "sqrtm_lya_backward": 3,
+    "inv_sqrtm_lya_backward": 2,
+}
+
+
+def inputs(name, dtype, n=9):
+    A = testing.spd(n, kappa=5, batch=(2, 3), dtype=dtype)
+    S = testing.exact_sqrtm(A).to(dtype)
+    G = torch.randn(2, 3, n, n, generator=torch.Generator().manual_seed(1)).to(dtype)
+    return {1: (A,), 2: (S, G), 3: (A, S, G)}[OPS[name]]
+
+
+@pytest.mark.parametrize("n", [1, 9, 33])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", OPS)
+def test_half_precisions_are_rounded_once(path, name, dtype, n):
+    half = inputs(name, dtype, n)
+    assert torch.equal(path(name)(*half), path(name)(*(x.float() for x in half)).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("name", OPS)
+def test_result(path, name, dtype):
+    arguments = inputs(name, dtype)
+    out = path(name)(*arguments)
+    assert (out.dtype, out.shape, out.device) == (dtype, arguments[0].shape, arguments[0].device)
+    assert out.is_contiguous()
+    exact = path(name)(*(x.double() for x in arguments))
+    assert testing.relative_error(out, exact).max() < {torch.float64: 1e-15, torch.float32: 1e-5}.get(dtype, 1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv"])
+def test_half_precision_gradient(name, dtype):
+    A = testing.spd(6, kappa=3, dtype=dtype).requires_grad_()
+    exact = A.detach().double().requires_grad_()
+    getattr(fastsqrtm, name)(A).sum().backward()
+    getattr(fastsqrtm, name)(exact).sum().backward()
+    assert A.grad.dtype == dtype
+    assert testing.relative_error(A.grad, exact.grad) < 0.03

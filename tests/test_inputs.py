@@ -1,0 +1,252 @@
+"""What the ops accept and refuse, the same in the native kernels and in the pure-torch path."""
+
+import math
+
+import pytest
+import torch
+
+import fastsqrtm
+from fastsqrtm import testing
+
+ROOTS = ["mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv"]
+TENSORS = {
+    **dict.fromkeys(ROOTS, "A"),
+    "lyapunov": "BC",
+    "sqrtm_lya_backward": "ASG",
+    "inv_sqrtm_lya_backward": "ZG",
+}
+OPS = list(TENSORS)
+
+
+def spd_inputs(name, n=6, batch=(2, 3), dtype=torch.float64):
+    """Different SPD matrices for every tensor argument."""
+    return [testing.spd(n, kappa=5, batch=batch, dtype=dtype, seed=i) for i in range(len(TENSORS[name]))]
+
+
+def failure(function, *args):
+    with pytest.raises(RuntimeError) as caught:
+        function(*args)
+    return str(caught.value).splitlines()[0]
+
+
+BAD_FIRST = [
+    (torch.ones(3, 4), "must be (..., n, n), got (3, 4)"),
+    (torch.ones(2, 4, 3), "must be (..., n, n), got (2, 4, 3)"),
+    (torch.ones(3), "must be (..., n, n), got (3,)"),
+    (torch.ones(()), "must be (..., n, n), got ()"),
+    (torch.ones(0, 3, 4), "must be (..., n, n), got (0, 3, 4)"),
+    (torch.ones(3, 3, dtype=torch.int64), "must be float16, bfloat16, float32 or float64, got int64"),
+    (torch.ones(3, 3, dtype=torch.uint8), "must be float16, bfloat16, float32 or float64, got uint8"),
+    (torch.ones(3, 3, dtype=torch.bool), "must be float16, bfloat16, float32 or float64, got bool"),
+    (torch.ones(3, 3, dtype=torch.complex64), "must be float16, bfloat16, float32 or float64, got complex64"),
+    (torch.ones(3, 3, dtype=torch.int8), "must be float16, bfloat16, float32 or float64, got int8"),
+    (torch.ones(3, 3, dtype=torch.complex128), "must be float16, bfloat16, float32 or float64, got complex128"),
+    (torch.eye(3).to_sparse(), "must be a strided tensor, got sparse_coo"),
+    (torch.eye(3).to_sparse_csr(), "must be a strided tensor, got sparse_csr"),
+]
+
+
+@pytest.mark.parametrize(("bad", "text"), BAD_FIRST, ids=[text for _, text in BAD_FIRST])
+@pytest.mark.parametrize("name", OPS)
+def test_first_argument(path, name, bad, text):
+    first, *others = TENSORS[name]
+    assert failure(path(name), bad, *(bad for _ in others)) == f"fastsqrtm.{name}: {first} {text}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.uint16])
+def test_rare_dtypes(path, dtype):
+    """The native kernels do not name these."""
+    text = failure(path("mpa_lya"), torch.ones(3, 3).to(dtype))
+    assert text.startswith("fastsqrtm.mpa_lya: A must be float16, bfloat16, float32 or float64, got ")
+
+
+BAD_OTHER = [
+    (torch.eye(3), "must have the shape of {first} (2, 3, 3), got (3, 3)"),
+    (torch.ones(2, 3, 4), "must have the shape of {first} (2, 3, 3), got (2, 3, 4)"),
+    (torch.ones(2, 3, 3, dtype=torch.float64), "must have the dtype of {first} (float32), got float64"),
+    (torch.ones(2, 3, 3, dtype=torch.int32), "must have the dtype of {first} (float32), got int32"),
+    (torch.ones(2, 3, 3, device="meta"), "must be on the device of {first} (cpu), got meta"),
+    (torch.ones(2, 3, 3).to_sparse(), "must be a strided tensor, got sparse_coo"),
+]
+
+
+@pytest.mark.parametrize(("bad", "text"), BAD_OTHER, ids=[text for _, text in BAD_OTHER])
+@pytest.mark.parametrize("name", ["lyapunov", "sqrtm_lya_backward", "inv_sqrtm_lya_backward"])
+def test_other_arguments(path, name, bad, text):
+    first, *others = TENSORS[name]
+    for position, letter in enumerate(others, 1):
+        arguments = [torch.ones(2, 3, 3) for _ in TENSORS[name]]
+        arguments[position] = bad
+        assert failure(path(name), *arguments) == f"fastsqrtm.{name}: {letter} {text.format(first=first)}"
+
+
+@pytest.mark.parametrize("value", [0, -1, 1000, -(2**40)])
+@pytest.mark.parametrize("name", OPS)
+def test_counts(path, name, value):
+    tensors = spd_inputs(name)
+    prefix = f"fastsqrtm.{name}:"
+    if name in ROOTS:
+        limit = 32 if name.startswith("mpa") else 128
+        assert failure(path(name), *tensors, value) == f"{prefix} degree must be from 1 to {limit}, got {value}"
+        assert failure(path(name), *tensors, limit + 1).endswith(f"got {limit + 1}")
+        tensors.append(5)
+    assert failure(path(name), *tensors, value) == f"{prefix} iterations must be from 1 to 100, got {value}"
+    assert failure(path(name), *tensors, 101).endswith("got 101")
+
+
+def test_counts_are_checked_for_empty_input_too(path):
+    assert "degree" in failure(path("mpa_lya"), torch.ones(0, 3, 3), 0)
+    assert "iterations" in failure(path("lyapunov"), torch.ones(0, 0), torch.ones(0, 0), 0)
+
+
+def test_the_functions_say_the_same():
+    assert failure(fastsqrtm.mpa_lya, torch.ones(3, 4)) == "fastsqrtm.mpa_lya: A must be (..., n, n), got (3, 4)"
+    text = failure(fastsqrtm.lyapunov, torch.eye(3), torch.eye(4))
+    assert text == "fastsqrtm.lyapunov: C must have the shape of B (3, 3), got (4, 4)"
+    assert failure(fastsqrtm.lyapunov, torch.ones(3), torch.ones(3)).startswith("fastsqrtm.lyapunov: B must be")
+    assert failure(fastsqrtm.plan, torch.ones(3, 4)) == "fastsqrtm.plan: A must be (..., n, n), got (3, 4)"
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 3, 3), (2, 0, 0), (2, 0, 4, 4), (0, 0, 0)])
+@pytest.mark.parametrize("name", OPS)
+def test_empty(path, name, shape):
+    out = path(name)(*(torch.ones(shape) for _ in TENSORS[name]))
+    assert out.shape == shape
+    assert out.is_contiguous()
+    if name in ROOTS:
+        A = torch.ones(shape, requires_grad=True)
+        path("mpa_lya")(A.detach())
+        getattr(fastsqrtm, name)(A).sum().backward()
+        assert A.grad.shape == shape
+
+
+def views(x):
+    """The same numbers in every kind of memory."""
+    *batch, n, _ = x.shape
+    yield "transposed matrices", x.mT.contiguous().mT
+    yield "transposed batch", x.transpose(0, 1).contiguous().transpose(0, 1)
+    yield "batch last", x.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
+    framed = torch.full((*batch, n + 3, n + 5), math.nan, dtype=x.dtype)
+    framed[..., 1 : n + 1, 2 : n + 2] = x
+    yield "inside a larger matrix", framed[..., 1 : n + 1, 2 : n + 2]
+    spread = torch.full((*batch, 2 * n, 3 * n), math.nan, dtype=x.dtype)
+    spread[..., ::2, ::3] = x
+    yield "every second row and third column", spread[..., ::2, ::3]
+    memory = torch.full((x.numel() + 2,), math.nan, dtype=x.dtype)
+    memory[1:-1] = x.flatten()
+    yield "an offset of one element", memory[1:-1].view(x.shape)
+    every = torch.full((2 * batch[0], *x.shape[1:]), math.nan, dtype=x.dtype)
+    every[::2] = x
+    yield "every second matrix", every[::2]
+    yield "negative bit", torch._neg_view(-x)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 16, 33])
+@pytest.mark.parametrize("name", OPS)
+def test_views(path, name, n):
+    inputs = spd_inputs(name, n)
+    inputs[-1] = torch.randn(2, 3, n, n, dtype=torch.float64) if name not in ROOTS else inputs[-1]
+    expected = path(name)(*inputs)
+    for kinds in zip(*map(views, inputs), strict=True):
+        originals = [view.clone() for _, view in kinds]
+        assert torch.equal(path(name)(*(view for _, view in kinds)), expected), kinds[0][0]
+        for (_, view), original in zip(kinds, originals, strict=True):
+            assert torch.equal(view, original)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_broadcast_views(path, name):
+    inputs = spd_inputs(name, 6, (1, 3))
+    expanded = [x.expand(4, 3, 6, 6) for x in inputs]
+    assert torch.equal(path(name)(*expanded), path(name)(*(x.contiguous() for x in expanded)))
+    constant = torch.tensor(2.0).expand(2, 5, 5)
+    assert torch.equal(path("mtp_lya")(constant), path("mtp_lya")(constant.contiguous()))
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_writes_nothing_outside_its_result(path, name):
+    """Inputs in the middle of one buffer with sentinels around them, unchanged to the bit."""
+    inputs = spd_inputs(name, 5, (3,))
+    size = inputs[0].numel()
+    memory = torch.full((len(inputs) * (size + 8) + 8,), 123.0, dtype=torch.float64)
+    placed = []
+    for i, x in enumerate(inputs):
+        view = memory[8 + i * (size + 8) :][:size].view(x.shape)
+        view.copy_(x)
+        placed.append(view)
+    before = memory.clone()
+    expected = path(name)(*inputs)
+    assert torch.equal(path(name)(*placed), expected)
+    assert torch.equal(memory, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [1, 4, 20])
+def test_zero_matrix(path, n, dtype):
+    A = torch.zeros(2, n, n, dtype=dtype)
+    A[1] = torch.eye(n)
+    for name in ("mpa_lya", "mtp_lya"):
+        assert torch.equal(path(name)(A)[0], A[0])
+    infinite = torch.full((n,), math.inf, dtype=dtype).diag()
+    for name in ("mpa_lya_inv", "mtp_lya_inv"):
+        out = path(name)(A)
+        assert torch.equal(out[0], infinite)
+        assert out[1].isfinite().all()
+    G = torch.ones_like(A)
+    assert torch.equal(path("sqrtm_lya_backward")(A, A, G)[0], A[0])
+    assert torch.equal(path("inv_sqrtm_lya_backward")(infinite, G[0]), A[0])
+    assert torch.equal(path("inv_sqrtm_lya_backward")(A[0], G[0]), A[0])
+    assert torch.equal(path("lyapunov")(A, G)[0], A[0])
+    assert torch.equal(path("mpa_lya")(-A[0]), A[0])
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_gradient_at_zero(name):
+    A = torch.zeros(2, 3, 3, requires_grad=True)
+    getattr(fastsqrtm, name)(A).backward(torch.ones(2, 3, 3))
+    assert torch.equal(A.grad, torch.zeros(2, 3, 3))
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("n", [1, 3, 16, 40])
+@pytest.mark.parametrize("name", OPS)
+def test_a_bad_matrix_harms_itself_alone(path, name, n, poison):
+    if n == 1 and poison == math.inf and name == "inv_sqrtm_lya_backward":
+        pytest.skip("the inverse root of zero, where the gradient is zero")
+    inputs = spd_inputs(name, n, (5,), torch.float32)
+    expected = path(name)(*inputs)
+    for position in range(len(inputs)):
+        for entry in {(0, 0), (n - 1, n // 2)}:
+            bad = [x.clone() for x in inputs]
+            bad[position][2][entry] = poison
+            out = path(name)(*bad)
+            assert not out[2].isfinite().all()
+            assert torch.equal(out[[0, 1, 3, 4]], expected[[0, 1, 3, 4]])
+            if name in ROOTS:
+                assert out[2].isnan().all()
+
+
+@pytest.mark.parametrize("n", [1, 4, 16, 40])
+@pytest.mark.parametrize("name", ["mpa_lya", "mpa_lya_inv"])
+def test_indefinite_is_nan(path, name, n):
+    A = testing.spd(n, batch=(4,))
+    expected = path(name)(A)
+    A[1] = -torch.eye(n)
+    A[2, -1, -1] = -100.0
+    out = path(name)(A)
+    assert out[1:3].isnan().all()
+    assert torch.equal(out[[0, 3]], expected[[0, 3]])
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_positive_semidefinite(path, name):
+    for spectrum in ("rank_one", "rank_deficient"):
+        for n in (1, 2, 9, 33):
+            assert path(name)(testing.spd(n, spectrum=spectrum, batch=(3,))).isfinite().all()
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_the_result_is_new_memory(path, name):
+    inputs = spd_inputs(name)
+    out = path(name)(*inputs)
+    assert all(out.data_ptr() != x.data_ptr() for x in inputs)
