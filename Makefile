@@ -7,7 +7,7 @@ ARGS ?=
 bin := $(VENV)/bin
 # The package is installed editable, so there is one copy of it: `python -m fastsqrtm` or `bench` started here would
 # otherwise find ./fastsqrtm, without its native libraries, before the installed one. A Python file needs no new install.
-native_inputs := $(shell find csrc cmake build_tools -type f) CMakeLists.txt setup.py pyproject.toml
+native_inputs := $(shell find csrc cmake build_tools -type f ! -name '*.pyc') CMakeLists.txt setup.py pyproject.toml
 cpp_files = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 configure = $(bin)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(bin))/ninja \
             -DPython_EXECUTABLE=$(abspath $(bin))/python

@@ -101,11 +101,6 @@ void combine(const Team& team, T a, const Panels<T>& from, T b, const Panels<T>&
   });
 }
 
-template <class T>
-void add_to_diagonal(const Panels<T>& P, T value) {
-  for (int i = 0; i < P.rows; ++i) *P.at(i, i) += value;
-}
-
 // sqrt(x) ~ 1/N + sum w_j x / (x + t_j), 1/sqrt(x) ~ 1/N + sum w_j / (1 + t_j x) (csrc/coefficients.h).
 // Leaves the value in Y; false: X is too indefinite for the approximant.
 template <class T>
@@ -114,18 +109,16 @@ bool pade(const Team& team, const RootMethod& method, const Panels<T>& X, const 
   bool positive = true;
   for (int j = 0; j < method.degree; ++j) {
     const T shift = T(method.shifts[j]), weight = T(method.weights[j]), keep = T(j > 0);
+    combine(team, method.inverse ? shift : 1 / shift, X, T(0), H);
     if (method.inverse) {
-      combine(team, shift, X, T(0), H);
-      add_to_diagonal(H, T(1));
-      positive = sweep<T, false>(team, H, strips) && positive;
+      positive = sweep<T, Swept::minus_inverse>(team, H, strips) && positive;
       combine(team, -weight, H, keep, Y);
     } else {
-      combine(team, 1 / shift, X, T(0), H);
-      positive = sweep<T, true>(team, H, strips) && positive;
+      positive = sweep<T, Swept::quotient>(team, H, strips) && positive;
       combine(team, weight, H, keep, Y);
     }
   }
-  mirror(team, Y, T(1.0 / (2 * method.degree + 1)), T(1));
+  mirror(team, Y, T(1), T(1.0 / (2 * method.degree + 1)));
   return positive;
 }
 
@@ -137,19 +130,19 @@ Panels<T> taylor(const Team& team, const RootMethod& method, const Panels<T>& X,
   const double* c = method.coefficients;
   const int top = method.degree / 2;
   const bool odd = method.degree % 2;
-  mirror(team, W, T(1), T(-1));
+  mirror(team, W, T(-1), T(1));
   if (top == 0) {
     combine(team, T(c[1]), W, T(0), H);
-    mirror(team, H, T(c[0]), T(1));
+    mirror(team, H, T(1), T(c[0]));
     return H;
   }
   product(team, Triangle::lower, W, W, W2);
-  mirror(team, W2, T(0), T(1));
+  mirror(team, W2, T(1));
   // The highest pair is c_2top I + c_2top+1 W, or c_2top I alone: its product with W^2 needs one product or none.
   if (odd) product(team, Triangle::lower, W2, W, next);
   combine(team, T(c[2 * top]), W2, T(odd ? c[2 * top + 1] : 0), next);
   for (int i = top - 1;; --i) {
-    mirror(team, next, T(c[2 * i]), T(1), W, T(c[2 * i + 1]));
+    mirror(team, next, T(1), W, T(c[2 * i + 1]), T(c[2 * i]));
     std::swap(H, next);
     if (i == 0) return H;
     product(team, Triangle::lower, W2, H, next);
@@ -160,6 +153,15 @@ template <class T, class Storage>
 void fill(int n, T diagonal, T off_diagonal, Storage* out) {
   for (int i = 0; i < n; ++i)
     for (int j = 0; j < n; ++j) encode(i == j ? diagonal : off_diagonal, *out++);
+}
+
+// The inverse root of the zero matrix, +inf on the diagonal and 0 elsewhere; its gradient is defined as zero.
+template <class T>
+bool is_infinite_root(const Panels<T>& Z) {
+  for (int i = 0; i < Z.n; ++i)
+    for (int j = 0; j < Z.n; ++j)
+      if (*Z.at(i, j) != (i == j ? std::numeric_limits<T>::infinity() : T(0))) return false;
+  return true;
 }
 
 template <class T, class Storage>
@@ -203,16 +205,15 @@ void inv_sqrtm_lya_backward(int n, int iterations, MatrixIn Z, MatrixIn G, void*
   const Workspace<T> ws(workspace, n);
   Storage* target = static_cast<Storage*>(out);
   load_symmetric<T, Storage>(team, Z, ws.first);
-  // Only the inverse root of the zero matrix has an infinite diagonal; its gradient is defined as zero.
-  double s = std::isinf(*ws.first.data) ? 0 : frobenius(ws.first);
+  double s = is_infinite_root(ws.first) ? 0 : frobenius(ws.first);
   if (s == 0) return fill(n, T(0), T(0), target);
   load_symmetric<T, Storage>(team, G, ws.second);
   s = normalise(team, s, ws.first);
   product(team, Triangle::lower, ws.first, ws.first, ws.third);
-  mirror(team, ws.third, T(0), T(1));
+  mirror(team, ws.third, T(1));
   product(team, Triangle::full, ws.second, ws.third, ws.fourth);
   product(team, Triangle::lower, ws.third, ws.fourth, ws.second);
-  mirror(team, ws.second, T(0), T(1));
+  mirror(team, ws.second, T(1));
   solve_lyapunov(team, iterations, T(1), ws.first, ws.second, ws.third, ws.fourth);
   store_matrix(ws.second, T(-0.5 * s * s * s), target);
 }

@@ -32,6 +32,7 @@ struct Kernels {
                              void* workspace, const Team&);
   void (*inv_sqrtm_lya_backward)(Element, int n, int iterations, MatrixIn Z, MatrixIn G, void* out, void* workspace,
                                  const Team&);
+  // float32 and float64 only: the solutions for the symmetric and the skew part of C are added up in `out`.
   void (*lyapunov)(Element, int n, int iterations, MatrixIn B, MatrixIn C, void* out, void* workspace, const Team&);
 };
 

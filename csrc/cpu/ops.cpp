@@ -139,6 +139,10 @@ Tensor lyapunov(const Tensor& B, const Tensor& C, int64_t iterations) {
   check_matrices("lyapunov", "B", B);
   check_like("lyapunov", "C", C, "B", B);
   check_iterations("lyapunov", iterations);
+  if (B.element_size() == 2) {  // the sum of two solutions, to be rounded once
+    const Tensor X = lyapunov(torch::stable::to(B, ScalarType::Float), torch::stable::to(C, ScalarType::Float), iterations);
+    return torch::stable::to(X, B.scalar_type());
+  }
   const Matrices b(B), c(C);
   return for_each_matrix(B, [&, n = int(B.size(-1)), element = element_of(B)](int64_t i, void* out, void* workspace,
                                                                              const Team& team) {

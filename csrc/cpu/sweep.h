@@ -1,10 +1,11 @@
-// The symmetric sweep: inverse of an SPD matrix in place, one triangle, no pivoting, n^3 flop.
+// The symmetric sweep of I + H in place: one triangle, no pivoting, n^3 flop, H positive semidefinite.
 //
 // Sweeping row k of a symmetric matrix replaces d = a_kk by -1/d, column k by v = a_k / d and everything else by
-// a_ij - a_ik a_kj / d; after all rows -A^-1 stands in the place of A. Here a block of `lanes` rows is swept at a time.
-//
-// With an implicit identity the stored matrix H stands for I + H. Only pivots notice: d = 1 + h, and -1/d is stored
-// without its -1, as h / d. After all rows H (I + H)^-1 stands in the place of H, with no subtraction from I anywhere.
+// a_ij - a_ik a_kj / d; after all rows minus the inverse stands in the place of the matrix. Here a block of `lanes` rows is
+// swept at a time, and the identity is never added: only pivots notice it, d = 1 + h. What a pivot leaves behind decides
+// the result:
+//   -1/d         gives -(I + H)^-1;
+//   1 - 1/d      gives H (I + H)^-1, and h / d is that without the subtraction.
 #pragma once
 
 #include "panel.h"
@@ -14,7 +15,9 @@
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
 
-// The pivot block D (or I + D) as L diag(d) L^T, L unit lower triangular.
+enum class Swept { minus_inverse, quotient };
+
+// The pivot block I + D as L diag(d) L^T, L unit lower triangular.
 template <class T>
 struct PivotFactors {
   static constexpr int lanes = Simd<T>::lanes;
@@ -24,7 +27,7 @@ struct PivotFactors {
 };
 
 // Sweeps a lanes x lanes block of which the first `order` rows belong to the matrix.
-template <class T, bool implicit_identity>
+template <class T, Swept result>
 void sweep_block(Block<T>& block, int order, PivotFactors<T>& factors) {
   constexpr int lanes = Simd<T>::lanes;
   factors = {};
@@ -36,7 +39,7 @@ void sweep_block(Block<T>& block, int order, PivotFactors<T>& factors) {
     const Vector<T> column = block.row[k];
     alignas(64) T u[lanes];
     store(u, column);
-    const T d = implicit_identity ? 1 + u[k] : u[k];
+    const T d = 1 + u[k];
     const T inverse = 1 / d;
     const Vector<T> scaled = own ? broadcast(-inverse) : column * inverse;
     factors.positive = factors.positive && d > 0;
@@ -45,13 +48,13 @@ void sweep_block(Block<T>& block, int order, PivotFactors<T>& factors) {
 #pragma GCC unroll 16
     for (int i = 0; i < lanes; ++i)
       if (i != k) block.row[i] = (own ? Vector<T>{} : block.row[i]) - u[i] * scaled;
-    block.row[k] = implicit_identity ? (own ? broadcast(u[k] * inverse) : scaled) : scaled;
+    block.row[k] = result == Swept::quotient ? (own ? broadcast(u[k] * inverse) : scaled) : scaled;
   }
 }
 
-// With U the block row of the matrix beside the pivot block, one block of it: `eliminated` is L^-1 U, `scaled` is
-// diag(d)^-1 L^-1 U, so that U^T D^-1 U = eliminated^T scaled without the explicit inverse of D, which would lose its
-// condition number. Turns U into D^-1 U.
+// With U the block row of the matrix beside the pivot block M = I + D, one block of it: `eliminated` is L^-1 U, `scaled`
+// is diag(d)^-1 L^-1 U, so that U^T M^-1 U = eliminated^T scaled without the explicit inverse of M, whose error would
+// grow with its condition number. Turns U into M^-1 U.
 template <class T>
 void eliminate(const PivotFactors<T>& factors, Block<T>& U, T* eliminated, T* scaled) {
   constexpr int lanes = Simd<T>::lanes;
@@ -87,8 +90,8 @@ inline void update_tile(const Panels<T>& P, const T* left, const T* right, int i
   tile.store(target, P.width);
 }
 
-// Sweeps P, of which the blocks on and under the diagonal are given and returned. False: a pivot was not positive.
-template <class T, bool implicit_identity>
+// Sweeps I + P, of which the blocks on and under the diagonal are given and returned. False: a pivot was not positive.
+template <class T, Swept result>
 bool sweep(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips) {
   constexpr int lanes = Simd<T>::lanes, width = Simd<T>::panel, tile_rows = Simd<T>::tile_rows;
   const int blocks = P.blocks();
@@ -98,7 +101,7 @@ bool sweep(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips) {
     Block<T> block;
     PivotFactors<T> factors;
     block.load(P.block(K, K));
-    sweep_block<T, implicit_identity>(block, P.n - K * lanes, factors);
+    sweep_block<T, result>(block, P.n - K * lanes, factors);
     block.store(P.block(K, K));
     positive = positive && factors.positive;
     // Block row K, the part right of the diagonal from under it.

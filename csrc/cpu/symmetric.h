@@ -72,10 +72,10 @@ void add_with_transpose(const Team& team, const Panels<T>& C, T c, const Panels<
   });
 }
 
-// P <- identity I + p P + q Q, where only the blocks on and under the diagonal of P are given: completes it to a
+// P <- p P + q Q + identity I, where only the blocks on and under the diagonal of P are given: completes it to a
 // symmetric matrix. Q may be P itself with q = 0.
 template <class T>
-void mirror(const Team& team, const Panels<T>& P, T identity, T p, const Panels<T>& Q, T q) {
+void mirror(const Team& team, const Panels<T>& P, T p, const Panels<T>& Q, T q, T identity = 0) {
   block_pairs(team, P.blocks(), [&](int I, int J) {
     constexpr int lanes = Simd<T>::lanes, width = Simd<T>::panel;
     Block<T> block;
@@ -99,8 +99,8 @@ void mirror(const Team& team, const Panels<T>& P, T identity, T p, const Panels<
 }
 
 template <class T>
-void mirror(const Team& team, const Panels<T>& P, T identity, T p) {
-  mirror(team, P, identity, p, P, T(0));
+void mirror(const Team& team, const Panels<T>& P, T p, T identity = 0) {
+  mirror(team, P, p, P, T(0), identity);
 }
 
 }  // namespace FASTSQRTM_ISA

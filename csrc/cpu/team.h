@@ -2,7 +2,7 @@
 // (few large matrices). A team of one costs nothing.
 #pragma once
 
-#include <cstdint>
+#include <type_traits>
 
 namespace fastsqrtm {
 
@@ -11,14 +11,19 @@ struct Team {
   // Runs body(context, i) for i = 0..items-1 on the threads and returns when all are done.
   void (*parallel)(int items, void (*body)(void*, int), void* context) = nullptr;
 
-  // f(member) for member = 0..threads-1. Members share work by striding, so a result never depends on their number.
+  // f(member) for member = 0..threads-1. Members share work by striding, so a result never depends on their number; nor
+  // may it depend on who calls: inlined in two places, f could be contracted to multiply-adds in two ways.
   template <class F>
   void each(F&& f) const {
-    if (threads == 1) {
-      f(0);
-    } else {
-      parallel(threads, [](void* context, int member) { (*static_cast<F*>(context))(member); }, &f);
-    }
+    struct Body {
+      static __attribute__((noinline)) void run(void* context, int member) {
+        (*static_cast<std::remove_reference_t<F>*>(context))(member);
+      }
+    };
+    if (threads == 1)
+      Body::run(&f, 0);
+    else
+      parallel(threads, &Body::run, &f);
   }
 };
 

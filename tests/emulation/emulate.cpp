@@ -1,6 +1,8 @@
 // Runs the fused kernels on the host and holds them against the reference. One line per failure; exit status 1 if any.
 //   emulate values <op> <float64|float32|float16|bfloat16> <n>...   values, with general strides and three matrices
 //   emulate manners                                                 what a user relies on beside the values
+//   emulate plans                                                   the choice of variants
+//   emulate skipped_barrier                                         a kernel with a fault, to show that it is found
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -88,7 +90,8 @@ struct Batch {
 
 Batch make_batch(const std::vector<Matrix>& matrices, int n, Storage storage, View view) {
   const int pitch = view == View::padded ? n + 3 : n;
-  Batch batch{Buffer(storage, static_cast<int64_t>(matrices.size()) * n * pitch), {}, {}};
+  // Ends with the last element of the last row, as a view of a larger tensor may.
+  Batch batch{Buffer(storage, static_cast<int64_t>(matrices.size()) * n * pitch - (pitch - n)), {}, {}};
   const int64_t row = view == View::transposed ? 1 : pitch, column = view == View::transposed ? n : 1;
   batch.input = {nullptr, static_cast<int64_t>(n) * pitch, row, column};
   for (std::size_t m = 0; m < matrices.size(); ++m) {
@@ -384,6 +387,58 @@ void manners() {
   }
 }
 
+// Plan and workspace arithmetic for the chips there are.
+void plans() {
+  struct Chip {
+    const char* name;
+    DeviceLimits limits;
+    int largest_float, largest_double;  // that every op must fit
+  };
+  const Chip chips[] = {{"7.5", {65536, 40}, 64, 48},
+                        {"8.0", {166912, 108}, 112, 80},
+                        {"8.6, 8.9, 12.0", {101376, 84}, 80, 64},
+                        {"9.0, 10.0", {232448, 132}, 128, 96}};
+  for (const Chip& chip : chips) {
+    for (int op = 0; op < fused_count; ++op) {
+      for (int element : {4, 8}) {
+        const int largest = element == 4 ? chip.largest_float : chip.largest_double;
+        for (int64_t n = 1; n <= 140; ++n) {
+          for (int64_t batch : {int64_t(1), int64_t(3), int64_t(256), int64_t(70000), int64_t(1) << 33}) {
+            for (int degree : {1, 5, 32}) {
+              const FusedPlan plan = plan_fused(static_cast<Fused>(op), batch, n, element, degree, chip.limits);
+              const std::string label = std::string("plan ") + chip.name + " op " + std::to_string(op) + " n " +
+                                        std::to_string(n) + " batch " + std::to_string(batch);
+              if (plan.variant < 0) {
+                expect(n > largest, label + ": no variant");
+                continue;
+              }
+              const Shape& shape = (element == 8 ? double_shapes : float_shapes)[plan.variant];
+              const int threads = shape.threads * plan.groups * plan.matrices_per_block;
+              expect(shape.padded >= n && shape.valid(), label + ": shape");
+              expect(plan.shared_bytes <= chip.limits.shared_per_block, label + ": shared memory");
+              expect(threads % 32 == 0 && threads <= max_threads(static_cast<Fused>(op), shape), label + ": threads");
+              // Barrier 0 is the block's; every team of more than a warp has one of the other fifteen.
+              expect(shape.threads <= 32 || plan.groups * plan.matrices_per_block <= 15, label + ": barriers");
+              expect(plan.blocks * plan.matrices_per_block >= batch &&
+                         (plan.blocks - 1) * plan.matrices_per_block < batch,
+                     label + ": blocks");
+              expect(plan.variant == plan_fused(static_cast<Fused>(op), 1, n, element, degree, chip.limits).variant,
+                     label + ": the variant depends on the batch");
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// A kernel with a fault, for the test of the harness.
+void skipped_barrier() {
+  launch(1, 64, 1, 16, [] {
+    if (threadIdx.x != 5) __syncthreads();
+  });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -398,6 +453,10 @@ int main(int argc, char** argv) {
     }
   } else if (command == "manners") {
     manners();
+  } else if (command == "plans") {
+    plans();
+  } else if (command == "skipped_barrier") {
+    skipped_barrier();
   } else {
     std::fprintf(stderr, "see the head of emulate.cpp for the arguments\n");
     return 2;

@@ -158,6 +158,19 @@ NO_TSAN uint64_t exchange(uint64_t value, int source_lane) {
   return slots[linear / 32 * 32 + source_lane].value[turn];
 }
 
+namespace {
+
+// A function of its own: getcontext returns twice, so nothing that lives across it may be in a register.
+NO_TSAN void prepare(Fiber& fiber) {
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack.get();
+  fiber.context.uc_stack.ss_size = stack_bytes;
+  fiber.context.uc_link = nullptr;
+  makecontext(&fiber.context, run_fiber, 0);
+}
+
+}  // namespace
+
 NO_TSAN void launch(int blocks, int threads_x, int threads_y, std::size_t shared_bytes,
                     const std::function<void()>& kernel) {
   const int threads = threads_x * threads_y;
@@ -190,11 +203,7 @@ NO_TSAN void launch(int blocks, int threads_x, int threads_y, std::size_t shared
       fiber.thread = {{static_cast<unsigned>(t % threads_x), static_cast<unsigned>(t / threads_x), 0}, t};
       fiber.done = false;
       fiber.barrier = -1;
-      getcontext(&fiber.context);
-      fiber.context.uc_stack.ss_sp = fiber.stack.get();
-      fiber.context.uc_stack.ss_size = stack_bytes;
-      fiber.context.uc_link = nullptr;
-      makecontext(&fiber.context, run_fiber, 0);
+      prepare(fiber);
 #if defined(__SANITIZE_THREAD__)
       // The launch orders what the host wrote before the kernel.
       __tsan_release(&fiber);

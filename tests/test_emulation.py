@@ -1,0 +1,125 @@
+"""The fused CUDA kernels of csrc/cuda, run on the host: every CUDA thread a fiber, every variant of every kernel.
+
+tests/emulation builds three ways: plain, with ThreadSanitizer (a missing barrier is a data race) and with
+AddressSanitizer and UndefinedBehaviorSanitizer (an index out of bounds). Two builds with a seeded fault show that they
+find what they are for.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent / "emulation"
+SOURCES = HERE.parent.parent / "csrc" / "cuda"
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or "g++"
+FLAGS = ["-std=c++17", "-O1", "-g1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-DFASTSQRTM_EMULATION"]
+BUILDS = {
+    "plain": [],
+    "thread": ["-fsanitize=thread"],
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "missing_barrier": ["-fsanitize=thread", "-DFASTSQRTM_SEED_MISSING_BARRIER"],
+    "out_of_bounds": ["-fsanitize=address", "-DFASTSQRTM_SEED_OUT_OF_BOUNDS"],
+}
+EVERY_SIZE = (1, 2, 3, 5, 8, 13, 16, 31, 32, 33, 48, 64)
+# One size for each variant, some that fill it and some that do not.
+FLOAT_VARIANTS = (7, 16, 31, 33, 64, 77, 96, 100, 128)
+DOUBLE_VARIANTS = (8, 13, 32, 47, 64, 79, 96)
+EVERY_OP = (
+    "mpa_lya",
+    "mpa_lya_inv",
+    "mtp_lya",
+    "mtp_lya_inv",
+    "sqrtm_lya_backward",
+    "inv_sqrtm_lya_backward",
+    "lyapunov",
+)
+
+
+def _sanitizers_work(tmp_path):
+    source = tmp_path / "probe.cpp"
+    source.write_text("int main() { return 0; }")
+    for flags in (BUILDS["thread"], BUILDS["address"]):
+        program = tmp_path / "probe"
+        built = subprocess.run([COMPILER, *flags, str(source), "-o", str(program)], capture_output=True, check=False)
+        if built.returncode or subprocess.run([str(program)], capture_output=True, check=False).returncode:
+            return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    """build(name) -> the program of that build, made once."""
+    directory = tmp_path_factory.mktemp("emulation")
+    if shutil.which(COMPILER) is None or os.uname().sysname != "Linux" or not _sanitizers_work(directory):
+        pytest.skip("needs a C++ compiler with sanitizers on Linux")
+    programs = {}
+
+    def make(name):
+        if name not in programs:
+            objects = []
+            for source in ("run_kernels", "emulate", "emulation", "reference"):
+                target = directory / f"{name}_{source}.o"
+                # The reference is plain mathematics on the host: checking it would only take time.
+                sanitize = [] if source == "reference" else BUILDS[name]
+                includes = [f"-I{HERE}", f"-I{SOURCES}"]
+                command = [COMPILER, *FLAGS, *sanitize, *includes, "-c", str(HERE / f"{source}.cpp"), "-o", str(target)]
+                objects.append((target, subprocess.Popen(command)))
+            assert all(process.wait() == 0 for _, process in objects)
+            program = directory / name
+            subprocess.run([COMPILER, *BUILDS[name], *(str(o) for o, _ in objects), "-o", str(program)], check=True)
+            programs[name] = program
+        return programs[name]
+
+    return make
+
+
+def run(program, *arguments):
+    done = subprocess.run([str(program), *map(str, arguments)], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+@pytest.mark.parametrize("op", EVERY_OP)
+def test_values(build, op):
+    for dtype, sizes in (("float32", (*EVERY_SIZE, 77, 96, 100, 128)), ("float64", (*EVERY_SIZE, 79, 96))):
+        status, text = run(build("plain"), "values", op, dtype, *sizes)
+        assert status == 0, text
+    for dtype in ("float16", "bfloat16"):
+        status, text = run(build("plain"), "values", op, dtype, 5, 48)
+        assert status == 0, text
+
+
+def test_manners(build):
+    status, text = run(build("plain"), "manners")
+    assert status == 0, text
+
+
+@pytest.mark.parametrize("kind", ["thread", "address"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sanitizers_find_nothing(build, kind, dtype):
+    status, text = run(build(kind), "values", "all", dtype, *(FLOAT_VARIANTS if dtype == "float32" else DOUBLE_VARIANTS))
+    assert status == 0, text
+
+
+@pytest.mark.parametrize("op", ["mpa_lya", "lyapunov"])
+def test_a_missing_barrier_is_found(build, op):
+    status, text = run(build("missing_barrier"), "values", op, "float32", 31)
+    assert status != 0 and "data race" in text, text
+
+
+@pytest.mark.parametrize("op", EVERY_OP)
+def test_an_index_out_of_bounds_is_found(build, op):
+    status, text = run(build("out_of_bounds"), "values", op, "float32", 13)
+    assert status != 0 and "heap-buffer-overflow" in text, text
+
+
+def test_a_barrier_that_some_threads_skip_is_found(build):
+    status, text = run(build("plain"), "skipped_barrier")
+    assert status != 0 and "deadlock" in text, text
+
+
+def test_plans(build):
+    status, text = run(build("plain"), "plans")
+    assert status == 0, text
