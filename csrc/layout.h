@@ -10,8 +10,8 @@ namespace {
 
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// A register tile is tile_rows x 2 vectors: 16 of the 32 registers of AVX-512, 8 of 16 elsewhere. Either hides the latency
-// of two multiply-adds a cycle. It never crosses a block.
+// A register tile is tile_rows x 2 vectors: 16 of the 32 registers of AVX-512, 8 of 16 elsewhere. Either hides the
+// latency of two multiply-adds a cycle. It never crosses a block.
 constexpr int tile_rows(int vector_bytes, int element_bytes) {
   const int lanes = vector_bytes / element_bytes, rows = vector_bytes == 64 ? 8 : 4;
   return rows < lanes ? rows : lanes;

@@ -37,8 +37,8 @@ CpuPlan plan_cpu(int64_t batch, int64_t n, int element_bytes, int threads) {
   const CpuCapability& capability = cpu_capability();
   const int64_t alone = n < smallest_shared_order ? batch : batch / threads * threads;
   const int workers = int(std::clamp<int64_t>(alone, 1, threads));
-  return {capability.name, alone, batch - alone, threads, workers,
-          workers * round_up(workspace_bytes(n, capability.vector_bytes, element_bytes), 64)};
+  return {capability.name, alone,   batch - alone,
+          threads,         workers, workers * round_up(workspace_bytes(n, capability.vector_bytes, element_bytes), 64)};
 }
 
 }  // namespace fastsqrtm

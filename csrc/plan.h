@@ -1,5 +1,5 @@
-// Which path a batch takes and what it needs, decided in plain C++ from sizes alone, so that it can be shown to the user
-// and tested anywhere.
+// Which path a batch takes and what it needs, decided in plain C++ from sizes alone, so that it can be shown to the
+// user and tested anywhere.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,8 @@ const CpuCapability& cpu_capability();
 
 struct CpuPlan {
   const char* capability;
-  int64_t alone;            // matrices computed by one thread each, spread over the workers
-  int64_t shared;           // matrices on which all threads work together, one after the other
+  int64_t alone;   // matrices computed by one thread each, spread over the workers
+  int64_t shared;  // matrices on which all threads work together, one after the other
   int threads;
   int workers;
   int64_t workspace_bytes;  // of all workers; those who share a matrix share the first one's

@@ -73,7 +73,7 @@ def mtp_lya(A: Tensor, degree: int = 10, iterations: int = 8) -> Tensor:
         As that of `mpa_lya`.
 
     Cost:
-        About (2 + degree/3) n^3 flop forward, 6 iterations n^3 backward. On CPU at most 4 matrices of workspace per
+        degree/2 n^3 flop forward, 6 iterations n^3 backward. On CPU at most 4 matrices of workspace per
         thread; A and the root are saved for backward.
 
     Raises:
@@ -111,7 +111,7 @@ def mpa_lya_inv(A: Tensor, degree: int = 5, iterations: int = 8) -> Tensor:
         order.
 
     Cost:
-        degree n^3 flop forward, (6 iterations + 5) n^3 backward. On CPU at most 4 matrices of workspace per thread;
+        degree n^3 flop forward, (6 iterations + 4) n^3 backward. On CPU at most 4 matrices of workspace per thread;
         the inverse root is saved for backward.
 
     Raises:
@@ -148,7 +148,7 @@ def mtp_lya_inv(A: Tensor, degree: int = 10, iterations: int = 8) -> Tensor:
         As that of `mpa_lya_inv`.
 
     Cost:
-        About (2 + degree/3) n^3 flop forward, (6 iterations + 5) n^3 backward. On CPU at most 4 matrices of workspace
+        degree/2 n^3 flop forward, (6 iterations + 4) n^3 backward. On CPU at most 4 matrices of workspace
         per thread; the inverse root is saved for backward.
 
     Raises:

@@ -36,7 +36,8 @@ void load(const MatrixIn& in, const Panels<T>& P) {
 template <class T, class Storage>
 void load_part(const Team& team, const MatrixIn& in, T sign, const Panels<T>& P) {
   load<T, Storage>(in, P);
-  with_transpose(team, P, [=](Vector<T> own, Vector<T> transposed) { return T(0.5) * own + sign * T(0.5) * transposed; });
+  with_transpose(team, P,
+                 [=](Vector<T> own, Vector<T> transposed) { return T(0.5) * own + sign * T(0.5) * transposed; });
 }
 
 template <class T, class Storage>
@@ -45,8 +46,8 @@ void load_symmetric(const Team& team, MatrixIn in, const Panels<T>& P) {
   load_part<T, Storage>(team, in, T(1), P);
 }
 
-// Frobenius norm with a scale, so that squares neither overflow nor vanish; padding is zero. 0: all entries are below the
-// smallest normal number. NaN if any entry is NaN or Inf.
+// Frobenius norm with a scale, so that squares neither overflow nor vanish; padding is zero. 0: all entries are below
+// the smallest normal number. NaN if any entry is NaN or Inf.
 template <class T>
 double frobenius(const Panels<T>& P) {
   constexpr int lanes = Simd<T>::lanes;
@@ -198,7 +199,8 @@ void sqrtm_lya_backward(int n, int iterations, MatrixIn A, MatrixIn S, MatrixIn 
   store_matrix(ws.second, T(0.5 / s), target);
 }
 
-// Z X + X Z = -Z^2 sym(G) Z^2. With B = Z / s, s = ||Z||_F, the right-hand side is -B^2 sym(G) B^2 and the solution s^3 X.
+// Z X + X Z = -Z^2 sym(G) Z^2. With B = Z / s, s = ||Z||_F, the right-hand side is -B^2 sym(G) B^2 and the solution s^3
+// X.
 template <class T, class Storage>
 void inv_sqrtm_lya_backward(int n, int iterations, MatrixIn Z, MatrixIn G, void* out, void* workspace,
                             const Team& team) {

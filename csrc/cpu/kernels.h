@@ -24,8 +24,8 @@ struct RootMethod {
   const double* coefficients;      // taylor: c_0..c_degree
 };
 
-// The workspace of a pass (workspace_bytes in layout.h) is aligned to 64 bytes and zero before its first use: padding that
-// holds old bits would do no harm to results, but denormal numbers are slow.
+// The workspace of a pass (workspace_bytes in layout.h) is aligned to 64 bytes and zero before its first use: padding
+// that holds old bits would do no harm to results, but denormal numbers are slow.
 struct Kernels {
   void (*root)(Element, int n, const RootMethod&, MatrixIn A, void* out, void* workspace, const Team&);
   void (*sqrtm_lya_backward)(Element, int n, int iterations, MatrixIn A, MatrixIn S, MatrixIn G, void* out,

@@ -51,10 +51,14 @@ class Matrices {
 
 Element element_of(const Tensor& A) {
   switch (A.scalar_type()) {
-    case ScalarType::Half: return Element::float16;
-    case ScalarType::BFloat16: return Element::bfloat16;
-    case ScalarType::Double: return Element::float64;
-    default: return Element::float32;
+    case ScalarType::Half:
+      return Element::float16;
+    case ScalarType::BFloat16:
+      return Element::bfloat16;
+    case ScalarType::Double:
+      return Element::float64;
+    default:
+      return Element::float32;
   }
 }
 
@@ -71,8 +75,8 @@ Tensor for_each_matrix(const Tensor& A, const Pass& pass) {
   if (A.numel() == 0) return out;
   const int64_t n = A.size(-1), batch = A.numel() / (n * n);
   const int64_t matrix_bytes = n * n * int64_t(A.element_size());
-  const CpuPlan plan = plan_cpu(batch, n, A.scalar_type() == ScalarType::Double ? 8 : 4,
-                                int(torch::stable::get_num_threads()));
+  const CpuPlan plan =
+      plan_cpu(batch, n, A.scalar_type() == ScalarType::Double ? 8 : 4, int(torch::stable::get_num_threads()));
   const Tensor buffer = torch::stable::empty({plan.workspace_bytes}, ScalarType::Byte);
   const int64_t own_bytes = plan.workspace_bytes / plan.workers;
   char* target = static_cast<char*>(out.mutable_data_ptr());
@@ -86,17 +90,18 @@ Tensor for_each_matrix(const Tensor& A, const Pass& pass) {
         pass(i, target + i * matrix_bytes, own, Team());
     }
   });
-  for (int64_t i = plan.alone; i < batch; ++i) pass(i, target + i * matrix_bytes, workspace, Team{plan.threads, parallel});
+  for (int64_t i = plan.alone; i < batch; ++i)
+    pass(i, target + i * matrix_bytes, workspace, Team{plan.threads, parallel});
   return out;
 }
 
 Tensor root(const char* op, const Tensor& A, const RootMethod& method, int64_t iterations) {
   check_iterations(op, iterations);
   const Matrices matrices(A);
-  return for_each_matrix(A, [&, n = int(A.size(-1)), element = element_of(A)](int64_t i, void* out, void* workspace,
-                                                                             const Team& team) {
-    kernels().root(element, n, method, matrices[i], out, workspace, team);
-  });
+  return for_each_matrix(
+      A, [&, n = int(A.size(-1)), element = element_of(A)](int64_t i, void* out, void* workspace, const Team& team) {
+        kernels().root(element, n, method, matrices[i], out, workspace, team);
+      });
 }
 
 Tensor pade_root(const char* op, const Tensor& A, int64_t degree, int64_t iterations, bool inverse) {
@@ -140,14 +145,15 @@ Tensor lyapunov(const Tensor& B, const Tensor& C, int64_t iterations) {
   check_like("lyapunov", "C", C, "B", B);
   check_iterations("lyapunov", iterations);
   if (B.element_size() == 2) {  // the sum of two solutions, to be rounded once
-    const Tensor X = lyapunov(torch::stable::to(B, ScalarType::Float), torch::stable::to(C, ScalarType::Float), iterations);
+    const Tensor X =
+        lyapunov(torch::stable::to(B, ScalarType::Float), torch::stable::to(C, ScalarType::Float), iterations);
     return torch::stable::to(X, B.scalar_type());
   }
   const Matrices b(B), c(C);
-  return for_each_matrix(B, [&, n = int(B.size(-1)), element = element_of(B)](int64_t i, void* out, void* workspace,
-                                                                             const Team& team) {
-    kernels().lyapunov(element, n, int(iterations), b[i], c[i], out, workspace, team);
-  });
+  return for_each_matrix(
+      B, [&, n = int(B.size(-1)), element = element_of(B)](int64_t i, void* out, void* workspace, const Team& team) {
+        kernels().lyapunov(element, n, int(iterations), b[i], c[i], out, workspace, team);
+      });
 }
 
 Tensor sqrtm_lya_backward(const Tensor& A, const Tensor& S, const Tensor& G, int64_t iterations) {
@@ -156,10 +162,10 @@ Tensor sqrtm_lya_backward(const Tensor& A, const Tensor& S, const Tensor& G, int
   check_like("sqrtm_lya_backward", "G", G, "A", A);
   check_iterations("sqrtm_lya_backward", iterations);
   const Matrices a(A), s(S), g(G);
-  return for_each_matrix(A, [&, n = int(A.size(-1)), element = element_of(A)](int64_t i, void* out, void* workspace,
-                                                                             const Team& team) {
-    kernels().sqrtm_lya_backward(element, n, int(iterations), a[i], s[i], g[i], out, workspace, team);
-  });
+  return for_each_matrix(
+      A, [&, n = int(A.size(-1)), element = element_of(A)](int64_t i, void* out, void* workspace, const Team& team) {
+        kernels().sqrtm_lya_backward(element, n, int(iterations), a[i], s[i], g[i], out, workspace, team);
+      });
 }
 
 Tensor inv_sqrtm_lya_backward(const Tensor& Z, const Tensor& G, int64_t iterations) {
@@ -167,10 +173,10 @@ Tensor inv_sqrtm_lya_backward(const Tensor& Z, const Tensor& G, int64_t iteratio
   check_like("inv_sqrtm_lya_backward", "G", G, "Z", Z);
   check_iterations("inv_sqrtm_lya_backward", iterations);
   const Matrices z(Z), g(G);
-  return for_each_matrix(Z, [&, n = int(Z.size(-1)), element = element_of(Z)](int64_t i, void* out, void* workspace,
-                                                                             const Team& team) {
-    kernels().inv_sqrtm_lya_backward(element, n, int(iterations), z[i], g[i], out, workspace, team);
-  });
+  return for_each_matrix(
+      Z, [&, n = int(Z.size(-1)), element = element_of(Z)](int64_t i, void* out, void* workspace, const Team& team) {
+        kernels().inv_sqrtm_lya_backward(element, n, int(iterations), z[i], g[i], out, workspace, team);
+      });
 }
 
 }  // namespace

@@ -3,8 +3,8 @@
 //   element (i, j) is data[(j / panel) * rows * panel + i * panel + j % panel]
 //
 // It is at once the packed form of both operands of a product: the right operand streams down a panel, and the left
-// operand, symmetric, is read along its rows. So nothing is ever packed after the load. Rows and columns are padded to a
-// whole block of lanes x lanes; the padding is zero after the load and never mixes with the matrix.
+// operand, symmetric, is read along its rows. So nothing is ever packed after the load. Rows and columns are padded to
+// a whole block of lanes x lanes; the padding is zero after the load and never mixes with the matrix.
 #pragma once
 
 #include "simd.h"

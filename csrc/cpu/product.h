@@ -71,7 +71,8 @@ void product(const Team& team, Triangle triangle, const Panels<T>& A, const Pane
   using S = Simd<T>;
   constexpr int k_block_bytes = 24 * 1024;  // of the right operand: half of a 48 KB L1, three quarters of a 32 KB one
   const int n = C.n;
-  const int k_blocks = (n + k_block_bytes / int(S::panel * sizeof(T)) - 1) / (k_block_bytes / int(S::panel * sizeof(T)));
+  const int k_blocks =
+      (n + k_block_bytes / int(S::panel * sizeof(T)) - 1) / (k_block_bytes / int(S::panel * sizeof(T)));
   const int k_step = (n + k_blocks - 1) / k_blocks;
   team.each([&](int member) {
     for (int k0 = 0; k0 < n; k0 += k_step) {

@@ -1,6 +1,6 @@
-// The vector type of the instruction set this file is compiled for (GCC and Clang vector extensions, so the same code is
-// AVX-512, AVX2, SSE2 or NEON). Everything lives in a namespace named after the instruction set: kernels.cpp is compiled
-// once for each, and no inline function of one may be linked into another.
+// The vector type of the instruction set this file is compiled for (GCC and Clang vector extensions, so the same code
+// is AVX-512, AVX2, SSE2 or NEON). Everything lives in a namespace named after the instruction set: kernels.cpp is
+// compiled once for each, and no inline function of one may be linked into another.
 #pragma once
 
 #include <cstdint>

@@ -1,9 +1,9 @@
 // The symmetric sweep of I + H in place: one triangle, no pivoting, n^3 flop, H positive semidefinite.
 //
 // Sweeping row k of a symmetric matrix replaces d = a_kk by -1/d, column k by v = a_k / d and everything else by
-// a_ij - a_ik a_kj / d; after all rows minus the inverse stands in the place of the matrix. Here a block of `lanes` rows is
-// swept at a time, and the identity is never added: only pivots notice it, d = 1 + h. What a pivot leaves behind decides
-// the result:
+// a_ij - a_ik a_kj / d; after all rows minus the inverse stands in the place of the matrix. Here a block of `lanes`
+// rows is swept at a time, and the identity is never added: only pivots notice it, d = 1 + h. What a pivot leaves
+// behind decides the result:
 //   -1/d         gives -(I + H)^-1;
 //   1 - 1/d      gives H (I + H)^-1, and h / d is that without the subtraction.
 #pragma once
@@ -52,9 +52,9 @@ void sweep_block(Block<T>& block, int order, PivotFactors<T>& factors) {
   }
 }
 
-// With U the block row of the matrix beside the pivot block M = I + D, one block of it: `eliminated` is L^-1 U, `scaled`
-// is diag(d)^-1 L^-1 U, so that U^T M^-1 U = eliminated^T scaled without the explicit inverse of M, whose error would
-// grow with its condition number. Turns U into M^-1 U.
+// With U the block row of the matrix beside the pivot block M = I + D, one block of it: `eliminated` is L^-1 U,
+// `scaled` is diag(d)^-1 L^-1 U, so that U^T M^-1 U = eliminated^T scaled without the explicit inverse of M, whose
+// error would grow with its condition number. Turns U into M^-1 U.
 template <class T>
 void eliminate(const PivotFactors<T>& factors, Block<T>& U, T* eliminated, T* scaled) {
   constexpr int lanes = Simd<T>::lanes;
@@ -76,8 +76,7 @@ template <class T>
 struct SweepStrips {
   T *eliminated, *scaled;  // lanes rows of the matrix each, panel after panel
 
-  SweepStrips(T* data, int n)
-      : eliminated(data), scaled(data + strip_elements(n, FASTSQRTM_VECTOR_BYTES, sizeof(T))) {}
+  SweepStrips(T* data, int n) : eliminated(data), scaled(data + strip_elements(n, FASTSQRTM_VECTOR_BYTES, sizeof(T))) {}
 };
 
 // P -= eliminated^T scaled for tile_rows rows from row i on and `vectors` blocks from block J on.
