@@ -25,6 +25,9 @@ class CMakeBuild(build_ext):
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
         configure = ["cmake", "-S", ROOT, "-B", build, "-DCMAKE_BUILD_TYPE=Release"]
         configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-DFASTSQRTM_TORCH={find_torch() or ''}"]
+        # Given each time as well: a build directory remembers, an environment variable that is gone should not.
+        configure += [f"-DFASTSQRTM_CUDA={os.environ.get('FASTSQRTM_CUDA', 'AUTO')}"]
+        configure += [f"-DFASTSQRTM_CUDA_ARCHS={os.environ.get('FASTSQRTM_CUDA_ARCHS', '')}"]
         if has_program("ninja"):
             # Given each time: the ninja of an earlier isolated build is gone, and CMake would remember it.
             configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}"]

@@ -32,7 +32,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--peers", type=_list, default=cases.available_peers(), help="comma-separated; module:function is one of yours")
     add("--dtype", choices=("float32", "float64"), default="float32")
     add("--threads", type=int, default=torch.get_num_threads())
-    add("--seconds", type=float, default=0.5, help="per measurement; at least three rounds are made")
+    add("--seconds", type=float, help="per measurement, in at least three rounds (0.4; 0.1 with --quick)")
     add("--limit", type=float, default=120, help="seconds after which a worker is killed")
     add("--output", type=Path, help="json file (default for a whole run: bench/results/<machine>.json)")
     add("--plot", type=Path, nargs="?", const=True, metavar="PNG", help="draw the figure (default: beside the json)")
@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def _measure(options: argparse.Namespace) -> dict:
     chosen = options.only or (cases.QUICK if options.quick else cases.CASES)
-    common = {"dtype": options.dtype, "threads": options.threads, "seconds": options.seconds}
+    seconds = options.seconds or (0.1 if options.quick else 0.4)
+    common = {"dtype": options.dtype, "threads": options.threads, "seconds": seconds}
     memory = not options.quick and not options.only
     workers = run.count_workers(chosen, options.methods, options.peers, memory)
     record = run.about(common)

@@ -4,6 +4,8 @@ from math import exp, log
 
 from bench.cases import MODES, PEERS
 
+DISTURBED = 0.05  # share of the processors that others may have had while a worker measured
+
 
 def summarise(record: dict) -> list[dict]:
     """Per method, mode and peer: geometric mean of the ratios, the same for n from 32 to 256, and the worst case."""
@@ -47,12 +49,21 @@ def tables(record: dict) -> str:
     out += ["", *_memory_table(record["memory"])] if record["memory"] else []
     out += ["", *_summary_table(record["summary"])]
     notes = {
-        f"  {case_name(row['case'])}, {peer}: {part.get('note') or part['status'] + ', ' + part['message']}"
+        f"  {case_name(row['case'])}, {who}: {note}": None  # a dict, for its order; methods share most of their notes
         for row in rows
-        for peer, part in {row["method"]: row["ours"], **row["peers"]}.items()
-        if "note" in part or part["status"] != "ok"
+        for who, part in {"ours": row["ours"], **row["peers"]}.items()
+        for note in _notes(part)
     }
-    return "\n".join(out + (["", "notes", *sorted(notes)] if notes else []))
+    return "\n".join(out + (["", "notes", *notes] if notes else []))
+
+
+def _notes(part: dict) -> list[str]:
+    notes = [part["note"]] if "note" in part else []
+    if part["status"] != "ok":
+        notes.append(f"{part['status']}, {part['message']}")
+    elif part["cpu_of_others"] > DISTURBED:
+        notes.append(f"disturbed, other processes had {part['cpu_of_others']:.0%} of the processors: repeat it")
+    return notes
 
 
 def case_name(case) -> str:

@@ -47,7 +47,10 @@ def run(cases, methods, peers, common: dict, limit: float, memory: bool, bar) ->
         }
         for method in methods:
             # A worker that did not finish has nothing per method, only its status and message.
-            part = {peer: {"status": a["status"], **a.get(method, a)} for peer, a in answers.items()}
+            part = {
+                peer: {"status": a["status"], "cpu_of_others": a.get("cpu_of_others"), **a.get(method, a)}
+                for peer, a in answers.items()
+            }
             rows.append({"case": case, "method": method, "ours": part.pop(None), "peers": part})
     for method in methods if memory else []:
         for peer in (None, "paper"):

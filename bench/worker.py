@@ -4,7 +4,9 @@ A peer that hangs or dies takes only its own worker with it; ``run.py`` starts, 
 """
 
 import json
+import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -124,12 +126,27 @@ def _status_bytes(field: str) -> int:
     return 1024 * int(line.split()[1])
 
 
+def _busy_and_total_seconds() -> tuple[float, float]:
+    """Of all cores together, since the machine started: busy with others than this process, and all."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0, time.perf_counter()
+    ticks = [int(field) for field in stat.read_text().split("\n", 1)[0].split()[1:9]]
+    idle, total = ticks[3] + ticks[4], sum(ticks)
+    second = os.sysconf("SC_CLK_TCK")
+    return (total - idle) / second - time.process_time(), total / second
+
+
 def main() -> None:
     spec = json.loads(sys.argv[1])
     torch.set_num_threads(spec["threads"])
     A, G = make_input(*spec["case"], getattr(torch, spec["dtype"]))
     measure = measure_memory if spec.get("memory") else measure_peer if spec["peer"] else measure_ours
-    print(json.dumps(measure(spec, A, G)))
+    busy, total = _busy_and_total_seconds()
+    result = measure(spec, A, G)
+    busy_after, total_after = _busy_and_total_seconds()
+    result["cpu_of_others"] = max(0.0, busy_after - busy) / max(total_after - total, 1e-9)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -6,17 +6,19 @@ target_include_directories(fastsqrtm_flags INTERFACE ${CMAKE_CURRENT_SOURCE_DIR}
 
 # Contraction and errno-free libm cost no accuracy. Never -ffast-math: NaN and Inf are part of the input policy.
 foreach(flag -Wall -Wextra -ffp-contract=fast -fno-math-errno)
-  target_compile_options(fastsqrtm_flags INTERFACE ${flag})
+  target_compile_options(fastsqrtm_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${flag}>)
 endforeach()
 
 # Unique symbols are merged across every library of a process, against -fvisibility=hidden.
 check_cxx_compiler_flag(-fno-gnu-unique has_no_gnu_unique)
 if(has_no_gnu_unique)
-  target_compile_options(fastsqrtm_flags INTERFACE -fno-gnu-unique)
+  target_compile_options(fastsqrtm_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fno-gnu-unique>
+                                                   $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fno-gnu-unique>)
 endif()
 
 if(FASTSQRTM_WERROR)
-  target_compile_options(fastsqrtm_flags INTERFACE -Werror)
+  target_compile_options(fastsqrtm_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror>
+                                                   $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)
 endif()
 if(FASTSQRTM_SANITIZE)
   set(sanitizers -fsanitize=${FASTSQRTM_SANITIZE} -fno-sanitize-recover=all)

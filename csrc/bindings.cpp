@@ -9,6 +9,7 @@
 
 #include "build_info.h"
 #include "coefficients.h"
+#include "cuda/variants.h"
 #include "plan.h"
 
 namespace fastsqrtm {
@@ -52,6 +53,27 @@ py::dict plan(int64_t batch, int64_t n, int element_bytes, int threads) {
                   py::arg("workspace_bytes") = plan.workspace_bytes);
 }
 
+py::object plan_cuda(const std::string& op, int64_t batch, int64_t n, int element_bytes, std::size_t shared_per_block,
+                     int multiprocessors, int degree) {
+  const std::pair<const char*, cuda::Fused> ops[] = {{"mpa", cuda::Fused::mpa},
+                                                     {"mtp", cuda::Fused::mtp},
+                                                     {"sqrtm_lya_backward", cuda::Fused::sqrtm_lya_backward},
+                                                     {"inv_sqrtm_lya_backward", cuda::Fused::inv_sqrtm_lya_backward},
+                                                     {"lyapunov", cuda::Fused::lyapunov}};
+  for (const auto& [name, fused] : ops) {
+    if (op != name) continue;
+    const cuda::FusedPlan plan =
+        plan_fused(fused, batch, n, element_bytes, degree, {shared_per_block, multiprocessors});
+    if (plan.variant < 0) return py::dict(py::arg("kernel") = py::none());
+    const cuda::Shape& shape = (element_bytes == 8 ? cuda::double_shapes : cuda::float_shapes)[plan.variant];
+    return py::dict(py::arg("kernel") = op + "_kernel", py::arg("padded") = shape.padded, py::arg("tile") = shape.tile,
+                    py::arg("threads") = shape.threads * plan.groups * plan.matrices_per_block,
+                    py::arg("matrices_per_block") = plan.matrices_per_block, py::arg("blocks") = plan.blocks,
+                    py::arg("shared_bytes") = plan.shared_bytes);
+  }
+  throw py::value_error("fastsqrtm.plan_cuda: no fused kernel is called " + op);
+}
+
 }  // namespace
 }  // namespace fastsqrtm
 
@@ -64,6 +86,9 @@ PYBIND11_MODULE(_C, m) {
       "The instruction set the CPU kernels use on this machine.");
   m.def("plan", &plan, py::arg("batch"), py::arg("n"), py::arg("element_bytes"), py::arg("threads"),
         "How a batch is computed: see CpuPlan in csrc/plan.h. Half types have the element_bytes of float32, 4.");
+  m.def("plan_cuda", &plan_cuda, py::arg("op"), py::arg("batch"), py::arg("n"), py::arg("element_bytes"),
+        py::arg("shared_per_block"), py::arg("multiprocessors"), py::arg("degree") = 5,
+        "Variant and grid of a fused kernel: see plan_fused in csrc/cuda/variants.h; kernel None: the library path.");
   m.def("pade_terms", &pade_terms, py::arg("degree"), "[(shift, weight)] of the Pade approximant [degree, degree].");
   m.def("taylor_coefficients", &taylor_coefficients, py::arg("degree"), py::arg("power"),
         "Coefficients of (1 - z)^power up to z^degree.");

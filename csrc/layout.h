@@ -24,14 +24,10 @@ constexpr int64_t panel_rows(int64_t n, int vector_bytes, int element_bytes) {
 constexpr int64_t panel_elements(int64_t n, int vector_bytes, int element_bytes) {
   return panel_rows(n, vector_bytes, element_bytes) * round_up(n, 2 * vector_bytes / element_bytes);
 }
-// One strip of a sweep (cpu/sweep.h): `lanes` rows of the matrix.
-constexpr int64_t strip_elements(int64_t n, int vector_bytes, int element_bytes) {
-  return vector_bytes / element_bytes * round_up(n, 2 * vector_bytes / element_bytes);
-}
-// Workspace of one thread: four matrices and the two strips.
+// Workspace of one thread: four matrices. The strips of a sweep (cpu/sweep.h), which needs only three, lie in the
+// fourth.
 constexpr int64_t workspace_bytes(int64_t n, int vector_bytes, int element_bytes) {
-  return element_bytes *
-         (4 * panel_elements(n, vector_bytes, element_bytes) + 2 * strip_elements(n, vector_bytes, element_bytes));
+  return element_bytes * 4 * panel_elements(n, vector_bytes, element_bytes);
 }
 
 }  // namespace

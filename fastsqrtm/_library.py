@@ -1,8 +1,10 @@
-"""Loads the native library. Three states: loaded; not built; present but unloadable, which warns once.
+"""Loads the native libraries. The CPU one at import; three states: loaded; not built; present but unloadable, which
+warns once. The CUDA one at the first call with CUDA tensors, because asking a GPU what it is starts CUDA.
 
 FASTSQRTM_NATIVE=0 leaves it unloaded. Otherwise FASTSQRTM_REQUIRE_NATIVE=1 makes its absence an error.
 """
 
+import functools
 import importlib
 import json
 import os
@@ -69,3 +71,24 @@ def _explain(error):
 
 
 native = _load()
+
+
+@functools.cache
+def load_cuda() -> str | None:
+    """Loads the CUDA kernels. None, or the reason why there are none for the GPUs of this process."""
+    if not native.loaded:
+        return native.reason
+    built = native.C.build_info()["cuda"]
+    if built is None:
+        return "this build has none: build where torch is a CUDA build and nvcc is found, or with FASTSQRTM_CUDA=ON"
+    archs = [tuple(map(int, arch.split("."))) for arch in built["archs"]]
+    for i in range(torch.cuda.device_count()):
+        chip = torch.cuda.get_device_capability(i)
+        # Real code runs on chips of the same major version; the PTX of the last architecture on any later one.
+        if not any(arch[0] == chip[0] and arch <= chip for arch in archs) and chip < archs[-1]:
+            return f"built for {', '.join(built['archs'])}, but GPU {i} is {chip[0]}.{chip[1]}"
+    try:
+        torch.ops.load_library(_DIRECTORY / "libfastsqrtm_cuda.so")
+    except OSError as error:
+        return f"the CUDA library does not load: {error.__cause__ or error}"
+    return None

@@ -9,7 +9,7 @@ import warnings
 import torch
 
 from . import _check, _derivatives, reference
-from ._library import native
+from ._library import load_cuda, native
 from ._schema import SCHEMAS
 
 AUTOCAST_DEVICES = ("cpu", "cuda")
@@ -23,7 +23,8 @@ def _report_fallback(device: str) -> None:
     policy = os.environ.get("FASTSQRTM_FALLBACK", "warn")
     if policy == "silent" or (policy != "error" and (native.warned or device in _reported)):
         return
-    reason = f"this build has none for {device}" if native.loaded else native.reason.splitlines()[0]
+    reason = load_cuda() if device == "cuda" else native.reason or "there are none"
+    reason = reason.splitlines()[0]
     message = f"fastsqrtm: no native kernels for {device} tensors ({reason}): using the slower pure-torch path"
     if policy == "error":
         raise RuntimeError(message)
@@ -37,6 +38,8 @@ def _register(name: str) -> None:
 
     def fallback(*args):
         _check.call(twin, args)
+        if args[0].device.type == "cuda" and not load_cuda():
+            return _derivatives.op(name)(*args)  # the library, loaded just now, goes before this from here on
         _report_fallback(args[0].device.type)
         return twin(*args)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import _check
 from ._derivatives import call
-from ._library import native
+from ._library import load_cuda, native
 
 
 def mpa_lya(A: Tensor, degree: int = 5, iterations: int = 8) -> Tensor:
@@ -210,17 +210,22 @@ def plan(A: Tensor) -> dict[str, object]:
     """The path that the ops take for A now: native with its sizes, or the pure-torch reference with the reason.
 
     Native on CPU: the instruction set, how many matrices are computed by one thread each (alone) and how many by all
-    threads together (shared), the number of threads, and the workspace in bytes.
+    threads together (shared), the number of threads, and the workspace in bytes. Native on CUDA: for `mpa_lya` and its
+    backward the fused kernel and its grid, or None for the kernel where the libraries take over.
 
     Example:
         >>> fastsqrtm.plan(torch.eye(8))["path"] in ("native", "reference")
         True
     """
     _check.matrices("plan", "A", A)
-    if not native.loaded:
-        return {"path": "reference", "reason": native.reason}
-    if A.device.type != "cpu":
-        return {"path": "reference", "reason": f"this build has no native kernels for {A.device.type}"}
-    element_bytes = 8 if A.dtype == torch.float64 else 4
-    sizes = native.C.plan(A.shape[:-2].numel(), A.shape[-1], element_bytes, torch.get_num_threads())
-    return {"path": "native", **sizes}
+    cuda = A.device.type == "cuda"
+    reason = load_cuda() if cuda else native.reason
+    if reason or not (cuda or A.device.type == "cpu"):
+        return {"path": "reference", "reason": reason or f"there are no native kernels for {A.device.type}"}
+    sizes = (A.shape[:-2].numel(), A.shape[-1], 8 if A.dtype == torch.float64 else 4)
+    if not cuda:
+        return {"path": "native", **native.C.plan(*sizes, torch.get_num_threads())}
+    chip = torch.cuda.get_device_properties(A.device)
+    limits = (chip.shared_memory_per_block_optin, chip.multi_processor_count)
+    ops = {"forward": "mpa", "backward": "sqrtm_lya_backward"}
+    return {"path": "native", **{pass_: native.C.plan_cuda(op, *sizes, *limits) for pass_, op in ops.items()}}

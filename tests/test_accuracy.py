@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastsqrtm import reference, testing
+import fastsqrtm
+from fastsqrtm import baselines, reference, testing
 from fastsqrtm._library import native
 
 OPS = {
@@ -152,3 +153,13 @@ def test_every_instruction_set(capability):
         text=True,
     )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
+
+
+@pytest.mark.parametrize("kappa", [1e3, 1e6])
+def test_partial_fractions_keep_the_digits_that_a_quotient_of_polynomials_loses(kappa):
+    """The claim of docs/design.md: the same rational function, two digits at least between the ways to compute it."""
+    A = testing.spd(64, kappa, (4,), dtype=torch.float64, seed=5)
+    exact = reference.mpa_lya(A)
+    quotient = testing.relative_error(baselines.mpa_lya(A.float()), exact)
+    fractions = testing.relative_error(fastsqrtm.mpa_lya(A.float()), exact)
+    assert (100 * fractions < quotient).all(), (fractions, quotient)

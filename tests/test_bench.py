@@ -78,7 +78,7 @@ def test_a_run_goes_on_without_the_peer_that_hangs(monkeypatch, tmp_path):
     def answer(spec, limit):
         if spec["peer"] == "paper":
             return {"status": "timed out", "message": "killed after 9 s"}
-        return {"status": "ok", "mpa_lya": part}
+        return {"status": "ok", "mpa_lya": part, "cpu_of_others": 0.5}
 
     monkeypatch.setattr(run, "run_worker", answer)
     common = {"dtype": "float32", "threads": 2, "seconds": 1.0}
@@ -92,6 +92,7 @@ def test_a_run_goes_on_without_the_peer_that_hangs(monkeypatch, tmp_path):
     text = report.tables(record)
     assert "1 x 8, paper: timed out, killed after 9 s" in text
     assert "1 x 8, eigh: remark" in text
+    assert "1 x 8, ours: disturbed, other processes had 50%" in text
     assert max(map(len, text.splitlines())) <= 140
 
     pytest.importorskip("matplotlib")

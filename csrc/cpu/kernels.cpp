@@ -13,18 +13,16 @@ namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
 namespace {
 
-// Four matrices and the strips of the sweep, carved from the workspace of one thread.
+// Four matrices, carved from the workspace of one thread.
 template <class T>
 struct Workspace {
   Panels<T> first, second, third, fourth;
-  SweepStrips<T> strips;
 
   Workspace(void* data, int n)
       : first(static_cast<T*>(data), n),
         second(first.data + Panels<T>::size(n), n),
         third(second.data + Panels<T>::size(n), n),
-        fourth(third.data + Panels<T>::size(n), n),
-        strips(fourth.data + Panels<T>::size(n), n) {}
+        fourth(third.data + Panels<T>::size(n), n) {}
 };
 
 template <class T, class Storage>
@@ -178,7 +176,7 @@ void root(int n, const RootMethod& method, MatrixIn A, void* out, void* workspac
   Panels<T> value = ws.third;
   if (method.kind == RootMethod::Kind::taylor)
     value = taylor(team, method, ws.first, ws.second, ws.third, ws.fourth);
-  else if (!pade(team, method, ws.first, ws.second, ws.third, ws.strips))
+  else if (!pade(team, method, ws.first, ws.second, ws.third, SweepStrips<T>(ws.fourth)))
     return fill(n, nan, nan, target);
   store_matrix(value, T(method.inverse ? 1 / std::sqrt(nu) : std::sqrt(nu)), target);
 }

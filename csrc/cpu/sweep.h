@@ -72,11 +72,14 @@ void eliminate(const PivotFactors<T>& factors, Block<T>& U, T* eliminated, T* sc
     for (int k = 0; k < i; ++k) U.row[k] -= factors.column[k][i] * U.row[i];
 }
 
+// Two strips of `lanes` rows, panel after panel, in the memory of one matrix: a matrix of more than one block has the
+// room, and a matrix of one block needs no strips.
 template <class T>
 struct SweepStrips {
-  T *eliminated, *scaled;  // lanes rows of the matrix each, panel after panel
+  T *eliminated, *scaled;
 
-  SweepStrips(T* data, int n) : eliminated(data), scaled(data + strip_elements(n, FASTSQRTM_VECTOR_BYTES, sizeof(T))) {}
+  explicit SweepStrips(const Panels<T>& memory)
+      : eliminated(memory.data), scaled(memory.data + int64_t(memory.lanes) * memory.width * memory.panels()) {}
 };
 
 // P -= eliminated^T scaled for tile_rows rows from row i on and `vectors` blocks from block J on.

@@ -24,6 +24,14 @@ __device__ __forceinline__ T reduce_team(T value, T* scratch, F f) {
   return value;
 }
 
+// The even exponent near a number >= 0, within what power_of_two takes in either sign.
+template <typename T>
+__device__ __forceinline__ int even_exponent(T largest) {
+  constexpr int limit = sizeof(T) == 8 ? 1022 : 126;
+  const int exponent = largest < infinity<T>() ? exponent_of(largest) / 2 * 2 : 0;
+  return exponent > limit ? limit : exponent < -limit ? -limit : exponent;
+}
+
 // nu = ratio * 2^exponent, with an even exponent near that of the largest element. Scaling by a power of two is exact and
 // needs no division.
 template <typename T>
@@ -34,6 +42,14 @@ struct Norm {
   int exponent;
   bool is_zero;
 
+  // From the largest element and the sum of the squares of all elements times 2^-exponent. NaN for a matrix with an
+  // infinite element: nothing of it must look like a result.
+  __device__ __forceinline__ void finish(T largest, T sum) {
+    is_zero = largest == T(0);
+    down = power_of_two<T>(-exponent);
+    ratio = is_zero ? T(0) : largest < infinity<T>() ? square_root(sum) : not_a_number<T>();
+    inverse_ratio = is_zero ? T(0) : reciprocal(ratio);
+  }
   __device__ __forceinline__ T root() const { return is_zero ? T(0) : power_of_two<T>(exponent / 2) * square_root(ratio); }
   __device__ __forceinline__ T inverse_root() const {
     return is_zero ? T(0) : power_of_two<T>(-exponent / 2) * reciprocal(square_root(ratio));
@@ -58,30 +74,24 @@ __device__ __forceinline__ Norm<T> frobenius_norm(const Fragment<V, split>& f, T
   largest = reduce_team<V>(largest, scratch, [](T a, T b) { return max_or_nan(a, b); });
 
   Norm<T> norm;
-  norm.is_zero = largest == T(0);
-  const bool finite = largest < infinity<T>();
-  constexpr int limit = sizeof(T) == 8 ? 1022 : 126;  // 2^-exponent is a normal number
-  const int exponent = finite ? exponent_of(largest) / 2 * 2 : 0;
-  norm.exponent = exponent > limit ? limit : exponent < -limit ? -limit : exponent;
-  norm.down = power_of_two<T>(-norm.exponent);
+  norm.exponent = even_exponent(largest);
+  const T down = power_of_two<T>(-norm.exponent);
   T sum = 0;
 #pragma unroll
   for (int c = 0; c < V::tile; ++c) {
-    const T x = f.diagonal[c] * norm.down;
+    const T x = f.diagonal[c] * down;
     sum += x * x;
   }
 #pragma unroll
   for (int r = 0; r < f.rows; ++r) {
 #pragma unroll
     for (int c = 0; c < V::tile; ++c) {
-      const T x = f.under[r][c] * norm.down;
+      const T x = f.under[r][c] * down;
       sum += T(2) * (x * x);
     }
   }
   sum = reduce_team<V>(sum, scratch + V::scratch_elements / 2, [](T a, T b) { return a + b; });
-  // NaN for a matrix with an infinite element: nothing of it must look like a result.
-  norm.ratio = norm.is_zero ? T(0) : finite ? square_root(sum) : not_a_number<T>();
-  norm.inverse_ratio = norm.is_zero ? T(0) : reciprocal(norm.ratio);
+  norm.finish(largest, sum);
   return norm;
 }
 

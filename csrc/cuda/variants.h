@@ -65,7 +65,7 @@ constexpr Shape float_shapes[] = {
 };
 constexpr Shape double_shapes[] = {
     {8, 2, 16, 1, 2, 2},   {16, 4, 16, 1, 2, 2},  {32, 4, 64, 1, 2, 2},  {48, 4, 160, 1, 2, 2},
-    {64, 4, 256, 1, 2, 2}, {80, 4, 416, 1, 2, 2}, {96, 4, 288, 1, 1, 1},
+    {64, 4, 256, 1, 2, 2}, {80, 4, 224, 1, 1, 1}, {96, 4, 288, 1, 1, 1},
 };
 constexpr int float_shape_count = sizeof(float_shapes) / sizeof(Shape);
 constexpr int double_shape_count = sizeof(double_shapes) / sizeof(Shape);
@@ -95,7 +95,9 @@ FASTSQRTM_HOST_DEVICE constexpr int shared_elements(Fused op, const Shape& s, in
 FASTSQRTM_HOST_DEVICE constexpr int max_threads(Fused op, const Shape& s) {
   if (s.threads <= 64) return 256;
   if (op != Fused::mpa) return s.threads;
-  return s.threads == 128 ? 512 : s.threads <= 256 ? 2 * s.threads : s.threads;
+  // Several teams a matrix as far as the registers of their tiles allow.
+  if (s.threads == 128) return 512;
+  return s.threads <= (s.tile == 8 ? 256 : 160) ? 2 * s.threads : s.threads;
 }
 
 struct DeviceLimits {

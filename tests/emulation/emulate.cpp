@@ -1,6 +1,7 @@
 // Runs the fused kernels on the host and holds them against the reference. One line per failure; exit status 1 if any.
 //   emulate values <op> <float64|float32|float16|bfloat16> <n>...   values, with general strides and three matrices
 //   emulate manners                                                 what a user relies on beside the values
+//   emulate large                                                   the path for large matrices
 //   emulate plans                                                   the choice of variants
 //   emulate skipped_barrier                                         a kernel with a fault, to show that it is found
 #include <cmath>
@@ -113,6 +114,7 @@ struct Setting {
   int iterations = 8;
   int groups = 0;              // 0: the plan's
   int matrices_per_block = 0;  // 0: the plan's
+  bool large = false;          // by the path for large matrices
 };
 
 std::vector<Matrix> run_op(const Op& op, int n, std::vector<Batch>& inputs, const Setting& setting) {
@@ -138,7 +140,11 @@ std::vector<Matrix> run_op(const Op& op, int n, std::vector<Batch>& inputs, cons
   operands.kept = bytes_of(storage) < 4 ? kept.bytes.data() : out.bytes.data();
   if (op.inputs > 1) operands.second = inputs[1].input;
   if (op.inputs > 2) operands.third = inputs[2].input;
-  run(op.fused, operands, plan);
+  if (setting.large) {
+    run_large(op.fused, operands);
+  } else {
+    run(op.fused, operands, plan);
+  }
   std::vector<Matrix> results;
   for (int64_t m = 0; m < count; ++m) {
     Matrix result(n * n);
@@ -281,34 +287,74 @@ bool all_nan(const Matrix& a) {
   return true;
 }
 
-void check_one_matrix(const Op& op, Matrix a, int n, Storage storage, const char* what, bool (*good)(const Matrix&, int)) {
+void check_one_matrix(const Op& op, Matrix a, int n, Storage storage, const char* what, bool (*good)(const Matrix&, int),
+                      const Setting& setting = {}) {
   std::vector<Batch> inputs = make_inputs(op, n, 3, storage, false);
-  const std::vector<Matrix> before = run_op(op, n, inputs, {});
+  const std::vector<Matrix> before = run_op(op, n, inputs, setting);
   std::vector<Matrix> first = inputs[0].values;
   first[1] = std::move(a);
   inputs[0] = make_batch(first, n, storage, View::contiguous);
-  const std::vector<Matrix> after = run_op(op, n, inputs, {});
+  const std::vector<Matrix> after = run_op(op, n, inputs, setting);
   const std::string label = std::string(op.name) + " " + storages[static_cast<int>(storage)] + " n=" + std::to_string(n) +
                             ": " + what;
   expect(good(after[1], n), label);
   expect(same_bits(before[0], after[0]) && same_bits(before[2], after[2]), label + " changes its neighbours");
 }
 
-void manners() {
-  const auto zero = [](const Matrix& a, int) {
-    for (double x : a) {
-      if (x != 0) return false;
-    }
-    return true;
-  };
-  const auto infinite_identity = [](const Matrix& a, int n) {
-    for (int i = 0; i < n * n; ++i) {
-      if (a[i] != (i % (n + 1) == 0 ? INFINITY : 0)) return false;
-    }
-    return true;
-  };
-  const auto nan = [](const Matrix& a, int) { return all_nan(a); };
+bool is_zero(const Matrix& a, int) {
+  for (double x : a) {
+    if (x != 0) return false;
+  }
+  return true;
+}
 
+bool is_infinite_identity(const Matrix& a, int n) {
+  for (int i = 0; i < n * n; ++i) {
+    if (a[i] != (i % (n + 1) == 0 ? INFINITY : 0)) return false;
+  }
+  return true;
+}
+
+bool is_nan(const Matrix& a, int) { return all_nan(a); }
+
+void large_path() {
+  Setting large;
+  large.large = true;
+  for (const Op& op : ops) {
+    for (int n : {5, 40, 65}) {
+      const Matrix zeros(n * n, 0.0);
+      check_one_matrix(op, zeros, n, Storage::float32, "large: zero matrix",
+                       op.inverse && op.inputs == 1 ? is_infinite_identity : is_zero, large);
+      Matrix bad = random_spd(n);
+      bad[n * n / 2] = NAN;
+      check_one_matrix(op, bad, n, Storage::float32, "large: NaN", is_nan, large);
+      if (op.fused == Fused::mpa) {
+        Matrix indefinite(n * n, 0.0);
+        for (int i = 0; i < n; ++i) indefinite[i * (n + 1)] = i == n / 2 ? -1 : 0.01;
+        check_one_matrix(op, indefinite, n, Storage::float32, "large: indefinite matrix", is_nan, large);
+      }
+      if (op.fused == Fused::inv_sqrtm_lya_backward) {
+        Matrix infinite(n * n, 0.0);
+        for (int i = 0; i < n; ++i) infinite[i * (n + 1)] = INFINITY;
+        check_one_matrix(op, infinite, n, Storage::float32, "large: gradient at the zero matrix", is_zero, large);
+      }
+      for (Storage storage : {Storage::float32, Storage::float64, Storage::bfloat16}) {
+        Setting own = large;
+        if (op.fused == Fused::mtp) own.degree = 10;
+        check_values(op, n, make_inputs(op, n, 3, storage, false), own,
+                     std::string("large ") + op.name + " " + storages[static_cast<int>(storage)] + " n=" + std::to_string(n));
+      }
+      if (op.fused != Fused::inv_sqrtm_lya_backward && op.fused != Fused::lyapunov) {
+        for (double scale : {1e-30, 1e30}) {
+          check_values(op, n, make_inputs(op, n, 2, Storage::float32, false, scale), large,
+                       std::string("large ") + op.name + " n=" + std::to_string(n) + " far from one");
+        }
+      }
+    }
+  }
+}
+
+void manners() {
   for (const Op& op : ops) {
     const bool forward = op.inputs == 1;
     for (Storage storage : {Storage::float32, Storage::float64}) {
@@ -316,23 +362,23 @@ void manners() {
         if (n == 60 && storage == Storage::float64) continue;
         const Matrix zeros(n * n, 0.0);
         if (op.inverse && forward) {
-          check_one_matrix(op, zeros, n, storage, "zero matrix", infinite_identity);
+          check_one_matrix(op, zeros, n, storage, "zero matrix", is_infinite_identity);
         } else {
-          check_one_matrix(op, zeros, n, storage, "zero matrix", zero);
+          check_one_matrix(op, zeros, n, storage, "zero matrix", is_zero);
         }
         Matrix bad = random_spd(n);
         bad[n * n / 2] = NAN;
-        check_one_matrix(op, bad, n, storage, "NaN", nan);
+        check_one_matrix(op, bad, n, storage, "NaN", is_nan);
         if (op.fused == Fused::inv_sqrtm_lya_backward) {
           Matrix infinite(n * n, 0.0);
           for (int i = 0; i < n; ++i) infinite[i * (n + 1)] = INFINITY;
-          check_one_matrix(op, infinite, n, storage, "gradient at the zero matrix", zero);
+          check_one_matrix(op, infinite, n, storage, "gradient at the zero matrix", is_zero);
         }
         if (op.fused == Fused::mpa) {
           // Strongly indefinite: a pivot 1 + h is not positive.
           Matrix indefinite(n * n, 0.0);
           for (int i = 0; i < n; ++i) indefinite[i * (n + 1)] = i == n / 2 ? -1 : 0.01;
-          check_one_matrix(op, indefinite, n, storage, "indefinite matrix", nan);
+          check_one_matrix(op, indefinite, n, storage, "indefinite matrix", is_nan);
         }
       }
     }
@@ -401,7 +447,9 @@ void plans() {
   for (const Chip& chip : chips) {
     for (int op = 0; op < fused_count; ++op) {
       for (int element : {4, 8}) {
-        const int largest = element == 4 ? chip.largest_float : chip.largest_double;
+        int largest = element == 4 ? chip.largest_float : chip.largest_double;
+        // The powers of W take a little more than 99 KB.
+        if (static_cast<Fused>(op) == Fused::mtp && element == 8 && largest == 64) largest = 48;
         for (int64_t n = 1; n <= 140; ++n) {
           for (int64_t batch : {int64_t(1), int64_t(3), int64_t(256), int64_t(70000), int64_t(1) << 33}) {
             for (int degree : {1, 5, 32}) {
@@ -451,6 +499,8 @@ int main(int argc, char** argv) {
       }
       for (const Op& op : ops) values(op.name, argv[3], std::atoi(argv[i]));
     }
+  } else if (command == "large") {
+    large_path();
   } else if (command == "manners") {
     manners();
   } else if (command == "plans") {

@@ -171,12 +171,16 @@ NO_TSAN void prepare(Fiber& fiber) {
 
 }  // namespace
 
-NO_TSAN void launch(int blocks, int threads_x, int threads_y, std::size_t shared_bytes,
-                    const std::function<void()>& kernel) {
+void launch(int blocks, int threads_x, int threads_y, std::size_t shared_bytes, const std::function<void()>& kernel) {
+  launch_grid(blocks, 1, threads_x, threads_y, shared_bytes, kernel);
+}
+
+NO_TSAN void launch_grid(int blocks_x, int blocks_y, int threads_x, int threads_y, std::size_t shared_bytes,
+                         const std::function<void()>& kernel) {
   const int threads = threads_x * threads_y;
   if (threads % 32 != 0 || threads > 1024) fail("a block must be whole warps and at most 1024 threads");
   block_dim = {static_cast<unsigned>(threads_x), static_cast<unsigned>(threads_y), 1};
-  grid_dim = {static_cast<unsigned>(blocks), 1, 1};
+  grid_dim = {static_cast<unsigned>(blocks_x), static_cast<unsigned>(blocks_y), 1};
   body = &kernel;
 #if defined(__SANITIZE_THREAD__)
   scheduler_fiber = __tsan_get_current_fiber();
@@ -188,8 +192,8 @@ NO_TSAN void launch(int blocks, int threads_x, int threads_y, std::size_t shared
     fibers.back()->sanitizer_fiber = __tsan_create_fiber(0);
 #endif
   }
-  for (int block = 0; block < blocks; ++block) {
-    block_index = {static_cast<unsigned>(block), 0, 0};
+  for (int block = 0; block < blocks_x * blocks_y; ++block) {
+    block_index = {static_cast<unsigned>(block % blocks_x), static_cast<unsigned>(block / blocks_x), 0};
     // On the heap and of the exact size: AddressSanitizer guards both ends. Filled with NaN: a value that nothing wrote
     // shows in the result.
     const std::unique_ptr<unsigned char[]> memory(new unsigned char[shared_bytes]);

@@ -32,6 +32,8 @@ extern EmulatedIndex block_dim, block_index, grid_dim;
 extern unsigned char* shared_memory;
 
 // Runs `kernel` for every thread of every block. The shared memory ends where `shared_bytes` says, exactly.
+void launch_grid(int blocks_x, int blocks_y, int threads_x, int threads_y, std::size_t shared_bytes,
+                 const std::function<void()>& kernel);
 void launch(int blocks, int threads_x, int threads_y, std::size_t shared_bytes, const std::function<void()>& kernel);
 
 // Waits until `count` threads have come to barrier `id` (0 to 15: of the block, from 16 on: of a warp). Orders their

@@ -17,5 +17,7 @@ struct Operands {
 };
 
 void run(Fused op, const Operands& operands, const FusedPlan& plan);
+// The same by the path for large matrices.
+void run_large(Fused op, const Operands& operands);
 
 }  // namespace emulation

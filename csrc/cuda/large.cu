@@ -1,0 +1,150 @@
+// cuBLAS and cuSOLVER behind large.h. Cholesky (potrf and two triangular solves) rather than LU: the shifted matrices are
+// positive definite, the factorisation has half the flops and no pivot search. Which is faster on a GPU is not measured.
+#include <cublas_v2.h>
+#include <cusolverDn.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <unordered_map>
+
+#include "large.h"
+#include "large_library.h"
+#include "launch.cuh"
+
+namespace fastsqrtm {
+namespace cuda {
+namespace {
+
+void check_library(int status, const char* what) {
+  if (status != 0) throw std::runtime_error(std::string("fastsqrtm: ") + what + ": status " + std::to_string(status));
+}
+
+// One handle for every thread and device: handles are not for concurrent use.
+cusolverDnHandle_t solver_handle(cudaStream_t stream) {
+  struct Destroy {
+    void operator()(cusolverDnHandle_t handle) const { cusolverDnDestroy(handle); }
+  };
+  thread_local std::unordered_map<int, std::unique_ptr<cusolverDnContext, Destroy>> handles;
+  int device = 0;
+  check(cudaGetDevice(&device), "current device");
+  auto& handle = handles[device];
+  if (!handle) {
+    cusolverDnHandle_t created = nullptr;
+    check_library(cusolverDnCreate(&created), "cusolverDnCreate");
+    handle.reset(created);
+  }
+  check_library(cusolverDnSetStream(handle.get(), stream), "cusolverDnSetStream");
+  return handle.get();
+}
+
+// torch may have TF32 switched on in its handle. Here products are float32: the condition of the problem leaves no digits
+// to spare.
+class FullPrecision {
+ public:
+  explicit FullPrecision(cublasHandle_t blas) : blas_(blas) {
+    check_library(cublasGetMathMode(blas_, &before_), "cublasGetMathMode");
+    check_library(cublasSetMathMode(blas_, CUBLAS_DEFAULT_MATH), "cublasSetMathMode");
+  }
+  ~FullPrecision() { cublasSetMathMode(blas_, before_); }
+  FullPrecision(const FullPrecision&) = delete;
+  FullPrecision& operator=(const FullPrecision&) = delete;
+
+ private:
+  cublasHandle_t blas_;
+  cublasMath_t before_;
+};
+
+template <typename T>
+class DeviceLibrary {
+ public:
+  DeviceLibrary(cublasHandle_t blas, cudaStream_t stream) : blas_(blas), stream_(stream) {}
+
+  template <class... Parameters, class... Arguments>
+  void run(void (*kernel)(Parameters...), int64_t blocks_x, int64_t blocks_y, int threads_x, int threads_y,
+           std::size_t shared_bytes, const Arguments&... arguments) {
+    launch(kernel, dim3(static_cast<unsigned>(blocks_x), static_cast<unsigned>(blocks_y)), dim3(threads_x, threads_y),
+           shared_bytes, stream_, arguments...);
+  }
+
+  // Row-major X Y is column-major Y X.
+  void gemm(T alpha, const T* x, const T* y, T beta, T* out, int n, int64_t batch) {
+    const long long stride = static_cast<long long>(n) * n;
+    const int count = static_cast<int>(batch);
+    if constexpr (sizeof(T) == 8) {
+      check_library(cublasDgemmStridedBatched(blas_, CUBLAS_OP_N, CUBLAS_OP_N, n, n, n, &alpha, y, n, stride, x, n, stride,
+                                              &beta, out, n, stride, count),
+                    "cublasDgemmStridedBatched");
+    } else {
+      check_library(cublasSgemmStridedBatched(blas_, CUBLAS_OP_N, CUBLAS_OP_N, n, n, n, &alpha, y, n, stride, x, n, stride,
+                                              &beta, out, n, stride, count),
+                    "cublasSgemmStridedBatched");
+    }
+  }
+
+  void solve(T** factors, T** rights, int* info, int n, int64_t terms) {
+    const int count = static_cast<int>(terms);
+    const cusolverDnHandle_t solver = solver_handle(stream_);
+    const cublasFillMode_t lower = CUBLAS_FILL_MODE_LOWER;
+    const T one = 1;
+    if constexpr (sizeof(T) == 8) {
+      check_library(cusolverDnDpotrfBatched(solver, lower, n, factors, n, info, count), "cusolverDnDpotrfBatched");
+    } else {
+      check_library(cusolverDnSpotrfBatched(solver, lower, n, factors, n, info, count), "cusolverDnSpotrfBatched");
+    }
+    for (const cublasOperation_t transpose : {CUBLAS_OP_N, CUBLAS_OP_T}) {
+      if constexpr (sizeof(T) == 8) {
+        check_library(cublasDtrsmBatched(blas_, CUBLAS_SIDE_LEFT, lower, transpose, CUBLAS_DIAG_NON_UNIT, n, n, &one,
+                                         factors, n, rights, n, count),
+                      "cublasDtrsmBatched");
+      } else {
+        check_library(cublasStrsmBatched(blas_, CUBLAS_SIDE_LEFT, lower, transpose, CUBLAS_DIAG_NON_UNIT, n, n, &one,
+                                         factors, n, rights, n, count),
+                      "cublasStrsmBatched");
+      }
+    }
+  }
+
+ private:
+  cublasHandle_t blas_;
+  cudaStream_t stream_;
+};
+
+int element_bytes(Storage storage) { return storage == Storage::float64 ? 8 : 4; }
+int storage_bytes(Storage storage) { return storage == Storage::float64 ? 8 : storage == Storage::float32 ? 4 : 2; }
+
+const void* advance(const void* data, int64_t elements, Storage storage) {
+  return static_cast<const char*>(data) + elements * storage_bytes(storage);
+}
+
+}  // namespace
+
+int64_t large_workspace(Fused op, int64_t batch, int64_t n, int degree, Storage storage) {
+  const int bytes = element_bytes(storage);
+  return large_workspace_bytes(op, large_chunk(op, batch, n, degree, bytes), n, degree, bytes);
+}
+
+void launch_large(Fused op, const Problem& problem, const Input (&inputs)[3], int degree, int iterations, bool inverse,
+                  void* workspace, void* blas, cudaStream_t stream) {
+  const auto handle = static_cast<cublasHandle_t>(blas);
+  const FullPrecision full_precision(handle);
+  const int64_t chunk = large_chunk(op, problem.batch, problem.n, degree, element_bytes(problem.storage));
+  for (int64_t first = 0; first < problem.batch; first += chunk) {
+    LargeOp part{op, problem, inputs[0], inputs[1], inputs[2], degree, iterations, inverse};
+    part.problem.batch = problem.batch - first < chunk ? problem.batch - first : chunk;
+    part.problem.out = static_cast<char*>(problem.out) + first * problem.n * problem.n * storage_bytes(problem.storage);
+    for (Input* in : {&part.first, &part.second, &part.third}) {
+      if (in->data) in->data = advance(in->data, first * in->batch_stride, problem.storage);
+    }
+    if (problem.storage == Storage::float64) {
+      DeviceLibrary<double> library(handle, stream);
+      Large<double, DeviceLibrary<double>>(library, part, workspace).run();
+    } else {
+      DeviceLibrary<float> library(handle, stream);
+      Large<float, DeviceLibrary<float>>(library, part, workspace).run();
+    }
+  }
+}
+
+}  // namespace cuda
+}  // namespace fastsqrtm

@@ -1,0 +1,272 @@
+// The elementwise kernels between the library calls of the path for large matrices (large.h). Tile kernels: a block of
+// 32 x 8 threads has one 32 x 32 tile of one matrix and, through shared memory, the transposed tile of the mirror place.
+// blockIdx.x counts the tiles of a matrix, blockIdx.y the matrices.
+#pragma once
+
+#include "memory.cuh"
+#include "norm.cuh"
+
+namespace fastsqrtm {
+namespace cuda {
+
+constexpr int tile_edge = 32;
+constexpr int tile_rows = 8;
+constexpr int norm_threads = 256;
+
+// Calls f(row, column, value, mirrored value) for this thread's elements of the tile, value(row, column) being read once.
+template <typename T, class Read, class F>
+__device__ __forceinline__ void for_tile(int n, Read read, F f) {
+  T* mirror = reinterpret_cast<T*>(dynamic_shared());  // 32 x 33
+  const int tiles = (n + tile_edge - 1) / tile_edge;
+  const int row0 = static_cast<int>(blockIdx.x) / tiles * tile_edge;
+  const int column0 = static_cast<int>(blockIdx.x) % tiles * tile_edge;
+  for (int y = threadIdx.y; y < tile_edge; y += tile_rows) {
+    const int row = column0 + y, column = row0 + static_cast<int>(threadIdx.x);
+    mirror[y * (tile_edge + 1) + threadIdx.x] = row < n && column < n ? read(row, column) : T(0);
+  }
+  __syncthreads();
+  for (int y = threadIdx.y; y < tile_edge; y += tile_rows) {
+    const int row = row0 + y, column = column0 + static_cast<int>(threadIdx.x);
+    if (row < n && column < n) f(row, column, read(row, column), mirror[threadIdx.x * (tile_edge + 1) + y]);
+  }
+}
+
+// Sum of the squares of what stands above 2^exponent: a partial norm that neither over- nor underflows.
+template <typename T>
+struct PartialNorm {
+  T largest;
+  T sum;  // of (x 2^-exponent)^2
+  int exponent;
+};
+
+// f over the values of a block of 256 threads, in a fixed order, for thread 0.
+template <typename T, class F>
+__device__ __forceinline__ T reduce_block(T value, T* shared, F f) {
+  const int thread = threadIdx.y * blockDim.x + threadIdx.x;
+  shared[thread] = value;
+  for (int step = norm_threads / 2; step >= 1; step /= 2) {
+    __syncthreads();
+    if (thread < step) shared[thread] = f(shared[thread], shared[thread + step]);
+  }
+  __syncthreads();
+  value = shared[0];
+  __syncthreads();
+  return value;
+}
+
+// symmetric = (A + A^T) / 2 and its partial norms, one per tile.
+template <typename T>
+__global__ void symmetrise_kernel(Problem problem, Input in, T* symmetric, PartialNorm<T>* partial) {
+  const int n = problem.n;
+  const int64_t matrix = blockIdx.y;
+  T* out = symmetric + matrix * n * n;
+  T values[tile_edge / tile_rows] = {};
+  T largest = 0;
+  with_storage<T>(problem.storage, [&](auto* type) {
+    using S = std::remove_pointer_t<decltype(type)>;
+    const S* source = static_cast<const S*>(in.data) + matrix * in.batch_stride;
+    for_tile<T>(
+        n, [&](int i, int j) { return from_storage<T>(source[i * in.row_stride + j * in.column_stride]); },
+        [&](int i, int j, T x, T mirrored) {
+          const T value = T(0.5) * x + T(0.5) * mirrored;
+          out[static_cast<int64_t>(i) * n + j] = value;
+          values[i % tile_edge / tile_rows] = value;
+          largest = max_or_nan(largest, std::fabs(value));
+        });
+  });
+  __syncthreads();
+  T* shared = reinterpret_cast<T*>(dynamic_shared());
+  largest = reduce_block(largest, shared, [](T a, T b) { return max_or_nan(a, b); });
+  const int exponent = even_exponent(largest);
+  const T down = power_of_two<T>(-exponent);
+  T sum = 0;
+  for (T value : values) sum += (value * down) * (value * down);
+  sum = reduce_block(sum, shared, [](T a, T b) { return a + b; });
+  if (threadIdx.x == 0 && threadIdx.y == 0) partial[matrix * gridDim.x + blockIdx.x] = {largest, sum, exponent};
+}
+
+// One block of 256 threads a matrix.
+template <typename T>
+__global__ void norm_kernel(const PartialNorm<T>* partial, int count, Norm<T>* norms) {
+  T* shared = reinterpret_cast<T*>(dynamic_shared());
+  partial += static_cast<int64_t>(blockIdx.y) * count;
+  T largest = 0;
+  for (int i = threadIdx.x; i < count; i += norm_threads) largest = max_or_nan(largest, partial[i].largest);
+  largest = reduce_block(largest, shared, [](T a, T b) { return max_or_nan(a, b); });
+  Norm<T> norm;
+  norm.exponent = even_exponent(largest);
+  T sum = 0;
+  for (int i = threadIdx.x; i < count; i += norm_threads) {
+    const int difference = partial[i].exponent - norm.exponent;  // not positive; below -60 nothing is left
+    if (difference > -60) sum += partial[i].sum * power_of_two<T>(difference) * power_of_two<T>(difference);
+  }
+  sum = reduce_block(sum, shared, [](T a, T b) { return a + b; });
+  norm.finish(largest, sum);
+  if (threadIdx.x == 0) norms[blockIdx.y] = norm;
+}
+
+enum class Scale { one, inverse_norm, inverse_root };
+
+template <typename T>
+__device__ __forceinline__ T scaled(T x, const Norm<T>& norm, Scale scale) {
+  return scale == Scale::one ? x : scale == Scale::inverse_norm ? norm.normalise(x) : x * norm.inverse_root();
+}
+
+// Calls f(matrix, row, column, offset) for every element of `matrices` matrices, a grid-stride loop.
+template <class F>
+__device__ __forceinline__ void for_elements(int64_t matrices, int n, F f) {
+  const int64_t size = static_cast<int64_t>(n) * n;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < matrices * size; i += step) {
+    const int64_t matrix = i / size;
+    const int within = static_cast<int>(i - matrix * size);
+    f(matrix, within / n, within % n, i);
+  }
+}
+
+// x <- diagonal I + factor * scaled x
+template <typename T>
+__global__ void scale_kernel(T* x, int64_t matrices, int n, const Norm<T>* norms, Scale scale, T factor, T diagonal) {
+  for_elements(matrices, n, [&](int64_t m, int i, int j, int64_t at) {
+    x[at] = (i == j ? diagonal : T(0)) + factor * scaled(x[at], norms[m], scale);
+  });
+}
+
+// Matrix m * degree + j: factor = I + H, right = H or I, H = scale[j] X. Also the addresses that batched calls want.
+template <typename T>
+__global__ void shift_kernel(MpaArguments<T> arguments, const T* x, const Norm<T>* norms, T* factor, T* right,
+                             T** factors, T** rights) {
+  const int n = arguments.problem.n;
+  const int degree = arguments.degree;
+  const int64_t size = static_cast<int64_t>(n) * n;
+  for_elements(arguments.problem.batch * degree, n, [&](int64_t m, int i, int j, int64_t at) {
+    const int64_t matrix = m / degree;
+    const T h = arguments.scale[m % degree] * norms[matrix].normalise(x[matrix * size + static_cast<int64_t>(i) * n + j]);
+    const T identity = i == j ? T(1) : T(0);
+    factor[at] = identity + h;
+    right[at] = arguments.inverse ? identity : h;
+    if (i == 0 && j == 0) {
+      factors[m] = factor + m * size;
+      rights[m] = right + m * size;
+    }
+  });
+}
+
+// x <- c0 I + c1 W + c2 W^2
+template <typename T>
+__global__ void taylor_block_kernel(T* x, int64_t matrices, int n, const T* w, const T* w_squared, T c0, T c1, T c2) {
+  for_elements(matrices, n, [&](int64_t, int i, int j, int64_t at) {
+    x[at] = (i == j ? c0 : T(0)) + c1 * w[at] + (c2 == T(0) ? T(0) : c2 * w_squared[at]);
+  });
+}
+
+// W = U^T - U/2
+template <typename T>
+__global__ void transpose_minus_half_kernel(T* w, const T* u, int n) {
+  const int64_t start = static_cast<int64_t>(blockIdx.y) * n * n;
+  for_tile<T>(
+      n, [&](int i, int j) { return u[start + static_cast<int64_t>(i) * n + j]; },
+      [&](int i, int j, T x, T mirrored) { w[start + static_cast<int64_t>(i) * n + j] = mirrored - T(0.5) * x; });
+}
+
+// C <- (3 C - V - V^T) / 2, and identity <- 3/2 I
+template <typename T>
+__global__ void symmetric_step_kernel(T* c, const T* v, T* identity, int n) {
+  const int64_t start = static_cast<int64_t>(blockIdx.y) * n * n;
+  for_tile<T>(
+      n, [&](int i, int j) { return v[start + static_cast<int64_t>(i) * n + j]; },
+      [&](int i, int j, T x, T mirrored) {
+        const int64_t at = start + static_cast<int64_t>(i) * n + j;
+        c[at] = T(1.5) * c[at] - T(0.5) * (x + mirrored);
+        identity[at] = i == j ? T(1.5) : T(0);
+      });
+}
+
+// (U, Q) <- (U - Q/2, Q - U/2), and identity <- 3/2 I
+template <typename T>
+__global__ void general_step_kernel(T* u, T* q, T* identity, int64_t matrices, int n) {
+  for_elements(matrices, n, [&](int64_t, int i, int j, int64_t at) {
+    const T a = u[at], b = q[at];
+    u[at] = a - T(0.5) * b;
+    q[at] = b - T(0.5) * a;
+    identity[at] = i == j ? T(1.5) : T(0);
+  });
+}
+
+// x <- the matrix as it is, in the type of the computation, scaled; its norms may be another matrix's.
+template <typename T>
+__global__ void load_kernel(Problem problem, Input in, T* x, const Norm<T>* norms, Scale scale) {
+  with_storage<T>(problem.storage, [&](auto* type) {
+    using S = std::remove_pointer_t<decltype(type)>;
+    const S* source = static_cast<const S*>(in.data);
+    for_elements(problem.batch, problem.n, [&](int64_t m, int i, int j, int64_t at) {
+      x[at] = scaled(from_storage<T>(source[m * in.batch_stride + i * in.row_stride + j * in.column_stride]), norms[m],
+                     scale);
+    });
+  });
+}
+
+// What becomes of the sum of terms at the end.
+enum class Finish { root, inverse_root, gradient, inverse_gradient, plain };
+
+// out = finish(constant I + sum_k weight[k] term[k]), `count` terms a matrix one after the other. Symmetrised unless
+// plain. A matrix with a term that could not be factored (info > 0) is NaN.
+template <typename T>
+struct FinishArguments {
+  Problem problem;
+  const T* terms;
+  const Norm<T>* norms;
+  const int* info;              // per term, or null
+  const int* is_zero_gradient;  // per matrix, or null: the gradient is 0 by definition
+  int count;
+  Finish finish;
+  T constant;
+  T weight[max_pade_degree];
+};
+
+template <typename T>
+__global__ void finish_kernel(FinishArguments<T> a) {
+  const int n = a.problem.n;
+  const int64_t matrix = blockIdx.y;
+  const int64_t size = static_cast<int64_t>(n) * n;
+  const T* terms = a.terms + matrix * a.count * size;
+  const Norm<T> norm = a.norms[matrix];
+  bool failed = false;
+  for (int k = 0; a.info && k < a.count; ++k) failed = failed || a.info[matrix * a.count + k] != 0;
+  const bool zero = norm.is_zero || (a.is_zero_gradient && a.is_zero_gradient[matrix] != 0);
+  with_storage<T>(a.problem.storage, [&](auto* type) {
+    using S = std::remove_pointer_t<decltype(type)>;
+    S* out = static_cast<S*>(a.problem.out) + matrix * size;
+    for_tile<T>(
+        n,
+        [&](int i, int j) {
+          T sum = i == j ? a.constant : T(0);
+          for (int k = 0; k < a.count; ++k) sum = std::fma(a.weight[k], terms[k * size + static_cast<int64_t>(i) * n + j], sum);
+          return sum;
+        },
+        [&](int i, int j, T x, T mirrored) {
+          T value = a.finish == Finish::plain ? x : T(0.5) * (x + mirrored);
+          if (a.finish == Finish::root) value *= norm.root();
+          if (a.finish == Finish::inverse_root) value *= norm.inverse_root();
+          if (a.finish == Finish::inverse_gradient) value = norm.restore(norm.restore(norm.restore(value)));
+          if (failed) value = not_a_number<T>();
+          if (zero) value = a.finish == Finish::inverse_root && i == j ? infinity<T>() : T(0);
+          out[static_cast<int64_t>(i) * n + j] = to_storage<S>(value);
+        });
+  });
+}
+
+// flag[m] = 1 if matrix m is infinite on the diagonal and 0 elsewhere. One block of 256 threads a matrix.
+template <typename T>
+__global__ void infinite_identity_kernel(const T* x, int n, int* flag) {
+  const T* matrix = x + static_cast<int64_t>(blockIdx.y) * n * n;
+  int other = 0;
+  for (int64_t i = threadIdx.x; i < static_cast<int64_t>(n) * n; i += norm_threads) {
+    other |= !(matrix[i] == (i % (n + 1) == 0 ? infinity<T>() : T(0)));
+  }
+  const int any = __syncthreads_or(other);
+  if (threadIdx.x == 0) flag[blockIdx.y] = !any;
+}
+
+}  // namespace cuda
+}  // namespace fastsqrtm

@@ -1,0 +1,21 @@
+// The path for large matrices on the device: cuBLAS and cuSOLVER. No torch header.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "arguments.h"
+
+namespace fastsqrtm {
+namespace cuda {
+
+
+
+// Bytes of workspace that launch_large wants.
+int64_t large_workspace(Fused op, int64_t batch, int64_t n, int degree, Storage storage);
+
+// `blas` is a cublasHandle_t that follows `stream`; `workspace` is aligned to 256 bytes.
+void launch_large(Fused op, const Problem& problem, const Input (&inputs)[3], int degree, int iterations, bool inverse,
+                  void* workspace, void* blas, cudaStream_t stream);
+
+}  // namespace cuda
+}  // namespace fastsqrtm
