@@ -14,7 +14,7 @@ configure = $(bin)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(bin))/ni
 # The tests that take every kernel through its shapes, strides and dtypes; the rest would only be slow.
 sanitized := $(patsubst %,tests/test_%.py,forward backward lyapunov dtypes inputs invariance random)
 
-.PHONY: demo test bench quality sanitize clean FORCE
+.PHONY: demo test bench quality sanitize cuda-check gpu-check clean FORCE
 
 demo: $(VENV)/demo.stamp  ## the main job on real data: a table and a figure
 	$(bin)/python -m fastsqrtm demo $(ARGS)
@@ -44,8 +44,23 @@ sanitize: $(VENV)/test.stamp $(VENV)/dev.stamp  ## the tests under AddressSaniti
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/site \
 	  FASTSQRTM_REQUIRE_NATIVE=1 $(bin)/pytest -m "not slow" $(sanitized) $(ARGS)
 
+# A CUDA torch that matches the nvcc at hand, in an environment of its own.
+CUDA_TORCH ?= torch==2.14.1
+cuda_checked := $(patsubst %,tests/test_%.py,packaging forward backward lyapunov dtypes inputs compile)
+cuda-check:  ## without a GPU: the CUDA half compiled, warnings as errors, imported, no spills; CPU tests beside it
+	FASTSQRTM_CUDA=ON FASTSQRTM_CUDA_ARCHS=9.0 CMAKE_ARGS=-DFASTSQRTM_WERROR=ON \
+	  $(MAKE) test TORCH=$(CUDA_TORCH) VENV=$(VENV)-cuda ARGS='-m "not slow" $(cuda_checked)'
+	$(VENV)-cuda/bin/python build_tools/occupancy.py --check
+
+# Into the environment of PYTHON as it is, with its CUDA torch and build tools: a machine with a GPU may have no network.
+gpu-check:  ## build for this machine's GPU, test, sanitize, measure; writes bench/results/<gpu>.json
+	arch=$$($(PYTHON) -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') && \
+	  FASTSQRTM_CUDA=$${FASTSQRTM_CUDA:-ON} FASTSQRTM_CUDA_ARCHS="$${FASTSQRTM_CUDA_ARCHS:-$$arch}" \
+	  $(PYTHON) -m pip install --no-build-isolation --no-deps --editable .
+	$(PYTHON) -m bench.gpu_check $(ARGS)
+
 clean:
-	rm -rf build dist fastsqrtm.egg-info fastsqrtm/lib fastsqrtm/*.so $(VENV)
+	rm -rf build dist fastsqrtm.egg-info fastsqrtm/lib fastsqrtm/*.so $(VENV) $(VENV)-cuda
 
 # The torch of the environment. Remembers the requirement it was asked for: another one, another install.
 $(VENV)/torch: FORCE

@@ -4,6 +4,7 @@ FASTSQRTM_NATIVE=OFF makes a pure-torch package that needs no compiler.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ class CMakeBuild(build_ext):
         # Given each time as well: a build directory remembers, an environment variable that is gone should not.
         configure += [f"-DFASTSQRTM_CUDA={os.environ.get('FASTSQRTM_CUDA', 'AUTO')}"]
         configure += [f"-DFASTSQRTM_CUDA_ARCHS={os.environ.get('FASTSQRTM_CUDA_ARCHS', '')}"]
+        configure += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         if has_program("ninja"):
             # Given each time: the ninja of an earlier isolated build is gone, and CMake would remember it.
             configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}"]

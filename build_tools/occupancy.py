@@ -36,6 +36,7 @@ CHIPS = (Chip("80", "A100", 167936, 166912), Chip("90", "H100, H200", 233472, 23
 # Prints one line for each kernel, element size, variant and number of teams: what the plan asks for.
 PLANS = r"""
 #include <cstdio>
+#include <initializer_list>
 #include "variants.h"
 using namespace fastsqrtm::cuda;
 int main() {

@@ -60,6 +60,8 @@ set(cuda_places ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES} ${torch_root}/../nvidi
                 ${torch_root}/../nvidia/cublas/include ${torch_root}/../nvidia/cusolver/include
                 ${torch_root}/../nvidia/cusparse/include)
 add_library(fastsqrtm_cuda_libraries INTERFACE)
+# First: the wheels hold a cuda_runtime_api.h as well, without all that it includes.
+target_include_directories(fastsqrtm_cuda_libraries SYSTEM INTERFACE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
 foreach(name cublas cusolver)
   string(REPLACE "cublas" "cublas_v2.h" header ${name})
   string(REPLACE "cusolver" "cusolverDn.h" header ${header})

@@ -5,10 +5,22 @@ os.environ.setdefault("FASTSQRTM_FALLBACK", "silent")  # the suite also runs whe
 import pytest
 import torch
 
-from fastsqrtm._library import native
+from fastsqrtm._library import load_cuda, native
 
 # Small matrices gain nothing from threads, and others may use the machine. Tests that need two threads ask for them.
 torch.set_num_threads(1)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked cuda need a GPU and kernels for it. FAIL_WITHOUT_CUDA=1: so does the machine they run on."""
+    if item.get_closest_marker("cuda") is None:
+        return
+    reason = load_cuda() if torch.cuda.is_available() else "torch finds no GPU"
+    if reason is None:
+        return
+    if os.environ.get("FAIL_WITHOUT_CUDA") == "1":
+        pytest.fail(f"FAIL_WITHOUT_CUDA=1, and {reason}", pytrace=False)
+    pytest.skip(reason)
 
 
 @pytest.fixture

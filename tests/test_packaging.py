@@ -171,3 +171,36 @@ def test_pure_package_builds_without_a_compiler(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert "fastsqrtm/reference.py" in names
     assert not any(name.endswith(".so") for name in names)
+
+
+@needs_native
+@pytest.mark.skipif(
+    native.loaded and not native.C.build_info()["cuda"] and os.environ.get("FASTSQRTM_CUDA") != "ON",
+    reason="built without CUDA kernels",
+)
+def test_the_cuda_library_loads_where_there_is_no_gpu(tmp_path):
+    program = f"""
+import torch
+from fastsqrtm._library import load_cuda
+assert load_cuda() is None, load_cuda()
+for op in {list(SCHEMAS)}:
+    assert torch._C._dispatch_has_kernel_for_dispatch_key("fastsqrtm::" + op, "CUDA"), op
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@needs_native
+def test_the_plan_of_the_fused_kernels():
+    """On 227 KB of shared memory n = 128 is fused in float32 and 96 in float64; the variant never follows the batch."""
+    h200 = {"shared_per_block": 232448, "multiprocessors": 132}
+    for op in ("mpa", "mtp", "sqrtm_lya_backward", "inv_sqrtm_lya_backward", "lyapunov"):
+        for element_bytes, largest in ((4, 128), (8, 96)):
+            for n in (1, 2, 17, 64, largest):
+                plans = [native.C.plan_cuda(op, batch, n, element_bytes, **h200) for batch in (1, 64, 100_000)]
+                assert len({(p["kernel"], p["padded"], p["tile"]) for p in plans}) == 1
+                assert all(p["padded"] >= n and p["shared_bytes"] <= 232448 and p["threads"] <= 1024 for p in plans)
+                assert plans[-1]["blocks"] * plans[-1]["matrices_per_block"] >= 100_000
+            assert native.C.plan_cuda(op, 8, largest + 1, element_bytes, **h200) == {"kernel": None}
+    with pytest.raises(ValueError, match="no fused kernel is called svd"):
+        native.C.plan_cuda("svd", 1, 1, 4, **h200)

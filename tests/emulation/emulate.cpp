@@ -1,7 +1,7 @@
 // Runs the fused kernels on the host and holds them against the reference. One line per failure; exit status 1 if any.
 //   emulate values <op> <float64|float32|float16|bfloat16> <n>...   values, with general strides and three matrices
 //   emulate manners                                                 what a user relies on beside the values
-//   emulate large                                                   the path for large matrices
+//   emulate large <n>...                                            the path for large matrices
 //   emulate plans                                                   the choice of variants
 //   emulate skipped_barrier                                         a kernel with a fault, to show that it is found
 #include <cmath>
@@ -317,38 +317,36 @@ bool is_infinite_identity(const Matrix& a, int n) {
 
 bool is_nan(const Matrix& a, int) { return all_nan(a); }
 
-void large_path() {
+void large_path(int n) {
   Setting large;
   large.large = true;
   for (const Op& op : ops) {
-    for (int n : {5, 40, 65}) {
-      const Matrix zeros(n * n, 0.0);
-      check_one_matrix(op, zeros, n, Storage::float32, "large: zero matrix",
-                       op.inverse && op.inputs == 1 ? is_infinite_identity : is_zero, large);
-      Matrix bad = random_spd(n);
-      bad[n * n / 2] = NAN;
-      check_one_matrix(op, bad, n, Storage::float32, "large: NaN", is_nan, large);
-      if (op.fused == Fused::mpa) {
-        Matrix indefinite(n * n, 0.0);
-        for (int i = 0; i < n; ++i) indefinite[i * (n + 1)] = i == n / 2 ? -1 : 0.01;
-        check_one_matrix(op, indefinite, n, Storage::float32, "large: indefinite matrix", is_nan, large);
-      }
-      if (op.fused == Fused::inv_sqrtm_lya_backward) {
-        Matrix infinite(n * n, 0.0);
-        for (int i = 0; i < n; ++i) infinite[i * (n + 1)] = INFINITY;
-        check_one_matrix(op, infinite, n, Storage::float32, "large: gradient at the zero matrix", is_zero, large);
-      }
-      for (Storage storage : {Storage::float32, Storage::float64, Storage::bfloat16}) {
-        Setting own = large;
-        if (op.fused == Fused::mtp) own.degree = 10;
-        check_values(op, n, make_inputs(op, n, 3, storage, false), own,
-                     std::string("large ") + op.name + " " + storages[static_cast<int>(storage)] + " n=" + std::to_string(n));
-      }
-      if (op.fused != Fused::inv_sqrtm_lya_backward && op.fused != Fused::lyapunov) {
-        for (double scale : {1e-30, 1e30}) {
-          check_values(op, n, make_inputs(op, n, 2, Storage::float32, false, scale), large,
-                       std::string("large ") + op.name + " n=" + std::to_string(n) + " far from one");
-        }
+    const Matrix zeros(n * n, 0.0);
+    check_one_matrix(op, zeros, n, Storage::float32, "large: zero matrix",
+                     op.inverse && op.inputs == 1 ? is_infinite_identity : is_zero, large);
+    Matrix bad = random_spd(n);
+    bad[n * n / 2] = NAN;
+    check_one_matrix(op, bad, n, Storage::float32, "large: NaN", is_nan, large);
+    if (op.fused == Fused::mpa) {
+      Matrix indefinite(n * n, 0.0);
+      for (int i = 0; i < n; ++i) indefinite[i * (n + 1)] = i == n / 2 ? -1 : 0.01;
+      check_one_matrix(op, indefinite, n, Storage::float32, "large: indefinite matrix", is_nan, large);
+    }
+    if (op.fused == Fused::inv_sqrtm_lya_backward) {
+      Matrix infinite(n * n, 0.0);
+      for (int i = 0; i < n; ++i) infinite[i * (n + 1)] = INFINITY;
+      check_one_matrix(op, infinite, n, Storage::float32, "large: gradient at the zero matrix", is_zero, large);
+    }
+    for (Storage storage : {Storage::float32, Storage::float64, Storage::bfloat16}) {
+      Setting own = large;
+      if (op.fused == Fused::mtp) own.degree = 10;
+      check_values(op, n, make_inputs(op, n, 3, storage, false), own,
+                   std::string("large ") + op.name + " " + storages[static_cast<int>(storage)] + " n=" + std::to_string(n));
+    }
+    if (op.fused != Fused::inv_sqrtm_lya_backward && op.fused != Fused::lyapunov) {
+      for (double scale : {1e-30, 1e30}) {
+        check_values(op, n, make_inputs(op, n, 2, Storage::float32, false, scale), large,
+                     std::string("large ") + op.name + " n=" + std::to_string(n) + " far from one");
       }
     }
   }
@@ -500,7 +498,7 @@ int main(int argc, char** argv) {
       for (const Op& op : ops) values(op.name, argv[3], std::atoi(argv[i]));
     }
   } else if (command == "large") {
-    large_path();
+    for (int i = 2; i < argc; ++i) large_path(std::atoi(argv[i]));
   } else if (command == "manners") {
     manners();
   } else if (command == "plans") {

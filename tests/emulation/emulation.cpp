@@ -26,7 +26,7 @@ unsigned char* shared_memory = nullptr;
 
 namespace {
 
-constexpr std::size_t stack_bytes = 256 * 1024;
+constexpr std::size_t stack_bytes = 96 * 1024;
 
 struct Fiber {
   Thread thread;

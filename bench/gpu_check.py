@@ -1,0 +1,382 @@
+"""All there is to know on a machine with a GPU, in one run of under eight minutes: ``python -m bench.gpu_check``.
+
+Environment, the tests marked cuda, compute-sanitizer, launch counts and the benchmark against peers, each a process of
+its own with a time limit: what fails, hangs or is not installed is recorded, and the next step runs. The record is
+written after every step to bench/results/<gpu>.json. Exit status 1 if a step failed.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+PEERS = ("paper", "eigh", "newton_schulz")
+WORKER = (sys.executable, "-m", "bench.gpu_worker")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a process; `code` is None when it was killed at its limit."""
+
+    code: int | None
+    stdout: str
+    stderr: str
+
+    def last_words(self) -> str:
+        if self.code is None:
+            return "killed at its time limit"
+        lines = (self.stderr.strip() or self.stdout.strip() or f"exit status {self.code}").splitlines()
+        return lines[-1][:500]
+
+    def status(self) -> str:
+        return "timed out" if self.code is None else "failed" if self.code else "ok"
+
+    def rows(self) -> list[dict]:
+        """The json lines a worker printed, also of one that did not come to its end."""
+        rows = []
+        for line in self.stdout.splitlines():
+            if line.startswith("{"):
+                try:
+                    rows.append(json.loads(line))
+                except ValueError:  # cut off when the process was killed
+                    break
+        return rows
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    command: list[str]
+    limit: float  # seconds
+    read: Callable[[Outcome], dict]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def run_command(command: list[str], limit: float, environment: dict[str, str]) -> Outcome:
+    """Output goes to files: a pipe held open by a grandchild would outlive the limit."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, **environment}, stdout=out, stderr=err, start_new_session=True
+        )
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        out.seek(0)
+        err.seek(0)
+        return Outcome(code, out.read(), err.read())
+
+
+def read_rows(outcome: Outcome) -> dict:
+    rows = outcome.rows()
+    status = outcome.status()
+    if status != "ok":
+        return {"status": status, "message": outcome.last_words(), "rows": rows}
+    failed = [row for row in rows if row.get("status") == "failed"]
+    if failed or not rows:
+        message = f"{len(failed)} cases failed, the first: {failed[0]['message']}" if failed else "no results"
+        return {"status": "failed", "message": message, "rows": rows}
+    return {"status": "ok", "rows": rows}
+
+
+def read_sanitizer(outcome: Outcome) -> dict:
+    """Passed only with a summary of no errors and no hazards, exit status 0, and the line that all cases ran."""
+    lines = [line.removeprefix("=========").strip() for line in (outcome.stdout + "\n" + outcome.stderr).splitlines()
+             if line.startswith("=========")]  # fmt: skip
+    rows = outcome.rows()
+    result = {"cases": sum("n" in row for row in rows)}
+    unsupported = [line for line in lines if "not supported" in line.lower()]
+    if unsupported:
+        return {**result, "status": "not available", "message": unsupported[0]}
+    summaries = [line for line in lines if "SUMMARY:" in line]
+    counts = [int(n) for line in summaries for n in re.findall(r"SUMMARY: (\d+) (?:error|hazard)", line)]
+    result["summary"] = summaries
+    result["findings"] = [line for line in lines if line and line not in summaries][:40] if any(counts) else []
+    if outcome.code is None:
+        return {**result, "status": "timed out", "message": f"{result['cases']} groups of cases done"}
+    if any(counts):
+        return {**result, "status": "failed", "message": "; ".join(summaries)}
+    if outcome.code or not counts or not any(row.get("complete") for row in rows):
+        return {**result, "status": "failed", "message": outcome.last_words()}
+    return {**result, "status": "ok"}
+
+
+def read_tests(report: Path) -> Callable[[Outcome], dict]:
+    """Of pytest's junit file; without one the tests did not come to their end."""
+
+    def read(outcome: Outcome) -> dict:
+        if not report.exists():
+            return {"status": outcome.status() if outcome.code != 0 else "failed", "message": outcome.last_words(),
+                    "output": outcome.stdout.splitlines()[-30:]}  # fmt: skip
+        cases = list(ElementTree.parse(report).getroot().iter("testcase"))
+        found = {"failed": [], "skipped": []}
+        for case in cases:
+            for kind, tags in {"failed": ("failure", "error"), "skipped": ("skipped",)}.items():
+                for node in (node for tag in tags for node in case.findall(tag)):
+                    found[kind].append(f"{case.get('name')}: {node.get('message', '').strip()}"[:400])
+        counts = {"tests": len(cases), **{kind: len(names) for kind, names in found.items()}}
+        if outcome.code == 0 and counts["tests"] > counts["skipped"]:
+            return {"status": "ok", **counts, "skipped_tests": found["skipped"][:20]}
+        message = f"{counts['failed']} of {counts['tests']} failed" if cases else "no tests ran"
+        return {"status": "failed", "message": message, **counts, "failed_tests": found["failed"][:60],
+                "skipped_tests": found["skipped"][:20]}  # fmt: skip
+
+    return read
+
+
+def find_tool(name: str) -> str | None:
+    """On PATH, beside nvcc, or in the toolkit that CUDA_HOME names."""
+    nvcc = shutil.which("nvcc")
+    places = [Path(nvcc).resolve().parent] if nvcc else []
+    places += [Path(os.environ[key]) / "bin" for key in ("CUDA_HOME", "CUDA_PATH") if key in os.environ]
+    return shutil.which(name) or next((str(p / name) for p in places if os.access(p / name, os.X_OK)), None)
+
+
+def make_steps(report: Path) -> list[Step]:
+    """`report`: where pytest writes its junit file."""
+    pytest = [sys.executable, "-m", "pytest", "-m", "cuda", "-q", "--maxfail=60", "-p", "no:cacheprovider"]
+    strict = {"FAIL_WITHOUT_CUDA": "1", "FASTSQRTM_REQUIRE_NATIVE": "1", "FASTSQRTM_FALLBACK": "error"}
+    sanitizer = find_tool("compute-sanitizer") or "compute-sanitizer"
+    # Each tensor an allocation of its own: an index beyond its end does not fall into its neighbour.
+    uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+
+    def sanitize(tool: str) -> Step:
+        options = ["--tool", tool, "--error-exitcode", "9", "--target-processes", "all", "--print-limit", "20"]
+        return Step(tool, [sanitizer, *options, *WORKER, "sanitized", tool], 75, read_sanitizer, uncached)
+
+    return [
+        Step("environment", [*WORKER, "environment"], 60, read_rows),
+        Step("tests", [*pytest, f"--junitxml={report}", "tests"], 150, read_tests(report), strict),
+        sanitize("memcheck"),
+        sanitize("racecheck"),
+        Step("launches", [*WORKER, "launches"], 40, read_rows),
+        Step("ours", [*WORKER, "ours"], 45, read_rows),
+        *(Step(peer, [*WORKER, peer], 45, read_rows) for peer in PEERS),
+    ]
+
+
+def run_step(step: Step, left: float) -> dict:
+    """The step's result with its status and seconds, whatever happens."""
+    start = time.monotonic()
+    limit = min(step.limit, left)
+    result: dict = {"status": "not run", "message": "no time left"}
+    if shutil.which(step.command[0]) is None:
+        result = {"status": "not available", "message": f"{step.command[0]} is not installed"}
+    elif limit >= 5:
+        try:
+            result = step.read(run_command(step.command, limit, step.environment))
+        except Exception as error:
+            result = {"status": "failed", "message": f"{type(error).__name__}: {error}"[:500]}
+    return {**result, "limit": round(limit, 1), "seconds": round(time.monotonic() - start, 1)}
+
+
+def gpu_name(record: dict) -> str:
+    rows = record["steps"].get("environment", {}).get("rows")
+    if rows:
+        return rows[0]["gpu"]
+    try:  # also where the package does not import
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return "unknown gpu"
+
+
+def slug(name: str) -> str:
+    return "-".join(re.findall(r"[a-z0-9]+", name.lower()))
+
+
+# What is printed and held against the targets.
+
+
+def step_rows(record: dict, name: str) -> list[dict]:
+    return record["steps"].get(name, {}).get("rows", [])
+
+
+def measured_cases(record: dict, name: str) -> dict[tuple[int, int], dict]:
+    return {tuple(row["case"]): row for row in step_rows(record, name) if "case" in row}
+
+
+def method_rows(record: dict) -> list[dict]:
+    """One flat row per case, method and mode: times, times over floor, how many times faster than each peer."""
+    ours = measured_cases(record, "ours")
+    peers = {peer: measured_cases(record, peer) for peer in PEERS}
+    rows = []
+    for case, row in ours.items():
+        for method, modes in row.get("methods", {}).items():
+            rounding, twin = (modes[key] for key in ("rounding", "twin_rounding"))
+            for mode in ("forward", "forward+backward"):
+                device = row.get("device", {}).get(method, {}).get(mode, {})
+                error = "root_error" if mode == "forward" else "gradient_error"
+                ratios = {
+                    peer: cases.get(case, {}).get("methods", {}).get(method, {}).get(mode, {}).get("ratio")
+                    for peer, cases in peers.items()
+                }
+                rows.append({
+                    "case": list(case), "method": method, "mode": mode,
+                    "ms": modes[mode]["time_ms"], "over_bmm_floor": modes[mode]["over_floor"],
+                    **dict.fromkeys(("device_ms", "device_over_bmm_floor", "device_over_h200_floor")), **device,
+                    "ratios": ratios, "error": rounding[error], "twin_error": twin[error],
+                })  # fmt: skip
+    return rows
+
+
+FLOAT32_EPS = 2.0**-23
+SPEED = "times faster than {}, forward + backward"
+
+
+def find_targets(record: dict) -> list[dict]:
+    """Every target with the worst value found and where; `met` is None where nothing was measured.
+
+    Only an H200 has the targets of speed; elsewhere they are a comparison.
+    """
+    rows = method_rows(record)
+    both = [row for row in rows if row["mode"] == "forward+backward"]
+    launches = [row for row in step_rows(record, "launches") if row["promised"]]
+
+    def target(text: str, limit: float, at_least: bool, values: list[tuple[float | None, str]]) -> dict:
+        known = [(value, place) for value, place in values if value is not None]
+        worst, at = (min if at_least else max)(known, default=(None, None))
+        met = None if worst is None else (worst >= limit if at_least else worst <= limit)
+        missing = len(values) - len(known)
+        return {"target": text, "limit": limit, "worst": worst, "at": at, "met": met, "not_measured": missing}
+
+    def place(row: dict) -> str:
+        return f"{row['method']} {row['case'][0]} x {row['case'][1]} {row['mode']}"
+
+    def faster(peer: str, limit: float, chosen: Callable[[int, int], bool], which: str) -> dict:
+        values = [(row["ratios"][peer], place(row)) for row in both if chosen(*row["case"])]
+        return target(f"{SPEED.format(peer)}, {which}", limit, True, values)
+
+    def floor(limit: float, chosen: Callable[[int], bool], key: str, which: str) -> dict:
+        values = [(row[key], place(row)) for row in rows if chosen(row["case"][1])]
+        return target(f"time over floor ({which})", limit, False, values)
+
+    def errors(row: dict) -> float:
+        return row["error"] / (2 * row["twin_error"] + 3 * FLOAT32_EPS)
+
+    counts = {mode: [(row[mode], f"{row['op']} {row['dtype']} n = {row['n']}") for row in launches]
+              for mode in ("forward", "backward")}  # fmt: skip
+    return [
+        target("launches forward, fused range", 1, False, counts["forward"]),
+        target("launches backward, fused range", 1, False, counts["backward"]),
+        faster("paper", 20, lambda b, n: n <= 64 and b <= 256, "n <= 64, B <= 256"),
+        faster("paper", 10, lambda b, n: (b, n) == (256, 128), "256 x 128"),
+        faster("paper", 3, lambda b, n: 256 <= n <= 1024, "n = 256..1024"),
+        faster("eigh", 10, lambda b, n: 32 <= n <= 256, "n = 32..256"),
+        floor(3, lambda n: n <= 128, "device_over_h200_floor", "kernels, H200 rate, n <= 128"),
+        floor(3, lambda n: n <= 128, "device_over_bmm_floor", "kernels, rate of bmm, n <= 128"),
+        floor(1.7, lambda n: n >= 512, "device_over_h200_floor", "kernels, H200 rate, n >= 512"),
+        floor(1.7, lambda n: n >= 512, "device_over_bmm_floor", "kernels, rate of bmm, n >= 512"),
+        target("error over 2x the float32 error of the twin + 3 eps", 1, False, [(errors(r), place(r)) for r in rows]),
+    ]
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def summary(record: dict) -> str:
+    out = ["", f"{record['gpu']}, commit {record['commit']}, {record['date']}", "", "steps"]
+    for name, step in record["steps"].items():
+        words = step.get("message") or ", ".join(
+            f"{key} {step[key]}" for key in ("tests", "skipped", "cases") if key in step
+        )
+        out.append(f"  {name:<14}{step['status']:<15}{step['seconds']:6.1f} s  {words}"[:118])
+    for test in record["steps"].get("tests", {}).get("failed_tests", [])[:20]:
+        out.append(f"    {test.splitlines()[0]}"[:118])
+    rows = method_rows(record)
+    if rows:
+        out += [
+            "",
+            "milliseconds as called and of the kernels alone; kernels' time over two floors; times faster than peers",
+        ]
+        columns = [
+            "as called",
+            "kernels",
+            "over bmm",
+            "over H200",
+            *(name.split("_")[0] for name in PEERS),
+            "error/twin",
+        ]
+        out.append(f"  {'B x n':<10}{'method':<9}{'mode':<18}" + "".join(f"{c:>10}" for c in columns))
+    for row in rows:
+        cells = [number(row["ms"], ".4f"), number(row["device_ms"], ".4f"), number(row["device_over_bmm_floor"]),
+                 number(row["device_over_h200_floor"]), *(number(row["ratios"][peer], ".1f") for peer in PEERS),
+                 number(row["error"] / row["twin_error"] if row["twin_error"] else None)]  # fmt: skip
+        case = "{} x {}".format(*row["case"])
+        out.append(f"  {case:<10}{row['method']:<9}{row['mode']:<18}" + "".join(f"{c:>10}" for c in cells))
+    launches = step_rows(record, "launches")
+    if launches:
+        out += ["", "launches forward/backward by n"]
+        for op, dtype in dict.fromkeys((row["op"], row["dtype"]) for row in launches):
+            mine = [row for row in launches if (row["op"], row["dtype"]) == (op, dtype)]
+            out.append(f"  {op:<13}{dtype:<9}" + "".join(f"{r['n']:>5}: {r['forward']}/{r['backward']}" for r in mine))
+    out += ["", "targets (those of speed and floor are an H200's, in float32)"]
+    for t in record["targets"]:
+        verdict = {True: "met", False: "MISSED", None: "not measured"}[t["met"]]
+        found = f"worst {t['worst']:.3g} at {t['at']}" if t["worst"] is not None else ""
+        partly = f", {t['not_measured']} not measured" if t["met"] is not None and t["not_measured"] else ""
+        out.append(f"  {verdict:<13}{t['target']}, {t['limit']:g}: {found}{partly}".rstrip(": "))
+    return "\n".join(out)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    names = [step.name for step in make_steps(Path())]
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu_check", description=__doc__.split("\n")[0])
+    parser.add_argument("--only", action="append", choices=names, metavar="STEP", help=f"one of {', '.join(names)}")
+    parser.add_argument("--seconds", type=float, default=450, help="for everything; the last steps get what is left")
+    parser.add_argument("--output", type=Path, help="json file (default for a whole run: bench/results/<gpu>.json)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    start = time.monotonic()
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    record = {
+        "command": " ".join(["python -m bench.gpu_check", *(sys.argv[1:] if argv is None else argv)]),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": commit.stdout.strip() or "none",
+        "gpu": None,
+        "steps": {},
+        "targets": [],
+    }
+    output = options.output
+    with tempfile.TemporaryDirectory() as scratch:
+        for step in make_steps(Path(scratch) / "tests.xml"):
+            if options.only and step.name not in options.only:
+                continue
+            elapsed = time.monotonic() - start
+            print(f"[{elapsed:5.0f} s] {step.name} ...", flush=True)
+            result = record["steps"][step.name] = run_step(step, options.seconds - elapsed)
+            words = f"{step.name}: {result['status']} {result.get('message', '')}"
+            print(f"[{time.monotonic() - start:5.0f} s] {words}"[:200], flush=True)
+            record["gpu"] = record["gpu"] or gpu_name(record)
+            record["targets"] = find_targets(record)
+            if not output and not options.only:
+                output = RESULTS / f"{slug(record['gpu'])}.json"
+            if output:
+                output.parent.mkdir(parents=True, exist_ok=True)
+                output.write_text(json.dumps(record, indent=1) + "\n")
+    print(summary(record))
+    return int(any(step["status"] not in ("ok", "not available") for step in record["steps"].values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

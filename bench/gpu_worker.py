@@ -1,0 +1,273 @@
+"""One part of ``bench.gpu_check`` in a process of its own, on the current CUDA device; prints one json line a result.
+
+python -m bench.gpu_worker environment
+python -m bench.gpu_worker launches
+python -m bench.gpu_worker sanitized memcheck
+python -m bench.gpu_worker ours | paper | newton_schulz | eigh
+"""
+
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import product
+from statistics import median
+
+import torch
+from torch import Tensor
+from torch.autograd import DeviceType
+
+import fastsqrtm
+from bench import run
+from bench.cases import CASES, METHODS, MODES, make_input
+from bench.worker import measure_ours, measure_peer
+from fastsqrtm.testing import spd
+
+ROOTS = ("mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv")
+TENSORS = {**dict.fromkeys(ROOTS, 1), "lyapunov": 2, "sqrtm_lya_backward": 3, "inv_sqrtm_lya_backward": 2}
+FULL_SHARED_MEMORY = 227 * 1024  # bytes a block may have on the chips with most of it
+
+LAUNCH_SIZES = {torch.float32: (1, 8, 16, 32, 48, 64, 96, 128, 256, 512), torch.float64: (8, 32, 64, 96, 256)}
+# Every fused shape; the path for large matrices last, because its libraries are slow to load under the tool.
+MEMCHECK = [
+    *product((torch.float32, torch.float64), (1, 7, 16, 31, 48, 64, 80, 96)),
+    *((torch.float32, 112), (torch.float32, 128), (torch.float16, 17), (torch.bfloat16, 33)),
+    *((torch.float32, 130), (torch.float64, 130)),
+]
+RACECHECK = [*product((torch.float32, torch.float64), (7, 13, 31, 48, 64)), (torch.float32, 96)]
+
+SECONDS = 0.08  # per contender and mode
+H200_FLOPS, H200_MULTIPROCESSORS = 67e12, 132  # float32 without tensor cores, datasheet
+MINIMAL_FLOPS = {"forward": 6, "forward+backward": 52}  # in n^3: the paper's mathematics with every saving
+
+
+def h200_floor_us(batch: int, n: int, mode: str) -> float:
+    """Time of the minimal flops at an H200's full rate: a matrix that fits a block on one multiprocessor, or on all."""
+    flops = MINIMAL_FLOPS[mode] * n**3
+    if n <= 128:
+        rounds = math.ceil(batch / H200_MULTIPROCESSORS)
+        return 1e6 * rounds * flops * H200_MULTIPROCESSORS / H200_FLOPS
+    return 1e6 * batch * flops / H200_FLOPS
+
+
+def fused_limit(dtype: torch.dtype) -> int:
+    """The n up to which one launch is promised on this chip."""
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    if properties.shared_memory_per_block_optin >= FULL_SHARED_MEMORY:
+        return 96 if dtype == torch.float64 else 128
+    return 32 if dtype == torch.float64 else 64
+
+
+def has_cuda_kernels() -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key("fastsqrtm::mpa_lya", "CUDA")
+
+
+def op_inputs(name: str, n: int, batch: int, dtype: torch.dtype, kappa: float = 5) -> list[Tensor]:
+    """On the device: SPD matrices, the last argument general where there are several."""
+    tensors = [spd(n, kappa, (batch,), dtype=torch.float64, seed=i) for i in range(TENSORS[name])]
+    if len(tensors) > 1:
+        generator = torch.Generator().manual_seed(n)
+        tensors[-1] = torch.randn(batch, n, n, generator=generator, dtype=torch.float64)
+    return [x.to(dtype).cuda() for x in tensors]
+
+
+def device_work(events) -> list[str]:
+    """Names of the kernels, copies and fills among the events of a profile."""
+    return [e.name for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
+
+
+def launched(function: Callable[[], object]) -> list[str]:
+    """What one warm call of the function starts on the device."""
+    function()
+    torch.cuda.synchronize()
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        function()
+        torch.cuda.synchronize()
+    return device_work(profile.events())
+
+
+def launched_by_passes(name: str, A: Tensor) -> dict[str, list[str]]:
+    """By the forward and by the backward of the documented function."""
+    leaf, G = A.detach().requires_grad_(), torch.ones_like(A)
+    root = getattr(fastsqrtm, name)(leaf)
+    return {
+        "forward": launched(lambda: getattr(fastsqrtm, name)(leaf)),
+        "backward": launched(lambda: torch.autograd.grad(root, leaf, G, retain_graph=True)),
+    }
+
+
+def time_in_turn(contenders: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
+    """fastsqrtm.baselines.time_in_turn with the clock of the device: the host's time counts where it holds it up."""
+
+    def one(contender: Callable[[], object], calls: int) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(calls):
+            contender()
+        end.record()
+        end.synchronize()
+        return 1e-3 * start.elapsed_time(end) / calls
+
+    calls = {}
+    for name, contender in contenders.items():
+        one(contender, 2)
+        calls[name] = min(100, math.ceil(1e-3 / one(contender, 2)))
+    times = {name: [] for name in contenders}
+    finish = time.perf_counter() + seconds * len(contenders)
+    while min(map(len, times.values())) < 3 or time.perf_counter() < finish:
+        for name, contender in contenders.items():
+            times[name].append(one(contender, calls[name]))
+    return times
+
+
+def graphed(function: Callable[[], object], calls: int = 8) -> Callable[[], object]:
+    """The replay of a CUDA graph with so many calls in it: the device's time without the host's."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        function()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(calls):
+            function()
+    return graph.replay
+
+
+def device_times(case: tuple[int, int], A: Tensor, G: Tensor) -> dict[str, dict]:
+    """Per method and mode: the time of the kernels alone over two floors, the rate of bmm and the H200's full rate."""
+    calls = 8
+    out = torch.empty_like(A)
+
+    def passes(name: str, mode: str) -> Callable[[], object]:
+        forward, backward = getattr(torch.ops.fastsqrtm, name), torch.ops.fastsqrtm.sqrtm_lya_backward
+        return (lambda: forward(A)) if mode == "forward" else lambda: backward(A, forward(A), G)
+
+    on_h200 = "H200" in torch.cuda.get_device_name()
+    contenders = {"bmm": graphed(lambda: torch.bmm(A, A, out=out), calls)}
+    contenders |= {(name, mode): graphed(passes(name, mode), calls) for name in METHODS for mode in MODES}
+    times = {key: [t / calls for t in values] for key, values in time_in_turn(contenders, SECONDS).items()}
+    result = {name: {} for name in METHODS}
+    for name, mode in product(METHODS, MODES):
+        flops = METHODS[name].forward + (METHODS[name].backward if mode != "forward" else 0)
+        mine = times[name, mode]
+        result[name][mode] = {
+            "device_ms": 1e3 * median(mine),
+            "fastest_ms": 1e3 * min(mine),
+            "slowest_ms": 1e3 * max(mine),
+            "bmm_ms": 1e3 * median(times["bmm"]),
+            "device_over_bmm_floor": median(t / (g * flops / 2) for t, g in zip(mine, times["bmm"], strict=True)),
+            "device_over_h200_floor": 1e6 * median(mine) / h200_floor_us(*case, mode) if on_h200 else None,
+        }
+    return result
+
+
+def query_gpu() -> dict[str, str]:
+    """State of the device as nvidia-smi tells it; changes nothing."""
+    fields = "name driver_version clocks.sm clocks.mem clocks.max.sm power.draw power.limit temperature.gpu".split()
+    device = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
+    command = ["nvidia-smi", "-i", device, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        return dict(zip(fields, answer.strip().split(", "), strict=True))
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        return {"not available": str(error)}
+
+
+def environment():
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    try:
+        nvcc = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, timeout=20).stdout.split("\n")[-2]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        nvcc = "not found"
+    yield {
+        **run.about({"dtype": "float32", "threads": torch.get_num_threads()}),
+        "gpu": properties.name,
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "shared_memory_per_block": properties.shared_memory_per_block_optin,
+        "cuda_of_torch": torch.version.cuda,
+        "nvcc": nvcc,
+        "nvidia_smi": query_gpu(),
+        "allow_tf32": torch.backends.cuda.matmul.allow_tf32,
+        "cuda_kernels": has_cuda_kernels(),
+        "fused_limit": {"float32": fused_limit(torch.float32), "float64": fused_limit(torch.float64)},
+    }
+
+
+def launches():
+    x = torch.ones(64, device="cuda")
+    if len(control := launched(lambda: x + 1)) != 1:
+        raise RuntimeError(f"the profiler sees {control} where one kernel runs: counts would mean nothing")
+    for dtype, sizes in LAUNCH_SIZES.items():
+        for n, name in product(sizes, ROOTS):
+            names = launched_by_passes(name, spd(n, batch=(4,), dtype=dtype).cuda())
+            yield {
+                "op": name, "dtype": str(dtype).removeprefix("torch."), "n": n, "batch": 4,
+                "promised": n <= fused_limit(dtype),
+                **{mode: len(kernels) for mode, kernels in names.items()},
+                "kernels": {mode: sorted(set(kernels))[:20] for mode, kernels in names.items()},
+            }  # fmt: skip
+
+
+def sanitized(tool: str):
+    """Small cases of every op; the line "complete" proves that all of them ran."""
+    if not has_cuda_kernels():
+        raise RuntimeError("this build has no CUDA kernels to check")
+    for dtype, n in {"memcheck": MEMCHECK, "racecheck": RACECHECK}[tool]:
+        for name in TENSORS:
+            inputs = op_inputs(name, n, 3, dtype)
+            out = getattr(torch.ops.fastsqrtm, name)(*inputs).cpu()
+            if not out.isfinite().all():
+                raise RuntimeError(f"{name} at n = {n}, {dtype}: not finite")
+        yield {"dtype": str(dtype).removeprefix("torch."), "n": n, "ops": len(TENSORS)}
+    yield {"complete": True}
+
+
+def benchmark(peer: str | None):
+    """Our methods alone, or in turn with a peer; a case that fails is reported and the next one measured."""
+    if not has_cuda_kernels():
+        raise RuntimeError("this build has no CUDA kernels to measure")
+    big = torch.randn(4096, 4096, device="cuda")
+    end = time.perf_counter() + 0.5
+    while time.perf_counter() < end:  # up from the idle clocks
+        big @ big
+        torch.cuda.synchronize()
+    del big
+    spec = {"peer": peer, "methods": list(METHODS), "seconds": SECONDS}
+    for case in CASES:
+        row = {"case": case}
+        try:
+            A, G = (x.cuda() for x in make_input(*case, torch.float32))
+            measure = measure_peer if peer else measure_ours
+            row["methods"] = measure({**spec, "case": case}, A, G, time_in_turn)
+        except Exception as error:
+            yield {**row, "status": "failed", "message": f"{type(error).__name__}: {error}"[:500]}
+            continue
+        row["status"] = "ok"
+        if not peer:
+            try:
+                row["device"] = device_times(case, A, G)
+            except Exception as error:
+                row |= {"status": "failed", "message": f"under a CUDA graph: {type(error).__name__}: {error}"[:500]}
+        yield row
+    yield {"nvidia_smi_after": query_gpu()}
+
+
+def main(argv: list[str]) -> None:
+    part, *rest = argv
+    parts = {"environment": environment, "launches": launches, "sanitized": sanitized}
+    if part in parts:
+        results = parts[part](*rest)
+    else:
+        results = benchmark({"ours": None}.get(part, part))
+    for result in results:
+        print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,419 @@
+"""The CUDA kernels on a GPU: run by `make gpu-check`. Without a GPU skipped, under FAIL_WITHOUT_CUDA=1 failed."""
+
+import functools
+import math
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastsqrtm
+from fastsqrtm import reference, testing
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # at the end: an installed fastsqrtm goes first
+from bench.gpu_worker import ROOTS, TENSORS, fused_limit, launched, launched_by_passes, op_inputs
+
+pytestmark = pytest.mark.cuda
+
+SIZES = [1, 2, 3, 5, 8, 13, 16, 31, 32, 33, 48, 64, 80, 96, 100, 112, 128, 129, 200, 256, 300]
+SOME_SIZES = [1, 7, 16, 32, 48, 64, 96, 128, 200]  # one for each way of sharing a matrix out, and the large path
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+KAPPAS = [1e1, 1e4]
+
+
+def op(name):
+    return getattr(torch.ops.fastsqrtm, name)
+
+
+@functools.lru_cache(maxsize=64)
+def matrices(n, kappa, batch):
+    """A, its root, its inverse root, and a C of which every second one is symmetric; in float64, on the device."""
+    A = 0.37 * testing.spd(n, kappa, (batch,), dtype=torch.float64, seed=n)
+    C = torch.randn(batch, n, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    C[::2] = (C + C.mT)[::2]
+    return tuple(x.cuda() for x in (A, testing.exact_sqrtm(A), testing.exact_sqrtm(A, -0.5), C))
+
+
+def inputs(name, n, kappa, dtype, batch=4):
+    A, S, Z, C = (x.to(dtype) for x in matrices(n, kappa, batch))
+    return {"lyapunov": (S, C), "sqrtm_lya_backward": (A, S, C), "inv_sqrtm_lya_backward": (Z, C)}.get(name, (A,))
+
+
+def allowed(theirs, dtype):
+    """Twice the twin's float32 error and a few roundings; in float64 as much less as eps is, and the oracle's own."""
+    eps = torch.finfo(dtype).eps
+    if dtype == torch.float64:
+        return (4 * theirs.mean() / torch.finfo(torch.float32).eps + 8) * eps
+    return 2 * theirs.mean() + 3 * max(eps, torch.finfo(torch.float32).eps)
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_the_kernels_are_there(name):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastsqrtm::{name}", "CUDA")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("name", TENSORS)
+def test_accuracy(name, n, dtype):
+    for kappa in KAPPAS if dtype.itemsize > 2 else KAPPAS[:1]:
+        arguments = inputs(name, n, kappa, dtype)
+        exact = getattr(reference, name)(*(x.double() for x in arguments))
+        theirs = testing.relative_error(getattr(reference, name)(*(x.float() for x in arguments)), exact)
+        out = op(name)(*arguments)
+        assert (out.dtype, out.shape, out.device) == (dtype, exact.shape, exact.device)
+        assert out.is_contiguous()
+        ours = testing.relative_error(out, exact)
+        assert ours.mean() <= allowed(theirs, dtype), (kappa, ours, theirs)
+        if dtype.itemsize == 2:
+            assert torch.equal(out, op(name)(*(x.float() for x in arguments)).to(dtype)), "rounded more than once"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("name", ROOTS)
+def test_gradient(name, n, dtype):
+    gradient = "inv_sqrtm_lya_backward" if name.endswith("inv") else "sqrtm_lya_backward"
+
+    def by_twins(A, G):
+        root = getattr(reference, name)(A)
+        return getattr(reference, gradient)(*((root, G) if name.endswith("inv") else (A, root, G)))
+
+    for kappa in KAPPAS:
+        A, _, _, G = (x.to(dtype) for x in matrices(n, kappa, 4))
+        exact = by_twins(A.double(), G.double())
+        theirs = testing.relative_error(by_twins(A.float(), G.float()), exact)
+        leaf = A.clone().requires_grad_()
+        getattr(fastsqrtm, name)(leaf).backward(G)
+        ours = testing.relative_error(leaf.grad, exact)
+        assert ours.mean() <= 2 * allowed(theirs, dtype), (kappa, ours, theirs)
+
+
+@pytest.mark.parametrize("n", [1, 9, 64, 130])
+def test_gradient_of_lyapunov_and_second_derivatives(n):
+    """As on the CPU, in float64."""
+    B, C = (x.cpu() for x in op_inputs("lyapunov", n, 2, torch.float64))
+    results = []
+    for device in ("cpu", "cuda"):
+        b, c = (x.to(device).requires_grad_() for x in (B, C))
+        first = torch.autograd.grad(
+            fastsqrtm.lyapunov(fastsqrtm.mpa_lya(b), c).square().sum(), (b, c), create_graph=True
+        )
+        second = torch.autograd.grad(sum(x.square().sum() for x in first), (b, c))
+        results.append([x.detach().cpu() for x in (*first, *second)])
+    for ours, theirs in zip(results[1], results[0], strict=True):
+        assert testing.relative_error(ours, theirs).max() < 1e-9
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 4, 7, 32])
+@pytest.mark.parametrize("name", ROOTS)
+def test_degrees_and_iterations(name, degree):
+    for n in (7, 64, 130):
+        A, _, _, G = (x.float() for x in matrices(n, 10.0, 4))
+        exact = getattr(reference, name)(A.double(), degree)
+        theirs = testing.relative_error(getattr(reference, name)(A, degree), exact)
+        assert testing.relative_error(op(name)(A, degree), exact).mean() <= allowed(theirs, torch.float32)
+        exact = reference.lyapunov(A.double(), G.double(), degree)
+        theirs = testing.relative_error(reference.lyapunov(A, G, degree), exact)
+        assert testing.relative_error(op("lyapunov")(A, G, degree), exact).mean() <= allowed(theirs, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("n", "batch"), [(2, 70_000), (33, 1), (64, 1000), (130, 1)])
+@pytest.mark.parametrize("name", TENSORS)
+def test_batches(name, n, batch, dtype):
+    few = op_inputs(name, n, min(batch, 1000), dtype)
+    arguments = [x.repeat(-(-batch // len(x)), 1, 1)[:batch] for x in few]
+    out = op(name)(*arguments)
+    expected = op(name)(*few).repeat(-(-batch // len(few[0])), 1, 1)[:batch]
+    assert torch.equal(out, expected)
+    exact = getattr(reference, name)(*(x[-20:].double() for x in arguments))
+    theirs = testing.relative_error(getattr(reference, name)(*(x[-20:].float() for x in arguments)), exact)
+    assert testing.relative_error(out[-20:], exact).mean() <= allowed(theirs, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [64, 200])
+@pytest.mark.parametrize("name", ["mpa_lya", "mtp_lya", "sqrtm_lya_backward"])
+def test_more_than_2_to_the_31_elements(name, n):
+    batch = 2**31 // n**2 + 2
+    needed = 2 * 2 * batch * n**2 + 3 * 2**30  # input, output and workspace
+    torch.cuda.empty_cache()
+    if torch.cuda.mem_get_info()[0] < 1.1 * needed:
+        pytest.skip(f"needs {needed / 2**30:.0f} GiB of free memory on the GPU")
+    few = testing.spd(n, 5, (3,), dtype=torch.float16).cuda()
+    A = torch.zeros(batch, n, n, dtype=torch.float16, device="cuda")
+    A[0], A[batch // 2], A[-1] = few
+    arguments = [A] * TENSORS[name]
+    out = op(name)(*arguments)
+    expected = op(name)(*(few,) * TENSORS[name])
+    assert torch.equal(out[[0, batch // 2, -1]], expected)
+    assert out[1].count_nonzero() == 0
+    assert out[-2].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 3, 3), (2, 0, 0), (2, 0, 4, 4), (0, 200, 200)])
+@pytest.mark.parametrize("name", TENSORS)
+def test_empty(name, shape):
+    out = op(name)(*(torch.ones(shape, device="cuda") for _ in range(TENSORS[name])))
+    assert out.shape == shape
+    assert out.is_cuda
+    if name in ROOTS:
+        A = torch.ones(shape, device="cuda", requires_grad=True)
+        getattr(fastsqrtm, name)(A).sum().backward()
+        assert A.grad.shape == shape
+
+
+def views(x):
+    """The same numbers in every kind of memory; NaN beside them."""
+    *batch, n, _ = x.shape
+    yield "transposed matrices", x.mT.contiguous().mT
+    yield "transposed batch", x.transpose(0, 1).contiguous().transpose(0, 1)
+    yield "batch last", x.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
+    framed = x.new_full((*batch, n + 3, n + 5), math.nan)
+    framed[..., 1 : n + 1, 2 : n + 2] = x
+    yield "inside a larger matrix", framed[..., 1 : n + 1, 2 : n + 2]
+    memory = x.new_full((x.numel() + 2,), math.nan)
+    memory[1:-1] = x.flatten()
+    yield "an offset of one element", memory[1:-1].view(x.shape)
+    every = x.new_full((2 * batch[0], *x.shape[1:]), math.nan)
+    every[::2] = x
+    yield "every second matrix", every[::2]
+    yield "negative bit", torch._neg_view(-x)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 16, 33, 64, 130])
+@pytest.mark.parametrize("name", TENSORS)
+def test_views(name, n):
+    arguments = [x.view(2, 3, n, n) for x in op_inputs(name, n, 6, torch.float32)]
+    expected = op(name)(*arguments)
+    for kinds in zip(*map(views, arguments), strict=True):
+        originals = [view.clone() for _, view in kinds]
+        assert torch.equal(op(name)(*(view for _, view in kinds)), expected), kinds[0][0]
+        assert all(torch.equal(view, before) for (_, view), before in zip(kinds, originals, strict=True))
+    expanded = [x[:1, :1].expand(4, 3, n, n) for x in arguments]
+    assert torch.equal(op(name)(*expanded), expected[:1, :1].expand(4, 3, n, n))
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+@pytest.mark.parametrize("n", [3, 16, 40, 64, 100, 130])
+@pytest.mark.parametrize("name", TENSORS)
+def test_a_bad_matrix_harms_itself_alone(name, n, poison):
+    arguments = op_inputs(name, n, 5, torch.float32)
+    expected = op(name)(*arguments)
+    for position in range(len(arguments)):
+        bad = [x.clone() for x in arguments]
+        bad[position][2, n - 1, n // 2] = poison
+        out = op(name)(*bad)
+        assert not out[2].isfinite().all()
+        assert torch.equal(out[[0, 1, 3, 4]], expected[[0, 1, 3, 4]])
+        if name in ROOTS:
+            assert out[2].isnan().all()
+
+
+@pytest.mark.parametrize("n", [1, 4, 40, 64, 130])
+@pytest.mark.parametrize("name", ["mpa_lya", "mpa_lya_inv"])
+def test_indefinite_is_nan_and_zero_is_known(name, n):
+    A = testing.spd(n, batch=(4,)).cuda()
+    expected = op(name)(A)
+    A[1] = -torch.eye(n)
+    A[2] = 0
+    out = op(name)(A)
+    assert out[1].isnan().all()
+    diagonal = torch.full((n,), math.inf if name.endswith("inv") else 0.0, device="cuda").diag()
+    assert torch.equal(out[2], diagonal)
+    assert torch.equal(out[[0, 3]], expected[[0, 3]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", SOME_SIZES)
+@pytest.mark.parametrize("name", TENSORS)
+def test_batch_size_and_position(name, n, dtype):
+    """Bit for bit: from one matrix, for which teams join, to a batch that fills the chip."""
+    arguments = op_inputs(name, n, 5, dtype)
+    together = op(name)(*arguments)
+    for i in range(5):
+        assert torch.equal(op(name)(*(x[i] for x in arguments)), together[i])
+    assert torch.equal(op(name)(*(x.flip(0) for x in arguments)).flip(0), together)
+    for copies in (13, 400 if n <= 64 else 60):
+        many = op(name)(*(x.repeat(copies, 1, 1) for x in arguments))
+        assert torch.equal(many, together.repeat(copies, 1, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", SOME_SIZES)
+@pytest.mark.parametrize("name", TENSORS)
+def test_deterministic(name, n, dtype):
+    arguments = op_inputs(name, n, 200, dtype)
+    expected = op(name)(*arguments)
+    for _ in range(4):
+        torch.full_like(expected, math.nan)  # what the next result's memory may hold
+        assert torch.equal(op(name)(*arguments), expected)
+
+
+@pytest.mark.parametrize("n", [8, 64, 128, 200])
+@pytest.mark.parametrize("name", TENSORS)
+def test_side_stream(name, n):
+    """The op waits for what its own stream does, and the default stream does not wait for the op."""
+    arguments = op_inputs(name, n, 8, torch.float32)
+    expected = op(name)(*arguments)
+    late = [torch.zeros_like(x) for x in arguments]
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        for x, source in zip(late, arguments, strict=True):
+            x.copy_(source)
+        out = op(name)(*late)
+    stream.synchronize()
+    assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("n", [8, 64, 200])
+def test_device_guard(n):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    for name in TENSORS:
+        arguments = op_inputs(name, n, 3, torch.float32)
+        with torch.cuda.device(0):
+            out = op(name)(*(x.to("cuda:1") for x in arguments))
+            assert torch.cuda.current_device() == 0
+        assert out.device == torch.device("cuda:1")
+        assert torch.equal(out.cpu(), op(name)(*arguments).cpu())
+
+
+def test_tensors_on_two_devices_are_refused():
+    A = torch.eye(3).expand(2, 3, 3)
+    with pytest.raises(RuntimeError, match="device"):
+        op("lyapunov")(A.cuda(), A)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [7, 32, 64, 128, 200])
+@pytest.mark.parametrize("name", TENSORS)
+def test_graph_capture(name, n, dtype):
+    first, second = (op_inputs(name, n, 6, dtype, kappa) for kappa in (5, 50))
+    static = [x.clone() for x in first]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        op(name)(*static)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = op(name)(*static)
+    for values in (first, second, first):
+        for x, value in zip(static, values, strict=True):
+            x.copy_(value)
+        graph.replay()
+        assert torch.equal(out, op(name)(*values))
+
+
+def test_graph_capture_of_forward_and_backward():
+    A, G = op_inputs("lyapunov", 48, 6, torch.float32)
+
+    def gradient():
+        leaf = A.detach().requires_grad_()
+        return torch.autograd.grad(fastsqrtm.mpa_lya(leaf), leaf, G)[0]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        gradient()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = gradient()
+    graph.replay()
+    assert torch.equal(captured, gradient())
+
+
+@pytest.fixture
+def syncs_are_errors():
+    """A synchronisation through torch raises while this is set."""
+    torch.cuda.synchronize()
+    yield lambda: torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("n", [7, 64, 128, 200])
+@pytest.mark.parametrize("name", TENSORS)
+def test_no_host_synchronisation(name, n, syncs_are_errors):
+    """The op returns while work queued before it still runs, whoever would have waited."""
+    arguments = op_inputs(name, n, 6, torch.float32)
+    op(name)(*arguments)  # loads the kernels and fills torch's memory pool
+    torch.cuda.synchronize()
+    before = torch.cuda.Event()
+    syncs_are_errors()
+    torch.cuda._sleep(1_000_000_000)  # about half a second
+    before.record()
+    start = time.perf_counter()
+    out = op(name)(*arguments)
+    waited = time.perf_counter() - start
+    asynchronous = not before.query()
+    torch.cuda.set_sync_debug_mode("default")
+    assert asynchronous, f"waited {waited:.3f} s"
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [1, 8, 32, 48, 64, 96, 128])
+@pytest.mark.parametrize("name", ROOTS)
+def test_one_launch_forward_one_backward(name, n, dtype):
+    if n > fused_limit(dtype):
+        pytest.skip("not promised for this size")
+    x = torch.ones(8, device="cuda")
+    assert len(launched(lambda: x + 1)) == 1, "the profiler does not count"
+    kernels = launched_by_passes(name, testing.spd(n, batch=(3,), dtype=dtype).cuda())
+    assert [len(kernels["forward"]), len(kernels["backward"])] == [1, 1], kernels
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 1, 4, 4), (0, 3, 3), (1, 1), (2, 130, 130)], ids=str)
+@pytest.mark.parametrize("name", TENSORS)
+def test_opcheck(name, shape):
+    *batch, n, _ = shape
+    arguments = (testing.spd(n, 2, tuple(batch), seed=i).cuda().requires_grad_() for i in range(TENSORS[name]))
+    torch.library.opcheck(op(name).default, tuple(arguments))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ROOTS)
+def test_compile(name, backend):
+    if backend == "inductor":
+        pytest.importorskip("triton")
+    torch._dynamo.reset()
+
+    def loss(A):
+        return (getattr(fastsqrtm, name)(A * 2.0) * A).sin().sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend=backend)
+    for n in (5, 130):
+        A, B = (testing.spd(n, 2, (2,), dtype=torch.float64).cuda().requires_grad_() for _ in range(2))
+        loss(A).backward()
+        compiled(B).backward()
+        assert testing.relative_error(B.grad, A.grad).max() < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", TENSORS)
+def test_autocast_computes_in_float32(name, dtype):
+    half = op_inputs(name, 5, 2, dtype)
+    with torch.autocast("cuda", dtype):
+        out = op(name)(*half)
+        double = op(name)(*(x.double() for x in half))
+    assert out.dtype == torch.float32
+    assert double.dtype == torch.float64
+    assert torch.equal(out, op(name)(*(x.float() for x in half)))
+
+
+def test_tf32_of_torch_changes_nothing():
+    A = testing.spd(200, 100, (3,)).cuda()
+    expected = fastsqrtm.mtp_lya(A)
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        assert torch.equal(fastsqrtm.mtp_lya(A), expected)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

@@ -1,0 +1,240 @@
+"""The machinery of `make gpu-check` on made-up output: how it reads and judges needs no GPU."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.autograd import DeviceType
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT))  # at the end: an installed fastsqrtm stays in front of the sources
+
+from bench import gpu_check, gpu_worker  # noqa: E402
+from bench.gpu_check import Outcome, Step  # noqa: E402
+
+
+def python(program, limit=30.0, read=gpu_check.read_rows, name="step"):
+    return Step(name, [sys.executable, "-c", program], limit, read)
+
+
+def test_a_step_keeps_what_was_measured_before_its_limit():
+    """Also where a grandchild keeps the output open."""
+    program = (
+        "import subprocess, sys, time; print('{\"n\": 1}', flush=True); print('{\"n\":', end='', flush=True);"
+        "subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    )
+    start = time.monotonic()
+    result = gpu_check.run_step(python(program), left=6)
+    assert time.monotonic() - start < 30
+    assert (result["status"], result["rows"]) == ("timed out", [{"n": 1}])
+
+
+def test_a_step_that_fails_or_is_not_there():
+    failed = gpu_check.run_step(python("raise ValueError('not today')"), left=60)
+    assert (failed["status"], failed["message"]) == ("failed", "ValueError: not today")
+    unreadable = gpu_check.run_step(python("pass", read=lambda outcome: 1 / 0), left=60)
+    assert unreadable["message"].startswith("ZeroDivisionError")
+    missing = Step("tool", ["no-such-program"], 30, gpu_check.read_rows)
+    assert gpu_check.run_step(missing, left=60)["status"] == "not available"
+    assert gpu_check.run_step(python("pass"), left=1)["status"] == "not run"
+    part = 'print(\'{"case": [1, 2], "status": "failed", "message": "no memory"}\\n{"case": [2, 2]}\')'
+    result = gpu_check.run_step(python(part), left=60)
+    assert result["status"] == "failed"
+    assert result["message"] == "1 cases failed, the first: no memory"
+    assert len(result["rows"]) == 2
+
+
+CASES = '{"n": 3, "ops": 7}\n{"complete": true}\n'
+CLEAN = "========= COMPUTE-SANITIZER\n" + CASES + "========= ERROR SUMMARY: 0 errors\n"
+NO_HAZARD = CASES + "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n"
+WRITE = "========= Invalid __global__ write of size 4 bytes\n=========     at mpa_kernel+0x10\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "status"),
+    [
+        (0, CLEAN, "ok"),
+        (0, NO_HAZARD, "ok"),
+        (9, WRITE + CASES + "========= ERROR SUMMARY: 2 errors\n", "failed"),
+        (0, WRITE + CASES + "========= ERROR SUMMARY: 1 error\n", "failed"),
+        (0, CASES + "========= RACECHECK SUMMARY: 1 hazard displayed (0 errors, 1 warning)\n", "failed"),
+        (0, CASES, "failed"),  # the tool said nothing
+        (0, CLEAN.replace('{"complete": true}', ""), "failed"),  # the program did not come to its end
+        (1, CLEAN, "failed"),
+        (None, '{"n": 3, "ops": 7}\n', "timed out"),
+        (1, "========= Error: Device not supported. Please refer to the documentation\n", "not available"),
+    ],
+)
+def test_sanitizer(code, output, status):
+    result = gpu_check.read_sanitizer(Outcome(code, output, ""))
+    assert result["status"] == status
+    assert status == "ok" or result["message"]
+    if output.startswith(WRITE):
+        assert result["findings"][0] == "Invalid __global__ write of size 4 bytes"
+        assert "SUMMARY" in result["message"]
+
+
+def test_the_report_of_the_tests(tmp_path):
+    (tmp_path / "test_some.py").write_text(
+        "import pytest\ndef test_good(): ...\ndef test_bad(): assert 1 == 2\ndef test_none(): pytest.skip('two GPUs')\n"
+    )
+    report = tmp_path / "report.xml"
+    read = gpu_check.read_tests(report)
+    assert read(Outcome(None, "", ""))["status"] == "timed out"
+    assert read(Outcome(0, "", ""))["status"] == "failed"
+    command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", "--rootdir", str(tmp_path), str(tmp_path)]
+    outcome = gpu_check.run_command(command, 60, {})
+    result = read(outcome)
+    assert (result["status"], result["tests"], result["failed"], result["skipped"]) == ("failed", 3, 1, 1)
+    assert result["failed_tests"][0].startswith("test_bad: ")
+    assert "two GPUs" in result["skipped_tests"][0]
+    result = read(Outcome(0, "", ""))
+    assert result["status"] == "ok"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+@pytest.mark.parametrize(("value", "code"), [("0", 0), ("1", 1)])
+def test_fail_without_cuda(value, code):
+    command = [sys.executable, "-m", "pytest", "-q", "tests/test_cuda.py", "-k", "the_kernels_are_there"]
+    done = subprocess.run(
+        [*command, "-p", "no:cacheprovider"], cwd=ROOT, env={**os.environ, "FAIL_WITHOUT_CUDA": value},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout
+    assert "torch finds no GPU" in done.stdout
+
+
+def test_device_work_counts_what_the_device_ran():
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        torch.ones(3) + 1
+    on_host = list(profile.events())
+    assert on_host
+    assert gpu_worker.device_work(on_host) == []
+    kernel = SimpleNamespace(name="mpa_kernel", device_type=DeviceType.CUDA, is_user_annotation=False)
+    fill = SimpleNamespace(name="Memset (Device)", device_type=DeviceType.CUDA, is_user_annotation=False)
+    region = SimpleNamespace(name="region", device_type=DeviceType.CUDA, is_user_annotation=True)
+    assert gpu_worker.device_work([*on_host, kernel, region, fill]) == ["mpa_kernel", "Memset (Device)"]
+
+
+@pytest.mark.parametrize(
+    ("case", "forward", "backward"),
+    [((1, 64), 3.1, 23.8), ((64, 64), 3.1, 23.8), ((256, 64), 6, 47), ((256, 128), 50, 380), ((64, 256), 96, 737),
+     ((16, 512), 192, 1470), ((4, 1024), 385, 2950)],
+)  # fmt: skip
+def test_floors_of_an_h200(case, forward, backward):
+    """Microseconds, as the issue of the CUDA kernels has them."""
+    assert gpu_worker.h200_floor_us(*case, "forward") == pytest.approx(forward, rel=0.04)
+    both = gpu_worker.h200_floor_us(*case, "forward+backward")
+    assert both == pytest.approx(forward + backward, rel=0.04)
+
+
+def part(ratio):
+    measured = {"time_ms": 0.05, "ours_ms": 0.05, "ratio": ratio, "over_floor": 2.0}
+    errors = {"root_error": 2e-7, "gradient_error": 3e-7}
+    return {
+        "forward": measured,
+        "forward+backward": measured,
+        "errors": errors,
+        "rounding": errors,
+        "twin_rounding": errors,
+    }
+
+
+def record_of(ratio, backward_launches=1):
+    """What a run leaves in which the peer eigh did not run and one case had no graph."""
+    device = {"device_ms": 0.04, "device_over_bmm_floor": 2.0, "device_over_h200_floor": 1.6}
+    cases = [(1, 64), (256, 128), (4, 1024)]
+    ours = [{"case": list(case), "status": "ok", "methods": {"mpa_lya": part(None)},
+             "device": {"mpa_lya": {"forward": device, "forward+backward": device}}} for case in cases]  # fmt: skip
+    del ours[2]["device"]
+    paper = [{"case": list(case), "status": "ok", "methods": {"mpa_lya": part(ratio)}} for case in cases]
+    launch = {
+        "op": "mpa_lya",
+        "dtype": "float32",
+        "n": 64,
+        "promised": True,
+        "forward": 1,
+        "backward": backward_launches,
+    }
+    ok = {"status": "ok", "seconds": 1.0}
+    return {
+        "gpu": "NVIDIA H200", "commit": "none", "date": "today",
+        "steps": {
+            "tests": {**ok, "status": "failed", "message": "1 of 9 failed", "failed_tests": ["test_a: bad\nvery"]},
+            "launches": {**ok, "rows": [launch, {**launch, "n": 256, "promised": False, "forward": 9}]},
+            "ours": {**ok, "rows": [*ours, {"nvidia_smi_after": {}}]},
+            "paper": {**ok, "rows": paper},
+            "eigh": {**ok, "status": "timed out", "message": "killed at its time limit", "rows": []},
+        },
+    }  # fmt: skip
+
+
+def test_targets_and_summary():
+    record = record_of(ratio=12.0, backward_launches=2)
+    record["targets"] = gpu_check.find_targets(record)
+    by_text = {t["target"]: t for t in record["targets"]}
+
+    def met(start):
+        (found,) = (t for text, t in by_text.items() if text.startswith(start))
+        return found["met"]
+
+    assert met("launches forward") is True
+    assert met("launches backward") is False
+    assert met("times faster than paper, forward + backward, n <= 64") is False
+    assert met("times faster than paper, forward + backward, 256 x 128") is True
+    assert met("times faster than eigh") is None
+    assert met("time over floor (kernels, H200 rate, n <= 128)") is True
+    assert met("time over floor (kernels, H200 rate, n >= 512)") is None
+    assert met("error over 2x") is True
+    text = gpu_check.summary(record)
+    assert (
+        "MISSED       times faster than paper, forward + backward, n <= 64, B <= 256, 20: worst 12 at mpa_lya 1 x 64"
+        in text
+    )
+    assert "not measured times faster than eigh" in text
+    assert "64: 1/2" in text
+    assert "test_a: bad" in text
+    assert max(map(len, text.splitlines())) <= 140
+    json.dumps(record)
+
+
+def test_nothing_measured_is_nothing_met():
+    record = {"gpu": "unknown gpu", "commit": "none", "date": "today", "steps": {}}
+    record["targets"] = gpu_check.find_targets(record)
+    assert {t["met"] for t in record["targets"]} == {None}
+    assert gpu_check.summary(record).count("not measured") == len(record["targets"])
+
+
+def test_a_whole_run_survives_its_steps(monkeypatch, tmp_path, capsys):
+    answer = 'print(\'{"gpu": "NVIDIA H200 (test)"}\')'
+    steps = [
+        python(answer, name="environment"),
+        python("raise SystemExit(3)", name="launches"),
+        python(answer, name="eigh"),
+    ]
+    monkeypatch.setattr(gpu_check, "make_steps", lambda report: steps)
+    monkeypatch.setattr(gpu_check, "RESULTS", tmp_path)
+    assert gpu_check.main([]) == 1
+    record = json.loads((tmp_path / "nvidia-h200-test.json").read_text())
+    assert [step["status"] for step in record["steps"].values()] == ["ok", "failed", "ok"]
+    assert record["gpu"] == "NVIDIA H200 (test)"
+    for key in ("command", "date", "commit", "targets"):
+        assert record[key], key
+    assert "environment ..." in capsys.readouterr().out
+    assert gpu_check.main(["--only", "environment", "--output", str(tmp_path / "one.json")]) == 0
+    assert list(json.loads((tmp_path / "one.json").read_text())["steps"]) == ["environment"]
+
+
+def test_arguments():
+    assert gpu_check.parse([]).seconds <= 480
+    assert gpu_check.parse(["--only", "memcheck", "--only", "paper"]).only == ["memcheck", "paper"]
+    with pytest.raises(SystemExit):
+        gpu_check.parse(["--only", "everything"])
+    names = [step.name for step in gpu_check.make_steps(Path("report.xml"))]
+    assert names[:5] == ["environment", "tests", "memcheck", "racecheck", "launches"]
