@@ -162,10 +162,10 @@ def make_steps(report: Path) -> list[Step]:
 
     return [
         Step("environment", [*WORKER, "environment"], 60, read_rows),
-        Step("tests", [*pytest, f"--junitxml={report}", "tests"], 150, read_tests(report), strict),
+        Step("tests", [*pytest, f"--junitxml={report}", "tests"], 200, read_tests(report), strict),
         sanitize("memcheck"),
         sanitize("racecheck"),
-        Step("launches", [*WORKER, "launches"], 40, read_rows),
+        Step("launches", [*WORKER, "launches"], 60, read_rows),
         Step("ours", [*WORKER, "ours"], 45, read_rows),
         *(Step(peer, [*WORKER, peer], 45, read_rows) for peer in PEERS),
     ]
@@ -251,7 +251,8 @@ def find_targets(record: dict) -> list[dict]:
 
     def target(text: str, limit: float, at_least: bool, values: list[tuple[float | None, str]]) -> dict:
         known = [(value, place) for value, place in values if value is not None]
-        worst, at = (min if at_least else max)(known, default=(None, None))
+        nan = [(value, place) for value, place in known if value != value]  # worse than any number
+        worst, at = nan[0] if nan else (min if at_least else max)(known, default=(None, None))
         met = None if worst is None else (worst >= limit if at_least else worst <= limit)
         missing = len(values) - len(known)
         return {"target": text, "limit": limit, "worst": worst, "at": at, "met": met, "not_measured": missing}
@@ -314,13 +315,13 @@ def summary(record: dict) -> str:
             *(name.split("_")[0] for name in PEERS),
             "error/twin",
         ]
-        out.append(f"  {'B x n':<10}{'method':<9}{'mode':<18}" + "".join(f"{c:>10}" for c in columns))
+        out.append(f"  {'B x n':<10}{'method':<9}{'mode':<18}" + "".join(f"{c:>11}" for c in columns))
     for row in rows:
         cells = [number(row["ms"], ".4f"), number(row["device_ms"], ".4f"), number(row["device_over_bmm_floor"]),
                  number(row["device_over_h200_floor"]), *(number(row["ratios"][peer], ".1f") for peer in PEERS),
                  number(row["error"] / row["twin_error"] if row["twin_error"] else None)]  # fmt: skip
         case = "{} x {}".format(*row["case"])
-        out.append(f"  {case:<10}{row['method']:<9}{row['mode']:<18}" + "".join(f"{c:>10}" for c in cells))
+        out.append(f"  {case:<10}{row['method']:<9}{row['mode']:<18}" + "".join(f"{c:>11}" for c in cells))
     launches = step_rows(record, "launches")
     if launches:
         out += ["", "launches forward/backward by n"]

@@ -22,6 +22,10 @@ CpuCapability find_capability() {
   return {"baseline", 16};
 }
 
+// A thread is woken for no less than this many n^3: some ten microseconds of work, and on a busy machine waking it
+// costs far more.
+constexpr int64_t smallest_share = 1 << 14;
+
 // From this order on, threads that would be idle help with one matrix: a parallel region costs a few microseconds and a
 // step has five of them.
 constexpr int64_t smallest_shared_order = 192;
@@ -36,7 +40,8 @@ const CpuCapability& cpu_capability() {
 CpuPlan plan_cpu(int64_t batch, int64_t n, int element_bytes, int threads) {
   const CpuCapability& capability = cpu_capability();
   const int64_t alone = n < smallest_shared_order ? batch : batch / threads * threads;
-  const int workers = int(std::clamp<int64_t>(alone, 1, threads));
+  const int64_t worth = std::min(alone, static_cast<int64_t>(1 + double(alone) * n * n * n / smallest_share));
+  const int workers = int(std::clamp<int64_t>(worth, 1, threads));
   return {capability.name, alone,   batch - alone,
           threads,         workers, workers * round_up(workspace_bytes(n, capability.vector_bytes, element_bytes), 64)};
 }

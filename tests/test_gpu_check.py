@@ -204,6 +204,15 @@ def test_targets_and_summary():
     json.dumps(record)
 
 
+def test_an_error_of_nan_is_not_met():
+    record = record_of(ratio=30.0)
+    errors = record["steps"]["ours"]["rows"][1]["methods"]["mpa_lya"]
+    errors["rounding"] = {"root_error": float("nan"), "gradient_error": 1e-9}
+    (found,) = (t for t in gpu_check.find_targets(record) if t["target"].startswith("error"))
+    assert found["met"] is False
+    assert found["at"] == "mpa_lya 256 x 128 forward"
+
+
 def test_nothing_measured_is_nothing_met():
     record = {"gpu": "unknown gpu", "commit": "none", "date": "today", "steps": {}}
     record["targets"] = gpu_check.find_targets(record)

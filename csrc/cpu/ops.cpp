@@ -2,7 +2,10 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include "../check.h"
@@ -77,10 +80,11 @@ Tensor for_each_matrix(const Tensor& A, const Pass& pass) {
   const int64_t matrix_bytes = n * n * int64_t(A.element_size());
   const CpuPlan plan =
       plan_cpu(batch, n, A.scalar_type() == ScalarType::Double ? 8 : 4, int(torch::stable::get_num_threads()));
-  const Tensor buffer = torch::stable::empty({plan.workspace_bytes}, ScalarType::Byte);
+  const std::unique_ptr<void, decltype(&std::free)> buffer(std::aligned_alloc(64, plan.workspace_bytes), &std::free);
+  if (!buffer) throw std::bad_alloc();
   const int64_t own_bytes = plan.workspace_bytes / plan.workers;
   char* target = static_cast<char*>(out.mutable_data_ptr());
-  char* workspace = static_cast<char*>(buffer.mutable_data_ptr());
+  char* workspace = static_cast<char*>(buffer.get());
 
   torch::stable::parallel_for(0, plan.workers, 1, [&](int64_t begin, int64_t end) {
     for (int64_t worker = begin; worker < end; ++worker) {
