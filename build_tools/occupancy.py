@@ -66,11 +66,14 @@ class Row:
 
 
 def plans():
-    """(kernel, element bytes, variant) -> (n, tile, threads of a team, matrices per block, shared bytes of a matrix)."""
+    """(kernel, element bytes, variant) -> (n, tile, threads of a team, matrices a block, shared bytes of a matrix)."""
     with tempfile.TemporaryDirectory() as directory:
         program = Path(directory) / "plans"
         subprocess.run(
-            ["g++", "-std=c++17", f"-I{SOURCES}", "-x", "c++", "-", "-o", str(program)], input=PLANS, text=True, check=True
+            ["g++", "-std=c++17", f"-I{SOURCES}", "-x", "c++", "-", "-o", str(program)],
+            input=PLANS,
+            text=True,
+            check=True,
         )
         lines = subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout.splitlines()
     table = {}
@@ -130,18 +133,18 @@ def document(tables):
     lines = [
         "# Registers, shared memory and occupancy of the fused kernels",
         "",
-        "Written by `python build_tools/occupancy.py`, from `ptxas -v` and the plan. Predicted, not measured: no GPU was",
-        "used. One team a matrix; half types run the float32 kernels. *Blocks* is how many share a multiprocessor, at most;",
-        "*occupancy* is their warps over the 64 there can be. A dash: does not fit, the plan takes the path for large",
-        "matrices.",
+        "Written by `python build_tools/occupancy.py`, from `ptxas -v` and the plan. Predicted, not measured: no GPU",
+        "was used. One team a matrix; half types run the float32 kernels. *Blocks* is how many share a multiprocessor,",
+        "at most; *occupancy* is their warps over the 64 there can be. A dash: does not fit, the plan takes the path",
+        "for large matrices.",
     ]
     for chip, rows in tables:
         lines += [
             "",
             f"## sm_{chip.arch} ({chip.example})",
             "",
-            "| kernel | dtype | n up to | tile | threads | matrices a block | registers | spills (bytes) | shared (bytes) |"
-            " blocks | occupancy |",
+            "| kernel | dtype | n up to | tile | threads | matrices a block | registers | spills (bytes) |"
+            " shared (bytes) | blocks | occupancy |",
             "|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for row in rows:
@@ -149,8 +152,8 @@ def document(tables):
             blocks = blocks_per_multiprocessor(row, chip) if fits else 0
             share = f"{blocks * row.threads * row.matrices / 32 / chip.warps:.0%}" if fits else "-"
             lines.append(
-                f"| {row.kernel} | {row.dtype} | {row.n} | {row.tile} | {row.threads} | {row.matrices} | {row.registers} |"
-                f" {row.spills} | {row.shared} | {blocks or '-'} | {share} |"
+                f"| {row.kernel} | {row.dtype} | {row.n} | {row.tile} | {row.threads} | {row.matrices} |"
+                f" {row.registers} | {row.spills} | {row.shared} | {blocks or '-'} | {share} |"
             )
     return "\n".join(lines) + "\n"
 

@@ -136,7 +136,7 @@ Panels<T> taylor(const Team& team, const RootMethod& method, const Panels<T>& X,
     return H;
   }
   product(team, Triangle::lower, W, W, W2);
-  mirror(team, W2, T(1));
+  mirror<T, true>(team, W2, T(1));
   // The highest pair is c_2top I + c_2top+1 W, or c_2top I alone: its product with W^2 needs one product or none.
   if (odd) product(team, Triangle::lower, W2, W, next);
   combine(team, T(c[2 * top]), W2, T(odd ? c[2 * top + 1] : 0), next);
@@ -210,7 +210,7 @@ void inv_sqrtm_lya_backward(int n, int iterations, MatrixIn Z, MatrixIn G, void*
   load_symmetric<T, Storage>(team, G, ws.second);
   s = normalise(team, s, ws.first);
   product(team, Triangle::lower, ws.first, ws.first, ws.third);
-  mirror(team, ws.third, T(1));
+  mirror<T, true>(team, ws.third, T(1));
   product(team, Triangle::full, ws.second, ws.third, ws.fourth);
   product(team, Triangle::lower, ws.third, ws.fourth, ws.second);
   mirror(team, ws.second, T(1));

@@ -21,7 +21,7 @@ void solve_lyapunov(const Team& team, int iterations, T sign, Panels<T> B, const
     add_with_transpose(team, C, T(1.5), V, T(-0.5), sign);
     if (step == iterations) break;
     product(team, Triangle::lower, B, B, U);
-    mirror(team, U, T(1));
+    mirror<T, true>(team, U, T(1));
     product(team, Triangle::lower, B, U, V);
     mirror(team, V, T(-0.5), B, T(1.5));  // not B (3 I - M): the small B M would be summed up beside 3 B
     const Panels<T> next = V;

@@ -73,14 +73,15 @@ void add_with_transpose(const Team& team, const Panels<T>& C, T c, const Panels<
 }
 
 // P <- p P + q Q + identity I, where only the blocks on and under the diagonal of P are given: completes it to a
-// symmetric matrix. Q may be P itself with q = 0.
-template <class T>
+// symmetric matrix. Q may be P itself with q = 0. `exact`: the blocks on the diagonal are symmetric bit for bit, as
+// those of a square are.
+template <class T, bool exact = false>
 void mirror(const Team& team, const Panels<T>& P, T p, const Panels<T>& Q, T q, T identity = 0) {
   block_pairs(team, P.blocks(), [&](int I, int J) {
     constexpr int lanes = Simd<T>::lanes, width = Simd<T>::panel;
     Block<T> block;
     block.load(P.block(I, J));
-    if (I == J) {  // a product of commuting matrices is symmetric only to rounding
+    if (I == J && !exact) {  // a product of commuting matrices is symmetric only to rounding
       Block<T> other = block;
       other.transpose();
       for (int r = 0; r < lanes; ++r) block.row[r] = T(0.5) * (block.row[r] + other.row[r]);
@@ -98,9 +99,9 @@ void mirror(const Team& team, const Panels<T>& P, T p, const Panels<T>& Q, T q, 
   });
 }
 
-template <class T>
+template <class T, bool exact = false>
 void mirror(const Team& team, const Panels<T>& P, T p, T identity = 0) {
-  mirror(team, P, p, P, T(0), identity);
+  mirror<T, exact>(team, P, p, P, T(0), identity);
 }
 
 }  // namespace FASTSQRTM_ISA

@@ -71,7 +71,7 @@ struct LyapunovArguments {
   Input b;
   Input c;
   int iterations;
-  void* kept;    // batch x n x n in the type of the computation: `out` itself, or a workspace if that is narrower
+  void* kept;  // batch x n x n in the type of the computation: `out` itself, or a workspace if that is narrower
 };
 
 template <typename T>

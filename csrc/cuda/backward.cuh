@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(max_threads(Fused::sqrtm_lya_backward, V::shap
   store_matrix<V>(work, problem, index, threadIdx.x, V::threads);
 }
 
-// Whether this is the inverse root of the zero matrix: infinite on the diagonal, 0 elsewhere. The gradient there is 0 by
-// definition. `scratch` is free again after a norm, whose second reduction uses the other half.
+// Whether this is the inverse root of the zero matrix: infinite on the diagonal, 0 elsewhere. The gradient there is 0
+// by definition. `scratch` is free again after a norm, whose second reduction uses the other half.
 template <class V, int split, typename T>
 __device__ __forceinline__ bool is_infinite_identity(Fragment<V, split>& f, const Owner<V, split>& owner, int n,
                                                      T* scratch) {
@@ -68,8 +68,8 @@ __device__ __forceinline__ bool is_infinite_identity(Fragment<V, split>& f, cons
   return reduce_team<V>(other ? T(1) : T(0), scratch, [](T a, T b) { return max_or_nan(a, b); }) == T(0);
 }
 
-// Z X + X Z = -Z^2 sym(G) Z^2. With z = ||Z||_F and Z = z Y this is Y X' + X' Y = -Y^2 sym(G) Y^2, X = z^3 X'; the powers
-// of z come last, where they overflow only if the gradient does.
+// Z X + X Z = -Z^2 sym(G) Z^2. With z = ||Z||_F and Z = z Y this is Y X' + X' Y = -Y^2 sym(G) Y^2, X = z^3 X'; the
+// powers of z come last, where they overflow only if the gradient does.
 template <class V>
 __global__ void __launch_bounds__(max_threads(Fused::inv_sqrtm_lya_backward, V::shape), 1)
     inv_sqrtm_lya_backward_kernel(const __grid_constant__ InvSqrtmLyaBackwardArguments arguments) {

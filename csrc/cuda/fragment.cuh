@@ -114,14 +114,16 @@ __device__ __forceinline__ void read(const T* matrix, const Owner<V, split>& own
 
 // Reads (M + sign M^T) / 2 of a matrix without symmetry. Halved before the sum, which could overflow.
 template <class V, int split, typename T>
-__device__ __forceinline__ void read_part(const T* matrix, T sign, const Owner<V, split>& owner, Fragment<V, split>& f) {
+__device__ __forceinline__ void read_part(const T* matrix, T sign, const Owner<V, split>& owner,
+                                          Fragment<V, split>& f) {
   using L = Layout<V>;
   read(matrix, owner, f);
   if (owner.i < V::tiles) {
 #pragma unroll
     for (int c = 0; c < V::tile; ++c) {
       T mirrored[f.rows];
-      L::load(matrix + (owner.j * V::tile + c) * V::padded, L::rotate(owner.i, owner.j), owner.slice * f.rows, mirrored);
+      L::load(matrix + (owner.j * V::tile + c) * V::padded, L::rotate(owner.i, owner.j), owner.slice * f.rows,
+              mirrored);
 #pragma unroll
       for (int r = 0; r < f.rows; ++r) f.under[r][c] = T(0.5) * f.under[r][c] + sign * (T(0.5) * mirrored[r]);
     }
@@ -136,7 +138,8 @@ __device__ __forceinline__ void read_part(const T* matrix, T sign, const Owner<V
 }
 
 template <class V, int split, typename T>
-__device__ __forceinline__ void write_under(T* matrix, const Owner<V, split>& owner, const Fragment<V, split>& f, T sign) {
+__device__ __forceinline__ void write_under(T* matrix, const Owner<V, split>& owner, const Fragment<V, split>& f,
+                                            T sign) {
   using L = Layout<V>;
   if (owner.i >= V::tiles) return;
 #pragma unroll

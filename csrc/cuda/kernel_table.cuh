@@ -36,7 +36,8 @@ Kernel<SqrtmLyaBackwardArguments> sqrtm_lya_backward_kernel_of(int variant, std:
 }
 
 template <typename T, int... index>
-Kernel<InvSqrtmLyaBackwardArguments> inv_sqrtm_lya_backward_kernel_of(int variant, std::integer_sequence<int, index...>) {
+Kernel<InvSqrtmLyaBackwardArguments> inv_sqrtm_lya_backward_kernel_of(int variant,
+                                                                      std::integer_sequence<int, index...>) {
   static constexpr Kernel<InvSqrtmLyaBackwardArguments> table[] = {inv_sqrtm_lya_backward_kernel<Variant<T, index>>...};
   return table[variant];
 }

@@ -1,5 +1,6 @@
-// cuBLAS and cuSOLVER behind large.h. Cholesky (potrf and two triangular solves) rather than LU: the shifted matrices are
-// positive definite, the factorisation has half the flops and no pivot search. Which is faster on a GPU is not measured.
+// cuBLAS and cuSOLVER behind large.h. Cholesky (potrf and two triangular solves) rather than LU: the shifted matrices
+// are positive definite, the factorisation has half the flops and no pivot search. Which is faster on a GPU is not
+// measured.
 #include <cublas_v2.h>
 #include <cusolverDn.h>
 
@@ -38,8 +39,8 @@ cusolverDnHandle_t solver_handle(cudaStream_t stream) {
   return handle.get();
 }
 
-// torch may have TF32 switched on in its handle. Here products are float32: the condition of the problem leaves no digits
-// to spare.
+// torch may have TF32 switched on in its handle. Here products are float32: the condition of the problem leaves no
+// digits to spare.
 class FullPrecision {
  public:
   explicit FullPrecision(cublasHandle_t blas) : blas_(blas) {
@@ -72,12 +73,12 @@ class DeviceLibrary {
     const long long stride = static_cast<long long>(n) * n;
     const int count = static_cast<int>(batch);
     if constexpr (sizeof(T) == 8) {
-      check_library(cublasDgemmStridedBatched(blas_, CUBLAS_OP_N, CUBLAS_OP_N, n, n, n, &alpha, y, n, stride, x, n, stride,
-                                              &beta, out, n, stride, count),
+      check_library(cublasDgemmStridedBatched(blas_, CUBLAS_OP_N, CUBLAS_OP_N, n, n, n, &alpha, y, n, stride, x, n,
+                                              stride, &beta, out, n, stride, count),
                     "cublasDgemmStridedBatched");
     } else {
-      check_library(cublasSgemmStridedBatched(blas_, CUBLAS_OP_N, CUBLAS_OP_N, n, n, n, &alpha, y, n, stride, x, n, stride,
-                                              &beta, out, n, stride, count),
+      check_library(cublasSgemmStridedBatched(blas_, CUBLAS_OP_N, CUBLAS_OP_N, n, n, n, &alpha, y, n, stride, x, n,
+                                              stride, &beta, out, n, stride, count),
                     "cublasSgemmStridedBatched");
     }
   }

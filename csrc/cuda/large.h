@@ -1,6 +1,6 @@
-// The path for matrices that do not fit a block: library products and factorisations, fused elementwise kernels between.
-// The order of the steps stands here, apart from the libraries, so that it runs on the host as well: `Library` is
-// cuBLAS and cuSOLVER in large.cu and plain loops in tests/emulation.
+// The path for matrices that do not fit a block: library products and factorisations, fused elementwise kernels
+// between. The order of the steps stands here, apart from the libraries, so that it runs on the host as well: `Library`
+// is cuBLAS and cuSOLVER in large.cu and plain loops in tests/emulation.
 //
 // Library: run(kernel, blocks_x, blocks_y, threads_x, threads_y, shared_bytes, arguments...)
 //          gemm(alpha, X, Y, beta, out, n, batch)      out = alpha X Y + beta out, row-major
@@ -66,11 +66,16 @@ class Large {
 
   void run() {
     switch (o_.op) {
-      case Fused::mpa: return mpa();
-      case Fused::mtp: return mtp();
-      case Fused::sqrtm_lya_backward: return sqrtm_lya_backward();
-      case Fused::inv_sqrtm_lya_backward: return inv_sqrtm_lya_backward();
-      case Fused::lyapunov: return lyapunov();
+      case Fused::mpa:
+        return mpa();
+      case Fused::mtp:
+        return mtp();
+      case Fused::sqrtm_lya_backward:
+        return sqrtm_lya_backward();
+      case Fused::inv_sqrtm_lya_backward:
+        return inv_sqrtm_lya_backward();
+      case Fused::lyapunov:
+        return lyapunov();
     }
   }
 
@@ -213,7 +218,8 @@ class Large {
     symmetrise(o_.first, b);
     find_norms();
     scale(b, Scale::inverse_norm, T(1), T(0));
-    elements(batch_, &load_kernel<T>, o_.problem, o_.second, c, static_cast<const Norm<T>*>(norms_), Scale::inverse_norm);
+    elements(batch_, &load_kernel<T>, o_.problem, o_.second, c, static_cast<const Norm<T>*>(norms_),
+             Scale::inverse_norm);
     // C without symmetry: B^2 C - B C B + C B^2 = B (Q - U/2) + (U - Q/2) B with U = C B, Q = B C.
     for (int k = 0; k < o_.iterations; ++k) {
       gemm(1, c, b, 0, u);

@@ -1,6 +1,6 @@
 // The elementwise kernels between the library calls of the path for large matrices (large.h). Tile kernels: a block of
-// 32 x 8 threads has one 32 x 32 tile of one matrix and, through shared memory, the transposed tile of the mirror place.
-// blockIdx.x counts the tiles of a matrix, blockIdx.y the matrices.
+// 32 x 8 threads has one 32 x 32 tile of one matrix and, through shared memory, the transposed tile of the mirror
+// place. blockIdx.x counts the tiles of a matrix, blockIdx.y the matrices.
 #pragma once
 
 #include "memory.cuh"
@@ -13,7 +13,8 @@ constexpr int tile_edge = 32;
 constexpr int tile_rows = 8;
 constexpr int norm_threads = 256;
 
-// Calls f(row, column, value, mirrored value) for this thread's elements of the tile, value(row, column) being read once.
+// Calls f(row, column, value, mirrored value) for this thread's elements of the tile, value(row, column) being read
+// once.
 template <typename T, class Read, class F>
 __device__ __forceinline__ void for_tile(int n, Read read, F f) {
   T* mirror = reinterpret_cast<T*>(dynamic_shared());  // 32 x 33
@@ -141,7 +142,8 @@ __global__ void shift_kernel(MpaArguments<T> arguments, const T* x, const Norm<T
   const int64_t size = static_cast<int64_t>(n) * n;
   for_elements(arguments.problem.batch * degree, n, [&](int64_t m, int i, int j, int64_t at) {
     const int64_t matrix = m / degree;
-    const T h = arguments.scale[m % degree] * norms[matrix].normalise(x[matrix * size + static_cast<int64_t>(i) * n + j]);
+    const T h =
+        arguments.scale[m % degree] * norms[matrix].normalise(x[matrix * size + static_cast<int64_t>(i) * n + j]);
     const T identity = i == j ? T(1) : T(0);
     factor[at] = identity + h;
     right[at] = arguments.inverse ? identity : h;
@@ -241,7 +243,8 @@ __global__ void finish_kernel(FinishArguments<T> a) {
         n,
         [&](int i, int j) {
           T sum = i == j ? a.constant : T(0);
-          for (int k = 0; k < a.count; ++k) sum = std::fma(a.weight[k], terms[k * size + static_cast<int64_t>(i) * n + j], sum);
+          for (int k = 0; k < a.count; ++k)
+            sum = std::fma(a.weight[k], terms[k * size + static_cast<int64_t>(i) * n + j], sum);
           return sum;
         },
         [&](int i, int j, T x, T mirrored) {

@@ -8,8 +8,6 @@
 namespace fastsqrtm {
 namespace cuda {
 
-
-
 // Bytes of workspace that launch_large wants.
 int64_t large_workspace(Fused op, int64_t batch, int64_t n, int degree, Storage storage);
 

@@ -45,7 +45,8 @@ struct Layout {
 #pragma unroll
     for (int first = 0; first < count; first += run) {
       const int column = start + first;
-      const auto pack = *reinterpret_cast<const Pack<T, run>*>(row + column / vec * plane + rotated * vec + column % vec);
+      const auto pack =
+          *reinterpret_cast<const Pack<T, run>*>(row + column / vec * plane + rotated * vec + column % vec);
 #pragma unroll
       for (int e = 0; e < run; ++e) out[first + e] = pack.value[e];
     }

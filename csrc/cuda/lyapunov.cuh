@@ -55,8 +55,8 @@ __device__ __forceinline__ void transpose_minus_half(T* matrix, T sign, const Ow
   }
 }
 
-// On entry b and c hold B and C, scaled, and every lane's writes are behind a barrier. On return x = C / 2 in registers;
-// b, c and work are free after the next barrier.
+// On entry b and c hold B and C, scaled, and every lane's writes are behind a barrier. On return x = C / 2 in
+// registers; b, c and work are free after the next barrier.
 template <class V, int split, typename T>
 __device__ __forceinline__ void solve_lyapunov(T* b, T* c, T* work, T sign, int iterations, int blocks,
                                                const Owner<V, split>& owner, Fragment<V, split>& x) {

@@ -54,7 +54,8 @@ __global__ void __launch_bounds__(max_threads(Fused::lyapunov, V::shape), 1)
     sync_team<V::threads>();
     write(work, owner, x, sign);
     sync_team<V::threads>();
-    // The symmetric part waits in global memory: registers and shared memory are full. Every thread reads what it wrote.
+    // The symmetric part waits in global memory: registers and shared memory are full. Every thread reads what it
+    // wrote.
     if (part == 1) add_kept<V>(work, static_cast<const T*>(arguments.kept), problem, index, threadIdx.x, V::threads);
     if (part == 0 && skew) {
       keep_matrix<V>(work, static_cast<T*>(arguments.kept), problem, index, threadIdx.x, V::threads);

@@ -49,11 +49,11 @@ __device__ __forceinline__ void with_storage(Storage storage, F f) {
   }
 }
 
-// Thread `thread` of `threads` loads its part of one matrix; everything past n is zero. A matrix past the batch is zero.
-// Eight loads are in flight before the first is used.
+// Thread `thread` of `threads` loads its part of one matrix; everything past n is zero. A matrix past the batch is
+// zero. Eight loads are in flight before the first is used.
 template <class V, typename T>
-__device__ __forceinline__ void load_matrix(T* matrix, const Input& in, const Problem& problem, int64_t index, int thread,
-                                            int threads) {
+__device__ __forceinline__ void load_matrix(T* matrix, const Input& in, const Problem& problem, int64_t index,
+                                            int thread, int threads) {
   constexpr int in_flight = 8;
   const bool present = index < problem.batch;
   with_storage<T>(problem.storage, [&](auto* type) {

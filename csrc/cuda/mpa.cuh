@@ -17,7 +17,8 @@ __device__ __forceinline__ T result_scale(const Norm<T>& norm, bool inverse) {
 
 // The inverse root of the zero matrix is infinite on the diagonal and 0 elsewhere.
 template <class V, int split, typename T>
-__device__ __forceinline__ void scale_result(Fragment<V, split>& f, const Owner<V, split>& owner, T scale, bool inverse) {
+__device__ __forceinline__ void scale_result(Fragment<V, split>& f, const Owner<V, split>& owner, T scale,
+                                             bool inverse) {
   f.apply([scale](T y) { return y * scale; });
   if (inverse && scale == T(0)) f.add_to_diagonal(owner, infinity<T>());
 }

@@ -17,8 +17,8 @@ __global__ void __launch_bounds__(max_threads(Fused::mtp, V::shape), 1)
   constexpr int split = V::split_symmetric;
   constexpr int triangle = Triangle<V, split>::elements;
   const int blocks = (arguments.problem.n + V::tile - 1) / V::tile;
-  T* factor = reinterpret_cast<T*>(dynamic_shared()) + static_cast<int>(threadIdx.y) *
-                                                           shared_elements(Fused::mtp, V::shape, 1);
+  T* factor =
+      reinterpret_cast<T*>(dynamic_shared()) + static_cast<int>(threadIdx.y) * shared_elements(Fused::mtp, V::shape, 1);
   T* cube = factor + V::matrix_elements;
   const Triangle<V, split> w{cube + V::matrix_elements};
   const Triangle<V, split> w_squared{w.data + triangle};

@@ -32,8 +32,8 @@ __device__ __forceinline__ int even_exponent(T largest) {
   return exponent > limit ? limit : exponent < -limit ? -limit : exponent;
 }
 
-// nu = ratio * 2^exponent, with an even exponent near that of the largest element. Scaling by a power of two is exact and
-// needs no division.
+// nu = ratio * 2^exponent, with an even exponent near that of the largest element. Scaling by a power of two is exact
+// and needs no division.
 template <typename T>
 struct Norm {
   T ratio;
@@ -50,7 +50,9 @@ struct Norm {
     ratio = is_zero ? T(0) : largest < infinity<T>() ? square_root(sum) : not_a_number<T>();
     inverse_ratio = is_zero ? T(0) : reciprocal(ratio);
   }
-  __device__ __forceinline__ T root() const { return is_zero ? T(0) : power_of_two<T>(exponent / 2) * square_root(ratio); }
+  __device__ __forceinline__ T root() const {
+    return is_zero ? T(0) : power_of_two<T>(exponent / 2) * square_root(ratio);
+  }
   __device__ __forceinline__ T inverse_root() const {
     return is_zero ? T(0) : power_of_two<T>(-exponent / 2) * reciprocal(square_root(ratio));
   }

@@ -19,10 +19,14 @@ using namespace cuda;
 
 Storage storage_of(const Tensor& A) {
   switch (A.scalar_type()) {
-    case ScalarType::Half: return Storage::float16;
-    case ScalarType::BFloat16: return Storage::bfloat16;
-    case ScalarType::Double: return Storage::float64;
-    default: return Storage::float32;
+    case ScalarType::Half:
+      return Storage::float16;
+    case ScalarType::BFloat16:
+      return Storage::bfloat16;
+    case ScalarType::Double:
+      return Storage::float64;
+    default:
+      return Storage::float32;
   }
 }
 
@@ -66,13 +70,16 @@ struct Call {
 void launch_fused_op(const Call& call, const Problem& problem, const Input (&in)[3], void* kept, const FusedPlan& plan,
                      cudaStream_t stream) {
   switch (call.op) {
-    case Fused::mpa: return launch_mpa(problem, in[0], call.degree, call.inverse, plan, stream);
-    case Fused::mtp: return launch_mtp(problem, in[0], call.degree, call.inverse, plan, stream);
+    case Fused::mpa:
+      return launch_mpa(problem, in[0], call.degree, call.inverse, plan, stream);
+    case Fused::mtp:
+      return launch_mtp(problem, in[0], call.degree, call.inverse, plan, stream);
     case Fused::sqrtm_lya_backward:
       return launch_sqrtm_lya_backward({problem, in[0], in[1], in[2], call.iterations}, plan, stream);
     case Fused::inv_sqrtm_lya_backward:
       return launch_inv_sqrtm_lya_backward({problem, in[0], in[1], call.iterations}, plan, stream);
-    case Fused::lyapunov: return launch_lyapunov({problem, in[0], in[1], call.iterations, kept}, plan, stream);
+    case Fused::lyapunov:
+      return launch_lyapunov({problem, in[0], in[1], call.iterations, kept}, plan, stream);
   }
 }
 
@@ -158,7 +165,8 @@ Tensor inv_sqrtm_lya_backward(const Tensor& Z, const Tensor& G, int64_t iteratio
   check_matrices("inv_sqrtm_lya_backward", "Z", Z);
   check_like("inv_sqrtm_lya_backward", "G", G, "Z", Z);
   check_iterations("inv_sqrtm_lya_backward", iterations);
-  return run({"inv_sqrtm_lya_backward", Fused::inv_sqrtm_lya_backward, 1, static_cast<int>(iterations), true}, {&Z, &G});
+  return run({"inv_sqrtm_lya_backward", Fused::inv_sqrtm_lya_backward, 1, static_cast<int>(iterations), true},
+             {&Z, &G});
 }
 
 }  // namespace

@@ -34,8 +34,8 @@ __device__ __forceinline__ void named_barrier(int id) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(threads) : "memory");
 }
 
-// 1/x and sqrt(x) for normal x > 0 to an ulp: the approximation of the chip and Newton steps. The usual ones have a slow
-// path for other x, a call around which the compiler would spill a register tile.
+// 1/x and sqrt(x) for normal x > 0 to an ulp: the approximation of the chip and Newton steps. The usual ones have a
+// slow path for other x, a call around which the compiler would spill a register tile.
 __device__ __forceinline__ float reciprocal(float x) {
   float y;
   asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(x));

@@ -78,8 +78,8 @@ __device__ __forceinline__ void symmetrise(T (&acc)[tile][tile], T sign, T facto
   }
 }
 
-// Tiles of one triangle. `tile_under(i, j, slice, acc)` fills a partial tile under the diagonal and `tile_diagonal` one on
-// it, split over `tile` lanes, which makes its cost small beside the others.
+// Tiles of one triangle. `tile_under(i, j, slice, acc)` fills a partial tile under the diagonal and `tile_diagonal` one
+// on it, split over `tile` lanes, which makes its cost small beside the others.
 template <class V, int split, class Under, class Diagonal>
 __device__ __forceinline__ void triangle_of_tiles(const Owner<V, split>& owner, int blocks, Fragment<V, split>& out,
                                                   Under tile_under, Diagonal tile_diagonal) {
@@ -108,13 +108,11 @@ __device__ __forceinline__ void triangle_of_tiles(const Owner<V, split>& owner, 
 
 // out = left right, known to be symmetric: one triangle, half the work.
 template <class V, int split, typename T>
-__device__ __forceinline__ void symmetric_product(const T* left, const T* right, int blocks, const Owner<V, split>& owner,
-                                                  Fragment<V, split>& out) {
+__device__ __forceinline__ void symmetric_product(const T* left, const T* right, int blocks,
+                                                  const Owner<V, split>& owner, Fragment<V, split>& out) {
   triangle_of_tiles(
       owner, blocks, out,
-      [&](T(&acc)[V::tile][V::tile]) {
-        accumulate<V, split>(left, right, owner.i, owner.j, owner.slice, blocks, acc);
-      },
+      [&](T(&acc)[V::tile][V::tile]) { accumulate<V, split>(left, right, owner.i, owner.j, owner.slice, blocks, acc); },
       [&](T(&acc)[V::tile][V::tile]) {
         accumulate<V, V::tile>(left, right, owner.d, owner.d, owner.row, blocks, acc);
         symmetrise(acc, T(1), T(0.5));

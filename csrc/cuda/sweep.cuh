@@ -3,8 +3,8 @@
 // For a pivot block q with columns C = H(:, q) and pivot D = I + H(q, q):
 //   H(i, j) -= C_i D^-1 C_j^T  for i, j != q,     H(i, q) = C_i D^-1,     H(q, q) = swept pivot.
 // A block not yet swept is stored without the identity, so the pivots 1 + h lose nothing. Of the swept pivot there are
-// two forms: plain, -D^-1, which ends with -(I + H)^-1; and implicit, I - D^-1 with its diagonal computed as h/d instead
-// of 1 - 1/d, which ends with H (I + H)^-1 without a subtraction.
+// two forms: plain, -D^-1, which ends with -(I + H)^-1; and implicit, I - D^-1 with its diagonal computed as h/d
+// instead of 1 - 1/d, which ends with H (I + H)^-1 without a subtraction.
 //
 // Only the panels C and F = C D^-1 go through shared memory, `tile` columns wide. The lanes of the next pivot tile
 // invert it by shuffles while the other warps still update their tiles, so a pivot block costs two barriers.
@@ -24,12 +24,8 @@ struct Panels {
   T* inverse;  // D^-1: tile x tile
 
   explicit __device__ __forceinline__ Panels(T* shared)
-      : columns(shared),
-        solved(shared + 2 * V::tile * V::padded),
-        inverse(shared + 3 * V::tile * V::padded) {}
-  __device__ __forceinline__ T* column(int q, int k) const {
-    return columns + ((q & 1) * V::tile + k) * V::padded;
-  }
+      : columns(shared), solved(shared + 2 * V::tile * V::padded), inverse(shared + 3 * V::tile * V::padded) {}
+  __device__ __forceinline__ T* column(int q, int k) const { return columns + ((q & 1) * V::tile + k) * V::padded; }
 };
 
 // The owners of block column q write it to the panel.

@@ -1,8 +1,9 @@
 // The fused kernels' variants and the choice between them: pure C++, testable without a GPU.
 //
-// A variant fixes the padded size of the matrix, the register tile and the threads that share one matrix (a team). It is
-// chosen from n, the element size and the shared memory of the chip alone, never from the batch, so that a matrix gives
-// the same bits in any batch. What may follow the batch, because it changes no bit, is how many teams a block holds.
+// A variant fixes the padded size of the matrix, the register tile and the threads that share one matrix (a team). It
+// is chosen from n, the element size and the shared memory of the chip alone, never from the batch, so that a matrix
+// gives the same bits in any batch. What may follow the batch, because it changes no bit, is how many teams a block
+// holds.
 #pragma once
 
 #include <cstddef>
@@ -16,9 +17,9 @@ namespace cuda {
 enum class Fused { mpa, mtp, sqrtm_lya_backward, inv_sqrtm_lya_backward, lyapunov };
 constexpr int fused_count = 5;
 
-// A matrix is padded to `padded` and cut into square tiles. A tile of a product is shared by `split` lanes, each of which
-// takes 1/split of the inner dimension and ends with 1/split of the tile's rows: large tiles spare shared-memory loads
-// (two runs of `tile` values feed tile^2 multiply-adds), splitting keeps all lanes of the team at work.
+// A matrix is padded to `padded` and cut into square tiles. A tile of a product is shared by `split` lanes, each of
+// which takes 1/split of the inner dimension and ends with 1/split of the tile's rows: large tiles spare shared-memory
+// loads (two runs of `tile` values feed tile^2 multiply-adds), splitting keeps all lanes of the team at work.
 struct Shape {
   int padded;
   int tile;
@@ -36,7 +37,9 @@ struct Shape {
     const int per_warp = width() / split;
     return (tile_count + per_warp - 1) / per_warp * width();
   }
-  FASTSQRTM_HOST_DEVICE constexpr int lanes_under_diagonal(int split) const { return lanes(tiles_under_diagonal(), split); }
+  FASTSQRTM_HOST_DEVICE constexpr int lanes_under_diagonal(int split) const {
+    return lanes(tiles_under_diagonal(), split);
+  }
   // A tile on the diagonal is always shared by `tile` lanes, one row each.
   FASTSQRTM_HOST_DEVICE constexpr int lanes_on_diagonal() const { return lanes(tiles(), tile); }
   // Tiles of a full product per lane.
@@ -59,9 +62,8 @@ struct Shape {
 };
 
 constexpr Shape float_shapes[] = {
-    {8, 2, 16, 1, 2, 2},    {16, 4, 16, 1, 2, 2},   {32, 4, 64, 1, 2, 2},
-    {48, 4, 160, 1, 2, 2},  {64, 8, 128, 2, 4, 2},  {80, 8, 224, 2, 4, 2},
-    {96, 8, 288, 2, 4, 2},  {112, 8, 224, 1, 2, 2}, {128, 8, 256, 1, 2, 2},
+    {8, 2, 16, 1, 2, 2},   {16, 4, 16, 1, 2, 2},  {32, 4, 64, 1, 2, 2},   {48, 4, 160, 1, 2, 2},  {64, 8, 128, 2, 4, 2},
+    {80, 8, 224, 2, 4, 2}, {96, 8, 288, 2, 4, 2}, {112, 8, 224, 1, 2, 2}, {128, 8, 256, 1, 2, 2},
 };
 constexpr Shape double_shapes[] = {
     {8, 2, 16, 1, 2, 2},   {16, 4, 16, 1, 2, 2},  {32, 4, 64, 1, 2, 2},  {48, 4, 160, 1, 2, 2},
@@ -106,8 +108,8 @@ struct DeviceLimits {
 };
 
 struct FusedPlan {
-  int variant;             // index into the table of shapes; -1: no variant fits, take the path for large matrices
-  int groups;              // teams per matrix
+  int variant;  // index into the table of shapes; -1: no variant fits, take the path for large matrices
+  int groups;   // teams per matrix
   int matrices_per_block;
   int64_t blocks;
   std::size_t shared_bytes;  // of one block
@@ -133,7 +135,8 @@ inline FusedPlan plan_fused(Fused op, int64_t batch, int64_t n, int element_byte
   if (op == Fused::mpa) {
     // The shifts of one matrix are independent. While the batch leaves multiprocessors short of threads, several teams
     // share a matrix; 1024 threads are what a multiprocessor needs to hide the latency of the pivots.
-    const int64_t wanted = static_cast<int64_t>(device.multiprocessors) * 1024 / (larger(1, shape.threads) * (batch + 1));
+    const int64_t wanted =
+        static_cast<int64_t>(device.multiprocessors) * 1024 / (larger(1, shape.threads) * (batch + 1));
     int groups = static_cast<int>(wanted < degree ? wanted : degree);
     groups = smaller(groups, smaller(15, max_threads(op, shape) / (shape.threads * least)));
     while (groups > 1 && bytes(groups) * least > device.shared_per_block) --groups;

@@ -134,8 +134,14 @@ std::vector<Matrix> run_op(const Op& op, int n, std::vector<Batch>& inputs, cons
   plan.blocks = (count + plan.matrices_per_block - 1) / plan.matrices_per_block;
   plan.shared_bytes =
       static_cast<std::size_t>(shared_elements(op.fused, shape, plan.groups)) * plan.matrices_per_block * element;
-  Operands operands{{out.bytes.data(), count, n, storage}, inputs[0].input, {}, {}, setting.degree, setting.iterations,
-                    op.inverse, nullptr};
+  Operands operands{{out.bytes.data(), count, n, storage},
+                    inputs[0].input,
+                    {},
+                    {},
+                    setting.degree,
+                    setting.iterations,
+                    op.inverse,
+                    nullptr};
   Buffer kept(element == 8 ? Storage::float64 : Storage::float32, count * n * n);
   operands.kept = bytes_of(storage) < 4 ? kept.bytes.data() : out.bytes.data();
   if (op.inputs > 1) operands.second = inputs[1].input;
@@ -157,13 +163,16 @@ std::vector<Matrix> run_op(const Op& op, int n, std::vector<Batch>& inputs, cons
 Matrix run_reference(const Op& op, int n, const std::vector<Batch>& inputs, std::size_t m, const Setting& setting) {
   const Matrix& first = inputs[0].values[m];
   switch (op.fused) {
-    case Fused::mpa: return reference::root(first, n, true, setting.degree, op.inverse);
-    case Fused::mtp: return reference::root(first, n, false, setting.degree, op.inverse);
+    case Fused::mpa:
+      return reference::root(first, n, true, setting.degree, op.inverse);
+    case Fused::mtp:
+      return reference::root(first, n, false, setting.degree, op.inverse);
     case Fused::sqrtm_lya_backward:
       return reference::sqrtm_lya_backward(first, inputs[1].values[m], inputs[2].values[m], n, setting.iterations);
     case Fused::inv_sqrtm_lya_backward:
       return reference::inv_sqrtm_lya_backward(first, inputs[1].values[m], n, setting.iterations);
-    default: return reference::lyapunov(first, inputs[1].values[m], n, setting.iterations);
+    default:
+      return reference::lyapunov(first, inputs[1].values[m], n, setting.iterations);
   }
 }
 
@@ -228,10 +237,14 @@ std::vector<Batch> make_inputs(const Op& op, int n, int count, Storage storage, 
 double tolerance(Storage storage, const Op& op) {
   const bool backward = op.fused != Fused::mpa && op.fused != Fused::mtp;
   switch (storage) {
-    case Storage::float64: return backward ? 2e-13 : 1e-14;
-    case Storage::float32: return backward ? 5e-5 : 3e-6;
-    case Storage::float16: return 2e-3;
-    default: return 1e-2;
+    case Storage::float64:
+      return backward ? 2e-13 : 1e-14;
+    case Storage::float32:
+      return backward ? 5e-5 : 3e-6;
+    case Storage::float16:
+      return 2e-3;
+    default:
+      return 1e-2;
   }
 }
 
@@ -287,16 +300,16 @@ bool all_nan(const Matrix& a) {
   return true;
 }
 
-void check_one_matrix(const Op& op, Matrix a, int n, Storage storage, const char* what, bool (*good)(const Matrix&, int),
-                      const Setting& setting = {}) {
+void check_one_matrix(const Op& op, Matrix a, int n, Storage storage, const char* what,
+                      bool (*good)(const Matrix&, int), const Setting& setting = {}) {
   std::vector<Batch> inputs = make_inputs(op, n, 3, storage, false);
   const std::vector<Matrix> before = run_op(op, n, inputs, setting);
   std::vector<Matrix> first = inputs[0].values;
   first[1] = std::move(a);
   inputs[0] = make_batch(first, n, storage, View::contiguous);
   const std::vector<Matrix> after = run_op(op, n, inputs, setting);
-  const std::string label = std::string(op.name) + " " + storages[static_cast<int>(storage)] + " n=" + std::to_string(n) +
-                            ": " + what;
+  const std::string label =
+      std::string(op.name) + " " + storages[static_cast<int>(storage)] + " n=" + std::to_string(n) + ": " + what;
   expect(good(after[1], n), label);
   expect(same_bits(before[0], after[0]) && same_bits(before[2], after[2]), label + " changes its neighbours");
 }
@@ -340,8 +353,9 @@ void large_path(int n) {
     for (Storage storage : {Storage::float32, Storage::float64, Storage::bfloat16}) {
       Setting own = large;
       if (op.fused == Fused::mtp) own.degree = 10;
-      check_values(op, n, make_inputs(op, n, 3, storage, false), own,
-                   std::string("large ") + op.name + " " + storages[static_cast<int>(storage)] + " n=" + std::to_string(n));
+      check_values(
+          op, n, make_inputs(op, n, 3, storage, false), own,
+          std::string("large ") + op.name + " " + storages[static_cast<int>(storage)] + " n=" + std::to_string(n));
     }
     if (op.fused != Fused::inv_sqrtm_lya_backward && op.fused != Fused::lyapunov) {
       for (double scale : {1e-30, 1e30}) {
@@ -424,9 +438,11 @@ void manners() {
       for (Batch& batch : last) batch = make_batch({batch.values[4]}, n, Storage::float32, View::contiguous);
       const std::vector<Matrix> alone = run_op(op, n, last, {});
       for (int m = 0; m < 5; ++m) {
-        expect(same_bits(usual[m], grouped[m]), std::string(op.name) + " n=" + std::to_string(n) + ": the block changes bits");
+        expect(same_bits(usual[m], grouped[m]),
+               std::string(op.name) + " n=" + std::to_string(n) + ": the block changes bits");
       }
-      expect(same_bits(usual[4], alone[0]), std::string(op.name) + " n=" + std::to_string(n) + ": the batch changes bits");
+      expect(same_bits(usual[4], alone[0]),
+             std::string(op.name) + " n=" + std::to_string(n) + ": the batch changes bits");
     }
   }
 }
@@ -465,9 +481,9 @@ void plans() {
               expect(threads % 32 == 0 && threads <= max_threads(static_cast<Fused>(op), shape), label + ": threads");
               // Barrier 0 is the block's; every team of more than a warp has one of the other fifteen.
               expect(shape.threads <= 32 || plan.groups * plan.matrices_per_block <= 15, label + ": barriers");
-              expect(plan.blocks * plan.matrices_per_block >= batch &&
-                         (plan.blocks - 1) * plan.matrices_per_block < batch,
-                     label + ": blocks");
+              expect(
+                  plan.blocks * plan.matrices_per_block >= batch && (plan.blocks - 1) * plan.matrices_per_block < batch,
+                  label + ": blocks");
               expect(plan.variant == plan_fused(static_cast<Fused>(op), 1, n, element, degree, chip.limits).variant,
                      label + ": the variant depends on the batch");
             }

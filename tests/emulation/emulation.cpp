@@ -42,8 +42,8 @@ struct Fiber {
 struct Barrier {
   int arrived = 0;
   int64_t generation = 0;
-  // ThreadSanitizer orders memory by these addresses. Two, in turn: threads that come to the next barrier early must not
-  // be ordered before those that have yet to leave this one.
+  // ThreadSanitizer orders memory by these addresses. Two, in turn: threads that come to the next barrier early must
+  // not be ordered before those that have yet to leave this one.
   char order[2];
 };
 
@@ -257,7 +257,8 @@ __half __float2half_rn(float x) {
   const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
   const float magnitude = std::fabs(x);
   if (magnitude >= 65520.0f) return {static_cast<uint16_t>(sign | 0x7c00)};
-  if (magnitude < 6.103515625e-05f) return {static_cast<uint16_t>(sign | static_cast<int>(std::nearbyint(std::ldexp(magnitude, 24))))};
+  if (magnitude < 6.103515625e-05f)
+    return {static_cast<uint16_t>(sign | static_cast<int>(std::nearbyint(std::ldexp(magnitude, 24))))};
   int exponent;
   std::frexp(magnitude, &exponent);
   const int mantissa = static_cast<int>(std::nearbyint(std::ldexp(magnitude, 11 - exponent)));

@@ -7,8 +7,8 @@ namespace {
 
 template <class Arguments>
 void start(Kernel<Arguments> kernel, const Arguments& arguments, int threads, const FusedPlan& plan) {
-  launch(static_cast<int>(plan.blocks), threads, plan.groups * plan.matrices_per_block,
-         plan.shared_bytes, [&] { kernel(arguments); });
+  launch(static_cast<int>(plan.blocks), threads, plan.groups * plan.matrices_per_block, plan.shared_bytes,
+         [&] { kernel(arguments); });
 }
 
 template <typename T>
@@ -20,8 +20,8 @@ void run_typed(Fused op, const Operands& o, const FusedPlan& plan) {
       return start(mpa_kernel_of<T>(plan.variant, all), mpa_arguments<T>(o.problem, o.first, o.degree, o.inverse, plan),
                    threads, plan);
     case Fused::mtp:
-      return start(mtp_kernel_of<T>(plan.variant, all), mtp_arguments<T>(o.problem, o.first, o.degree, o.inverse), threads,
-                   plan);
+      return start(mtp_kernel_of<T>(plan.variant, all), mtp_arguments<T>(o.problem, o.first, o.degree, o.inverse),
+                   threads, plan);
     case Fused::sqrtm_lya_backward:
       return start(sqrtm_lya_backward_kernel_of<T>(plan.variant, all),
                    SqrtmLyaBackwardArguments{o.problem, o.first, o.second, o.third, o.iterations}, threads, plan);
