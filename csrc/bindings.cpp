@@ -11,6 +11,7 @@
 #include "coefficients.h"
 #include "cuda/variants.h"
 #include "plan.h"
+#include "zolotarev.h"
 
 namespace fastsqrtm {
 namespace {
@@ -47,10 +48,19 @@ py::dict plan(int64_t batch, int64_t n, int element_bytes, int threads) {
   if (batch < 0 || n < 0 || threads < 1 || (element_bytes != 4 && element_bytes != 8)) {
     throw py::value_error("fastsqrtm.plan: expected batch >= 0, n >= 0, element_bytes 4 or 8 and threads >= 1");
   }
-  const CpuPlan plan = plan_cpu(batch, n, element_bytes, threads);
+  const CpuPlan plan = plan_cpu(batch, n, element_bytes, threads, 5);
   return py::dict(py::arg("capability") = plan.capability, py::arg("alone") = plan.alone,
                   py::arg("shared") = plan.shared, py::arg("threads") = plan.threads, py::arg("workers") = plan.workers,
                   py::arg("workspace_bytes") = plan.workspace_bytes);
+}
+
+py::dict design(double rtol, int element_bytes) {
+  const RootDesign& design = root_design(rtol, element_bytes);
+  std::vector<std::pair<double, double>> terms;
+  for (int j = 0; j < design.poles; ++j) terms.emplace_back(design.shifts[j], design.weights[j]);
+  return py::dict(py::arg("constant") = design.constant, py::arg("terms") = terms,
+                  py::arg("scales") = std::vector<double>(design.scales, design.scales + design.newton_steps),
+                  py::arg("error") = design.error);
 }
 
 py::object plan_cuda(const std::string& op, int64_t batch, int64_t n, int element_bytes, std::size_t shared_per_block,
@@ -90,6 +100,8 @@ PYBIND11_MODULE(_C, m) {
         py::arg("shared_per_block"), py::arg("multiprocessors"), py::arg("degree") = 5,
         "Variant and grid of a fused kernel: see plan_fused in csrc/cuda/variants.h; kernel None: the library path.");
   m.def("pade_terms", &pade_terms, py::arg("degree"), "[(shift, weight)] of the Pade approximant [degree, degree].");
+  m.def("root_design", &design, py::arg("rtol"), py::arg("element_bytes"),
+        "The scalars of the accurate roots for a tolerance: see csrc/zolotarev.h.");
   m.def("taylor_coefficients", &taylor_coefficients, py::arg("degree"), py::arg("power"),
         "Coefficients of (1 - z)^power up to z^degree.");
 }

@@ -4,6 +4,7 @@
 
 #include <torch/csrc/stable/tensor.h>
 
+#include <sstream>
 #include <stdexcept>
 #include <string>
 
@@ -82,6 +83,13 @@ inline void check_like(const char* op, const std::string& name, const Tensor& C,
 inline void check_count(const char* op, const char* name, int64_t value, int64_t limit) {
   if (value < 1 || value > limit)
     fail(op, std::string(name) + " must be from 1 to " + std::to_string(limit), std::to_string(value));
+}
+
+inline void check_rtol(const char* op, double rtol) {
+  if (rtol >= 0 && rtol <= 1) return;
+  std::ostringstream text;  // as Python's format "g" writes a number
+  text << rtol;
+  fail(op, "rtol must be from 0 to 1", text.str());
 }
 
 inline void check_iterations(const char* op, int64_t iterations) {

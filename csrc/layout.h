@@ -24,10 +24,9 @@ constexpr int64_t panel_rows(int64_t n, int vector_bytes, int element_bytes) {
 constexpr int64_t panel_elements(int64_t n, int vector_bytes, int element_bytes) {
   return panel_rows(n, vector_bytes, element_bytes) * round_up(n, 2 * vector_bytes / element_bytes);
 }
-// Workspace of one thread: four matrices. The strips of a sweep (cpu/sweep.h), which needs only three, lie in the
-// fourth.
-constexpr int64_t workspace_bytes(int64_t n, int vector_bytes, int element_bytes) {
-  return element_bytes * 4 * panel_elements(n, vector_bytes, element_bytes);
+// Workspace of one thread, in matrices. The strips of a sweep (cpu/sweep.h) lie in one that is free at the time.
+constexpr int64_t workspace_bytes(int64_t n, int matrices, int vector_bytes, int element_bytes) {
+  return element_bytes * matrices * panel_elements(n, vector_bytes, element_bytes);
 }
 
 }  // namespace

@@ -37,13 +37,13 @@ const CpuCapability& cpu_capability() {
   return capability;
 }
 
-CpuPlan plan_cpu(int64_t batch, int64_t n, int element_bytes, int threads) {
+CpuPlan plan_cpu(int64_t batch, int64_t n, int element_bytes, int threads, int matrices) {
   const CpuCapability& capability = cpu_capability();
   const int64_t alone = n < smallest_shared_order ? batch : batch / threads * threads;
   const int64_t worth = std::min(alone, static_cast<int64_t>(1 + double(alone) * n * n * n / smallest_share));
   const int workers = int(std::clamp<int64_t>(worth, 1, threads));
-  return {capability.name, alone,   batch - alone,
-          threads,         workers, workers * round_up(workspace_bytes(n, capability.vector_bytes, element_bytes), 64)};
+  const int64_t own_bytes = round_up(workspace_bytes(n, matrices, capability.vector_bytes, element_bytes), 64);
+  return {capability.name, alone, batch - alone, threads, workers, workers * own_bytes};
 }
 
 }  // namespace fastsqrtm

@@ -22,6 +22,7 @@ struct CpuPlan {
   int workers;
   int64_t workspace_bytes;  // of all workers; those who share a matrix share the first one's
 };
-CpuPlan plan_cpu(int64_t batch, int64_t n, int element_bytes, int threads);
+// `matrices` of workspace are what the pass of one matrix needs.
+CpuPlan plan_cpu(int64_t batch, int64_t n, int element_bytes, int threads, int matrices);
 
 }  // namespace fastsqrtm

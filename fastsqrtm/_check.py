@@ -52,7 +52,16 @@ def count(op: str, name: str, value: int) -> None:
         _fail(op, f"{name} must be from 1 to {limit}", value)
 
 
-_signature = functools.cache(inspect.signature)
+def tolerance(op: str, name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        _fail(op, f"{name} must be from 0 to 1", f"{value:g}")
+
+
+@functools.cache
+def _signature(op: Callable) -> inspect.Signature:
+    """Without what only a caller inside the package gives, the keyword-only arguments."""
+    signature = inspect.signature(op)
+    return signature.replace(parameters=[p for p in signature.parameters.values() if p.kind != p.KEYWORD_ONLY])
 
 
 def call(op: Callable, args: tuple, kwargs: dict | None = None) -> dict[str, Any]:
@@ -67,6 +76,10 @@ def call(op: Callable, args: tuple, kwargs: dict | None = None) -> dict[str, Any
     for name, value in others:
         if isinstance(value, Tensor):
             like(op.__name__, name, value, first, A)
+            if op.__name__ == "sqrtm_and_inv_backward" and (A.dim() < 3 or A.shape[-3] != 2):
+                _fail(op.__name__, f"{first} must be (..., 2, n, n)", tuple(A.shape))
+        elif name == "rtol":
+            tolerance(op.__name__, name, value)
         else:
             count(op.__name__, name, value)
     return bound.arguments

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from . import reference
 from .reference import symmetric_part
 
 
 class Rule(NamedTuple):
-    """save(*tensor_inputs, output) gives what the other two get first, followed by the number of iterations."""
+    """save(*tensor_inputs, output) gives what the other two get first, followed by the op's last number: the iterations,
+    the tolerance or the degree of its backward.
+    """
 
     save: Callable[..., tuple[Tensor, ...]]
     vjp: Callable[..., tuple[Tensor | None, ...]]  # cotangent of the output -> cotangents of the tensor inputs
@@ -26,81 +29,163 @@ def _anticommutator(A: Tensor, B: Tensor) -> Tensor:
     return A @ B + B @ A
 
 
-# Root S of A. S dS + dS S = dA, so both directions are the same Lyapunov solve.
+# Root S of A. S dS + dS S = dA, so both directions are the same Lyapunov solve. The inverse root has the same shape of
+# rule: Z dZ + dZ Z = -Z^2 dA Z^2.
 
 
-def _root_vjp(A, S, iterations, G):
-    return (call("sqrtm_lya_backward", A, S, G, iterations),)
+def _solved_by(backward: str, save: Callable[..., tuple[Tensor, ...]]) -> Rule:
+    def solve(*saved_number_and_direction):
+        *saved, number, direction = saved_number_and_direction
+        return call(backward, *saved, direction, number)
+
+    return Rule(save, lambda *args: (solve(*args),), solve)
 
 
-def _root_jvp(A, S, iterations, dA):
-    return call("sqrtm_lya_backward", A, S, dA, iterations)
+def _both_roots_vjp(R, rtol, G):
+    return (call("sqrtm_and_inv_backward", R, G, rtol),)
 
 
-# Inverse root Z of A. Z dZ + dZ Z = -Z^2 dA Z^2.
+def _both_roots_jvp(R, rtol, dA):
+    S, Z = R.unbind(-3)
+    dS = call("sqrtm_backward", S, dA, rtol)
+    return torch.stack((dS, -Z @ dS @ Z), -3)
 
 
-def _inverse_root_vjp(Z, iterations, G):
-    return (call("inv_sqrtm_lya_backward", Z, G, iterations),)
+# The methods of the paper with the gradient of what they compute: the approximant as a torch function, differentiated by
+# torch wherever more than its first derivative is asked for.
 
 
-def _inverse_root_jvp(Z, iterations, dA):
-    return call("inv_sqrtm_lya_backward", Z, dA, iterations)
+def _approximant(name: str, degree: int) -> Callable[[Tensor], Tensor]:
+    twin = getattr(reference, name).__wrapped__
+
+    def root(A):
+        precision = torch.float64 if A.dtype == torch.float64 else torch.float32
+        return twin(A.to(precision), degree).to(A.dtype)
+
+    return root
+
+
+def _exact(name: str) -> Rule:
+    def vjp(A, degree, G):
+        return (call(f"{name}_backward", A, G, degree),)
+
+    def jvp(A, degree, dA):
+        return torch.func.jvp(_approximant(name, degree), (A,), (dA,))[1]
+
+    return Rule(lambda A, _: (A,), vjp, jvp)
+
+
+def _exact_backward(name: str) -> Rule:
+    def gradient(degree):
+        root = _approximant(name, degree)
+        return lambda A, G: torch.func.vjp(root, A)[1](G)[0]
+
+    def vjp(A, G, degree, cotangent):
+        return torch.func.vjp(gradient(degree), A, G)[1](cotangent)
+
+    def jvp(A, G, degree, dA, dG):
+        return torch.func.jvp(gradient(degree), (A, G), (dA, dG))[1]
+
+    return Rule(lambda A, G, _: (A, G), vjp, jvp)
 
 
 # X of B X + X B = C: B dX + dX B = dC - dB X - X dB.
 
 
-def _lyapunov_vjp(B, X, iterations, G):
-    Y = call("lyapunov", B, G, iterations)
-    return -symmetric_part(_anticommutator(Y, X.mT)), Y
+def _lyapunov(name: str) -> Rule:
+    def vjp(B, X, number, G):
+        Y = call(name, B, G, number)
+        return -symmetric_part(_anticommutator(Y, X.mT)), Y
+
+    def jvp(B, X, number, dB, dC):
+        return call(name, B, dC - _anticommutator(symmetric_part(dB), X), number)
+
+    return Rule(lambda B, C, X: (B, X), vjp, jvp)
 
 
-def _lyapunov_jvp(B, X, iterations, dB, dC):
-    return call("lyapunov", B, dC - _anticommutator(symmetric_part(dB), X), iterations)
+# X of S X + X S = sym(G). With iterations, A gives the scale and has no part in the solution.
 
 
-# X of S X + X S = sym(G). Only the scale of the iteration depends on A, not the solution.
+def _sqrtm_backward_vjp(S, X, rtol, cotangent):
+    Y = call("sqrtm_backward", S, cotangent, rtol)
+    return -_anticommutator(Y, X), Y
 
 
-def _sqrtm_backward_vjp(A, S, X, iterations, cotangent):
+def _sqrtm_backward_jvp(S, X, rtol, dS, dG):
+    return call("sqrtm_backward", S, dG - _anticommutator(symmetric_part(dS), X), rtol)
+
+
+def _sqrtm_lya_backward_vjp(A, S, X, iterations, cotangent):
     Y = call("sqrtm_lya_backward", A, S, cotangent, iterations)
     return None, -_anticommutator(Y, X), Y
 
 
-def _sqrtm_backward_jvp(A, S, X, iterations, dA, dS, dG):
+def _sqrtm_lya_backward_jvp(A, S, X, iterations, dA, dS, dG):
     return call("sqrtm_lya_backward", A, S, dG - _anticommutator(symmetric_part(dS), X), iterations)
 
 
 # X of Z X + X Z = -Z^2 sym(G) Z^2, self-adjoint in G because Z^2 commutes with the solve.
 
 
-def _inv_sqrtm_backward_vjp(Z, G, X, iterations, cotangent):
-    Z, G, cotangent = symmetric_part(Z), symmetric_part(G), symmetric_part(cotangent)
-    Y = call("lyapunov", Z, cotangent, iterations)
-    K = Y @ Z @ Z @ G  # <K + K^T, dZ Z + Z dZ> is the derivative of <Y, Z^2 G Z^2>
-    dZ = -_anticommutator(Y, X) - _anticommutator(K + K.mT, Z)
-    return symmetric_part(dZ), call("inv_sqrtm_lya_backward", Z, cotangent, iterations)
+def _inverse_root_backward(name: str, lyapunov: str) -> Rule:
+    def vjp(Z, G, X, number, cotangent):
+        Z, G, cotangent = symmetric_part(Z), symmetric_part(G), symmetric_part(cotangent)
+        Y = call(lyapunov, Z, cotangent, number)
+        K = Y @ Z @ Z @ G  # <K + K^T, dZ Z + Z dZ> is the derivative of <Y, Z^2 G Z^2>
+        dZ = -_anticommutator(Y, X) - _anticommutator(K + K.mT, Z)
+        return symmetric_part(dZ), call(name, Z, cotangent, number)
+
+    def jvp(Z, G, X, number, dZ, dG):
+        Z, G, dZ, dG = symmetric_part(Z), symmetric_part(G), symmetric_part(dZ), symmetric_part(dG)
+        M, dM = Z @ Z, _anticommutator(dZ, Z)
+        right_side = _anticommutator(dZ, X) + dM @ G @ M + M @ dG @ M + M @ G @ dM
+        return -call(lyapunov, Z, right_side, number)
+
+    return Rule(lambda Z, G, X: (Z, G, X), vjp, jvp)
 
 
-def _inv_sqrtm_backward_jvp(Z, G, X, iterations, dZ, dG):
-    Z, G, dZ, dG = symmetric_part(Z), symmetric_part(G), symmetric_part(dZ), symmetric_part(dG)
-    M, dM = Z @ Z, _anticommutator(dZ, Z)
-    right_side = _anticommutator(dZ, X) + dM @ G @ M + M @ dG @ M + M @ G @ dM
-    return -call("lyapunov", Z, right_side, iterations)
+# X of S X + X S = sym(G_S) - Z sym(G_Z) Z, for the pairs R = (S, Z) and G = (G_S, G_Z).
 
 
-ROOT = Rule(lambda A, S: (A, S), _root_vjp, _root_jvp)
-INVERSE_ROOT = Rule(lambda A, Z: (Z,), _inverse_root_vjp, _inverse_root_jvp)
+def _both_roots_backward_vjp(R, G, X, rtol, cotangent):
+    (S, Z), (_, H) = symmetric_part(R).unbind(-3), symmetric_part(G).unbind(-3)
+    Y = call("sqrtm_backward", S, cotangent, rtol)
+    K = Y @ Z @ H
+    return torch.stack((-_anticommutator(Y, X), -(K + K.mT)), -3), torch.stack((Y, -Z @ Y @ Z), -3)
+
+
+def _both_roots_backward_jvp(R, G, X, rtol, dR, dG):
+    S, Z, dS, dZ, dG_S, dH = (y for x in (R, dR, dG) for y in symmetric_part(x).unbind(-3))
+    H = symmetric_part(G).select(-3, 1)
+    K = dZ @ H @ Z
+    return call("sqrtm_backward", S, dG_S - K - K.mT - Z @ dH @ Z - _anticommutator(dS, X), rtol)
+
 
 RULES = {
-    "mpa_lya": ROOT,
-    "mtp_lya": ROOT,
-    "mpa_lya_inv": INVERSE_ROOT,
-    "mtp_lya_inv": INVERSE_ROOT,
-    "lyapunov": Rule(lambda B, C, X: (B, X), _lyapunov_vjp, _lyapunov_jvp),
-    "sqrtm_lya_backward": Rule(lambda A, S, G, X: (A, S, X), _sqrtm_backward_vjp, _sqrtm_backward_jvp),
-    "inv_sqrtm_lya_backward": Rule(lambda Z, G, X: (Z, G, X), _inv_sqrtm_backward_vjp, _inv_sqrtm_backward_jvp),
+    "mpa_lya": _solved_by("sqrtm_lya_backward", lambda A, S: (A, S)),
+    "mtp_lya": _solved_by("sqrtm_lya_backward", lambda A, S: (A, S)),
+    "mpa_lya_inv": _solved_by("inv_sqrtm_lya_backward", lambda A, Z: (Z,)),
+    "mtp_lya_inv": _solved_by("inv_sqrtm_lya_backward", lambda A, Z: (Z,)),
+    "lyapunov": _lyapunov("lyapunov"),
+    "sqrtm": _solved_by("sqrtm_backward", lambda A, S: (S,)),
+    "inv_sqrtm": _solved_by("inv_sqrtm_backward", lambda A, Z: (Z,)),
+    "sqrtm_and_inv": Rule(lambda A, R: (R,), _both_roots_vjp, _both_roots_jvp),
+    "mpa": _exact("mpa"),
+    "mtp": _exact("mtp"),
+    "mpa_inv": _exact("mpa_inv"),
+    "mtp_inv": _exact("mtp_inv"),
+    "lyapunov_newton": _lyapunov("lyapunov_newton"),
+    "sqrtm_lya_backward": Rule(lambda A, S, G, X: (A, S, X), _sqrtm_lya_backward_vjp, _sqrtm_lya_backward_jvp),
+    "inv_sqrtm_lya_backward": _inverse_root_backward("inv_sqrtm_lya_backward", "lyapunov"),
+    "sqrtm_backward": Rule(lambda S, G, X: (S, X), _sqrtm_backward_vjp, _sqrtm_backward_jvp),
+    "inv_sqrtm_backward": _inverse_root_backward("inv_sqrtm_backward", "lyapunov_newton"),
+    "sqrtm_and_inv_backward": Rule(
+        lambda R, G, X: (R, G, X), _both_roots_backward_vjp, _both_roots_backward_jvp
+    ),
+    "mpa_backward": _exact_backward("mpa"),
+    "mtp_backward": _exact_backward("mtp"),
+    "mpa_inv_backward": _exact_backward("mpa_inv"),
+    "mtp_inv_backward": _exact_backward("mtp_inv"),
 }
 
 
@@ -108,13 +193,13 @@ def save(name: str, ctx: Any, inputs: tuple, output: Tensor) -> tuple[Tensor, ..
     tensors = [x for x in inputs if isinstance(x, Tensor)]
     saved = RULES[name].save(*tensors, output)
     ctx.numbers = len(inputs) - len(tensors)
-    ctx.iterations = inputs[-1]
+    ctx.number = inputs[-1]
     ctx.save_for_backward(*saved)
     return saved
 
 
 def vjp(name: str, ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-    return *RULES[name].vjp(*ctx.saved_tensors, ctx.iterations, cotangent), *(None,) * ctx.numbers
+    return *RULES[name].vjp(*ctx.saved_tensors, ctx.number, cotangent), *(None,) * ctx.numbers
 
 
 def batch_first(info: Any, in_dims: tuple, inputs: tuple) -> list:
@@ -154,7 +239,7 @@ class _Transformable(torch.autograd.Function):
         # goes through a torch product. With it on, the saved tensors must come without their tangent of this level.
         with forward_ad._set_fwd_grad_enabled(True):
             saved = (forward_ad.unpack_dual(x).primal for x in ctx.saved_tensors)
-            return RULES[ctx.name].jvp(*saved, ctx.iterations, *tangents[: len(tangents) - ctx.numbers])
+            return RULES[ctx.name].jvp(*saved, ctx.number, *tangents[: len(tangents) - ctx.numbers])
 
     @staticmethod
     def vmap(info, in_dims, name, *inputs):

@@ -10,7 +10,7 @@ import torch
 
 from . import _check, _derivatives, reference
 from ._library import load_cuda, native
-from ._schema import SCHEMAS
+from ._schema import SCHEMAS, result_shape
 
 AUTOCAST_DEVICES = ("cpu", "cuda")
 
@@ -45,7 +45,7 @@ def _register(name: str) -> None:
 
     def fake(*args):
         A = next(iter(_check.call(twin, args).values()))
-        return torch.empty_like(A, memory_format=torch.contiguous_format)
+        return A.new_empty(result_shape(name, A.shape))
 
     def vmap(info, in_dims, *args):
         return _derivatives.op(name)(*_derivatives.batch_first(info, in_dims, args)), 0

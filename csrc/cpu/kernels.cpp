@@ -1,17 +1,27 @@
 // Whole passes of one matrix in workspace panels. Compiled once for each instruction set (FASTSQRTM_ISA).
 #include "kernels.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
 
 #include "element.h"
+#include "elementwise.h"
+#include "frechet.h"
 #include "lyapunov.h"
+#include "newton.h"
 #include "sweep.h"
 
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
 namespace {
+
+// Matrix i of the workspace of one thread.
+template <class T>
+Panels<T> workspace_matrix(void* workspace, int n, int i) {
+  return {static_cast<T*>(workspace) + i * Panels<T>::size(n), n};
+}
 
 // Four matrices, carved from the workspace of one thread.
 template <class T>
@@ -19,10 +29,10 @@ struct Workspace {
   Panels<T> first, second, third, fourth;
 
   Workspace(void* data, int n)
-      : first(static_cast<T*>(data), n),
-        second(first.data + Panels<T>::size(n), n),
-        third(second.data + Panels<T>::size(n), n),
-        fourth(third.data + Panels<T>::size(n), n) {}
+      : first(workspace_matrix<T>(data, n, 0)),
+        second(workspace_matrix<T>(data, n, 1)),
+        third(workspace_matrix<T>(data, n, 2)),
+        fourth(workspace_matrix<T>(data, n, 3)) {}
 };
 
 template <class T, class Storage>
@@ -42,62 +52,6 @@ template <class T, class Storage>
 void load_symmetric(const Team& team, MatrixIn in, const Panels<T>& P) {
   if (in.column_stride != 1 && in.row_stride == 1) std::swap(in.row_stride, in.column_stride);
   load_part<T, Storage>(team, in, T(1), P);
-}
-
-// Frobenius norm with a scale, so that squares neither overflow nor vanish; padding is zero. 0: all entries are below
-// the smallest normal number. NaN if any entry is NaN or Inf.
-template <class T>
-double frobenius(const Panels<T>& P) {
-  constexpr int lanes = Simd<T>::lanes;
-  using Wide = typename DoubleLanes<T>::Vector;
-  const T* end = P.data + Panels<T>::size(P.n);
-  Vector<T> largest = {};
-  for (const T* p = P.data; p < end; p += lanes) {
-    const Vector<T> x = FASTSQRTM_ISA::load(p), absolute = x < 0 ? -x : x;
-    largest = absolute > largest ? absolute : largest;  // skips NaN; the sum below does not
-  }
-  T scale = 0;
-  for (int c = 0; c < lanes; ++c) scale = largest[c] > scale ? largest[c] : scale;
-  const T inverse = scale < std::numeric_limits<T>::min() ? T(0) : 1 / scale;
-  Wide sum = {};
-  for (const T* p = P.data; p < end; p += lanes) {
-    const Wide x = __builtin_convertvector(FASTSQRTM_ISA::load(p) * inverse, Wide);
-    sum += x * x;
-  }
-  double total = 0;
-  for (int c = 0; c < lanes; ++c) total += sum[c];
-  return double(scale) * std::sqrt(total);
-}
-
-// P <- P / s. Returns the s that was really divided by: 1/s is rounded to T, and a factor common to the whole matrix
-// would show in the result if the compensation did not undo the same one.
-template <class T>
-double normalise(const Team& team, double s, const Panels<T>& P) {
-  const T factor = T(1 / s);
-  team.each([&](int member) {
-    for (int p = member; p < P.panels(); p += team.threads)
-      for (T *x = P.panel(p), *end = P.panel(p + 1); x < end; x += Simd<T>::lanes)
-        FASTSQRTM_ISA::store(x, factor * FASTSQRTM_ISA::load(x));
-  });
-  return 1 / double(factor);
-}
-
-// to <- a from + b to on and under the diagonal, by whole panels.
-template <class T>
-void combine(const Team& team, T a, const Panels<T>& from, T b, const Panels<T>& to) {
-  constexpr int width = Panels<T>::width, lanes = Simd<T>::lanes;
-  team.each([&](int member) {
-    for (int p = member; p < to.panels(); p += team.threads) {
-      const T* x = from.at(p * width, p * width);
-      T* y = to.at(p * width, p * width);
-      const T* end = to.panel(p) + int64_t(to.rows) * width;
-      for (; y < end; x += lanes, y += lanes) {
-        Vector<T> value = a * FASTSQRTM_ISA::load(x);
-        if (b != 0) value += b * FASTSQRTM_ISA::load(y);
-        FASTSQRTM_ISA::store(y, value);
-      }
-    }
-  });
 }
 
 // sqrt(x) ~ 1/N + sum w_j x / (x + t_j), 1/sqrt(x) ~ 1/N + sum w_j / (1 + t_j x) (csrc/coefficients.h).
@@ -179,6 +133,149 @@ void root(int n, const RootMethod& method, MatrixIn A, void* out, void* workspac
   else if (!pade(team, method, ws.first, ws.second, ws.third, SweepStrips<T>(ws.fourth)))
     return fill(n, nan, nan, target);
   store_matrix(value, T(method.inverse ? 1 / std::sqrt(nu) : std::sqrt(nu)), target);
+}
+
+// The exact gradient of what `root` computes, with L the derivative of the series r at X = A/nu and <.,.> the sum of
+// products of entries:
+//   root     (L + X (<G, r>/2 - <L, X>)) / sqrt(nu)          inverse root   (L - X (<G, r>/2 + <L, X>)) / sqrt(nu)^3
+template <class T, class Storage>
+void root_backward(int n, const RootMethod& method, MatrixIn A, MatrixIn G, void* out, void* workspace,
+                   const Team& team) {
+  constexpr T nan = std::numeric_limits<T>::quiet_NaN();
+  Storage* target = static_cast<Storage*>(out);
+  Panels<T> free[6] = {{nullptr, n}, {nullptr, n}, {nullptr, n}, {nullptr, n}, {nullptr, n}, {nullptr, n}};
+  for (int i = 0; i < (method.kind == RootMethod::Kind::taylor ? 6 : 3); ++i)
+    free[i] = workspace_matrix<T>(workspace, n, i + 2);
+  const Panels<T> X = workspace_matrix<T>(workspace, n, 0), cotangent = workspace_matrix<T>(workspace, n, 1);
+  load_symmetric<T, Storage>(team, A, X);
+  double nu = frobenius(X);
+  if (nu == 0) return fill(n, T(0), T(0), target);
+  nu = normalise(team, nu, X);
+  load_symmetric<T, Storage>(team, G, cotangent);
+  const Frechet<T> frechet = method.kind == RootMethod::Kind::taylor
+                                 ? taylor_derivative(team, method, X, cotangent, free)
+                                 : pade_derivative(team, method, X, cotangent, free[0], free[1], free[2]);
+  if (!frechet.positive) return fill(n, nan, nan, target);
+  if (method.kind == RootMethod::Kind::taylor) mirror(team, X, T(-1), T(1));  // it holds I - X
+  const double sign = method.inverse ? -1 : 1;
+  const double radial = sign * frechet.along / 2 - inner_product(frechet.derivative, X);
+  combine_full(team, T(radial), X, T(1), frechet.derivative);
+  store_matrix(frechet.derivative, T(1 / (method.inverse ? std::sqrt(nu) * nu : std::sqrt(nu))), target);
+}
+
+// A^(1/2) and A^(-1/2) as accurately as the design says; either target may be nullptr.
+template <class T, class Storage>
+void accurate_roots(int n, const RootDesign& design, double entry_precision, MatrixIn A, void* root_out,
+                    void* inverse_out, void* workspace, const Team& team) {
+  constexpr T infinity = std::numeric_limits<T>::infinity(), nan = std::numeric_limits<T>::quiet_NaN();
+  const Workspace<T> ws(workspace, n);
+  const SweepStrips<T> strips(workspace_matrix<T>(workspace, n, 4));
+  Storage *root_target = static_cast<Storage*>(root_out), *inverse_target = static_cast<Storage*>(inverse_out);
+  const auto fill_both = [&](T root_diagonal, T inverse_diagonal, T off_diagonal) {
+    if (root_target) fill(n, root_diagonal, off_diagonal, root_target);
+    if (inverse_target) fill(n, inverse_diagonal, off_diagonal, inverse_target);
+  };
+  constexpr double epsilon = std::numeric_limits<T>::epsilon();
+  double ridge = 0;
+  for (const double next : ridges) {
+    // The rounding of its entries can make a matrix of half precision as indefinite as that.
+    ridge = next == ridges[3] ? std::max(next * epsilon, 2 * entry_precision) : next * epsilon;
+    load_symmetric<T, Storage>(team, A, ws.first);
+    double nu = frobenius(ws.first);
+    if (nu == 0) return fill_both(T(0), infinity, T(0));
+    if (!(nu < std::numeric_limits<double>::infinity())) return fill_both(nan, nan, nan);
+    nu = normalise(team, nu, ws.first);
+    const double tighter = one_norm(ws.first);  // a bound of the largest eigenvalue, as the Frobenius norm is
+    if (tighter < 1) nu *= normalise(team, tighter, ws.first);
+    add_identity(ws.first, T(ridge));
+    if (!newton_roots(team, design, root_target, inverse_target, ws.first, ws.second, ws.third, ws.fourth, strips))
+      continue;
+    if (root_target) {
+      mirror(team, ws.second, T(1));
+      store_matrix(ws.second, T(std::sqrt(nu)), root_target);
+    }
+    if (inverse_target) {
+      mirror(team, ws.third, T(1));
+      store_matrix(ws.third, T(1 / std::sqrt(nu)), inverse_target);
+    }
+    return;
+  }
+  fill_both(nan, nan, nan);
+}
+
+// The gradient for the cotangents G of S = A^(1/2) and H of Z = A^(-1/2): S X + X S = sym(G) - Z sym(H) Z. One of S and
+// Z is enough; so is one of G and H.
+template <class T, class Storage>
+void accurate_backward(int n, double tolerance, const Cotangents& in, void* out, void* workspace, const Team& team) {
+  constexpr T nan = std::numeric_limits<T>::quiet_NaN();
+  const Workspace<T> ws(workspace, n);
+  const Panels<T> B = ws.first, W = ws.second, C = ws.third, U = ws.fourth, V = workspace_matrix<T>(workspace, n, 4);
+  Storage* target = static_cast<Storage*>(out);
+  // B = S/s and W = s Z with s the norm of S, or 1/s that of Z.
+  double s = 1;
+  if (in.S.data) {
+    load_symmetric<T, Storage>(team, in.S, B);
+    s = frobenius(B);
+    if (s == 0) return fill(n, T(0), T(0), target);
+    if (!(s < std::numeric_limits<double>::infinity())) return fill(n, nan, nan, target);
+    s = normalise(team, s, B);
+  }
+  if (in.Z.data) {
+    load_symmetric<T, Storage>(team, in.Z, W);
+    if (!in.S.data) {
+      const double norm = is_infinite_root(W) ? 0 : frobenius(W);
+      if (norm == 0) return fill(n, T(0), T(0), target);
+      if (!(norm < std::numeric_limits<double>::infinity())) return fill(n, nan, nan, target);
+      s = 1 / normalise(team, norm, W);
+    } else {
+      combine_full(team, T(s), W, T(0), W);
+    }
+  }
+  const double precision = std::numeric_limits<T>::epsilon();
+  if (!in.Z.data && !invert(team, precision, B, W, SweepStrips<T>(U))) return fill(n, nan, nan, target);
+  if (!in.S.data && !invert(team, precision, W, B, SweepStrips<T>(U))) return fill(n, nan, nan, target);
+  double scale = 1 / s;
+  if (in.H.data) {  // B X + X B = s G - W H W / s for X of S X + X S = ..
+    load_symmetric<T, Storage>(team, in.H, C);
+    product(team, Triangle::full, C, W, U);
+    product(team, Triangle::lower, W, U, V);
+    if (in.G.data) {
+      load_symmetric<T, Storage>(team, in.G, C);
+      mirror(team, V, T(-1 / (s * s)), C, T(1));
+    } else {
+      mirror(team, V, T(-1));
+      scale /= s * s;
+    }
+    copy(team, V, C);
+  } else {
+    load_symmetric<T, Storage>(team, in.G, C);
+  }
+  const Panels<T> X = solve_newton(team, tolerance, T(1), B, W, C, U, V);
+  if (!X.data) return fill(n, nan, nan, target);
+  store_matrix(X, T(scale), target);
+}
+
+// B X + X B = C by Newton steps, for the symmetric part of C and, if there is one, for its skew part.
+template <class T, class Storage>
+void lyapunov_newton(int n, double tolerance, MatrixIn B, MatrixIn C, void* out, void* workspace, const Team& team) {
+  constexpr T nan = std::numeric_limits<T>::quiet_NaN();
+  const Workspace<T> ws(workspace, n);
+  const Panels<T> V = workspace_matrix<T>(workspace, n, 4);
+  Storage* target = static_cast<Storage*>(out);
+  for (const T sign : {T(1), T(-1)}) {
+    load_part<T, Storage>(team, C, sign, ws.third);
+    if (sign < 0 && frobenius(ws.third) == 0) return;
+    load_symmetric<T, Storage>(team, B, ws.first);
+    double s = frobenius(ws.first);
+    if (s == 0) return fill(n, T(0), T(0), target);
+    if (!(s < std::numeric_limits<double>::infinity())) return fill(n, nan, nan, target);
+    s = normalise(team, s, ws.first);
+    if (!invert(team, std::numeric_limits<T>::epsilon(), ws.first, ws.second, SweepStrips<T>(ws.fourth)))
+      return fill(n, nan, nan, target);
+    const Panels<T> X = solve_newton(team, tolerance, sign, ws.first, ws.second, ws.third, ws.fourth, V);
+    if (!X.data) return fill(n, nan, nan, target);
+    store_matrix(X, T(1 / s), target, sign < 0);
+  }
 }
 
 // S X + X S = sym(G). B = S / s with s^2 = ||A||_F: the normaliser of the forward bounds the root.
@@ -272,6 +369,30 @@ const Kernels kernels = {
     [](Element element, int n, int iterations, MatrixIn B, MatrixIn C, void* out, void* workspace, const Team& team) {
       dispatch(element, [&](auto compute, auto storage) {
         lyapunov<decltype(compute), decltype(storage)>(n, iterations, B, C, out, workspace, team);
+      });
+    },
+    [](Element element, int n, const RootMethod& method, MatrixIn A, MatrixIn G, void* out, void* workspace,
+       const Team& team) {
+      dispatch(element, [&](auto compute, auto storage) {
+        root_backward<decltype(compute), decltype(storage)>(n, method, A, G, out, workspace, team);
+      });
+    },
+    [](Element element, int n, const RootDesign& design, MatrixIn A, void* root, void* inverse, void* workspace,
+       const Team& team) {
+      const double precision = element == Element::bfloat16 ? 0x1p-8 : element == Element::float16 ? 0x1p-11 : 0;
+      dispatch(element, [&](auto compute, auto storage) {
+        accurate_roots<decltype(compute), decltype(storage)>(n, design, precision, A, root, inverse, workspace, team);
+      });
+    },
+    [](Element element, int n, double tolerance, const Cotangents& in, void* out, void* workspace, const Team& team) {
+      dispatch(element, [&](auto compute, auto storage) {
+        accurate_backward<decltype(compute), decltype(storage)>(n, tolerance, in, out, workspace, team);
+      });
+    },
+    [](Element element, int n, double tolerance, MatrixIn B, MatrixIn C, void* out, void* workspace,
+       const Team& team) {
+      dispatch(element, [&](auto compute, auto storage) {
+        lyapunov_newton<decltype(compute), decltype(storage)>(n, tolerance, B, C, out, workspace, team);
       });
     },
 };

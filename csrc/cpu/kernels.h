@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "../zolotarev.h"
 #include "team.h"
 
 namespace fastsqrtm {
@@ -24,6 +25,11 @@ struct RootMethod {
   const double* coefficients;      // taylor: c_0..c_degree
 };
 
+// What the accurate backward pass gets: S = A^(1/2), Z = A^(-1/2) and their cotangents; data == nullptr: not there.
+struct Cotangents {
+  MatrixIn S, Z, G, H;
+};
+
 // The workspace of a pass (workspace_bytes in layout.h) is aligned to 64 bytes and zero before its first use: padding
 // that holds old bits would do no harm to results, but denormal numbers are slow.
 struct Kernels {
@@ -34,6 +40,14 @@ struct Kernels {
                                  const Team&);
   // float32 and float64 only: the solutions for the symmetric and the skew part of C are added up in `out`.
   void (*lyapunov)(Element, int n, int iterations, MatrixIn B, MatrixIn C, void* out, void* workspace, const Team&);
+  void (*root_backward)(Element, int n, const RootMethod&, MatrixIn A, MatrixIn G, void* out, void* workspace,
+                        const Team&);
+  void (*accurate_roots)(Element, int n, const RootDesign&, MatrixIn A, void* root, void* inverse, void* workspace,
+                         const Team&);
+  void (*accurate_backward)(Element, int n, double tolerance, const Cotangents&, void* out, void* workspace,
+                            const Team&);
+  void (*lyapunov_newton)(Element, int n, double tolerance, MatrixIn B, MatrixIn C, void* out, void* workspace,
+                          const Team&);  // float32 and float64 only, as lyapunov
 };
 
 namespace baseline {

@@ -55,19 +55,22 @@ struct Tile {
 enum class Triangle { full, lower };
 
 template <class T, int vectors>
-inline void product_tile(const Panels<T>& A, const Panels<T>& B, const Panels<T>& C, int i, int j, int k0, int k1) {
+inline void product_tile(const Panels<T>& A, const Panels<T>& B, const Panels<T>& C, int i, int j, int k0, int k1,
+                         bool add) {
   Tile<T, vectors> tile;
-  if (k0 == 0)
-    tile.clear();
-  else
+  if (add)
     tile.load(C.at(i, j), C.width);
+  else
+    tile.clear();
   tile.multiply(A.at(k0, i), A.width, B.at(k0, j), B.width, k1 - k0);
   tile.store(C.at(i, j), C.width);
 }
 
-// Triangle::lower computes the blocks on and under the diagonal; mirror() in symmetric.h completes the matrix.
+// C = A B, or C + A B. Triangle::lower computes the blocks on and under the diagonal; mirror() in symmetric.h completes
+// the matrix.
 template <class T>
-void product(const Team& team, Triangle triangle, const Panels<T>& A, const Panels<T>& B, const Panels<T>& C) {
+void product(const Team& team, Triangle triangle, const Panels<T>& A, const Panels<T>& B, const Panels<T>& C,
+             bool add = false) {
   using S = Simd<T>;
   constexpr int k_block_bytes = 24 * 1024;  // of the right operand: half of a 48 KB L1, three quarters of a 32 KB one
   const int n = C.n;
@@ -82,9 +85,9 @@ void product(const Team& team, Triangle triangle, const Panels<T>& A, const Pane
         const bool one_vector = n - j <= S::lanes;
         for (int i = triangle == Triangle::lower ? j : 0; i < n; i += S::tile_rows) {
           if (one_vector || (triangle == Triangle::lower && i < j + S::lanes))
-            product_tile<T, 1>(A, B, C, i, j, k0, k1);
+            product_tile<T, 1>(A, B, C, i, j, k0, k1, add || k0 > 0);
           else
-            product_tile<T, 2>(A, B, C, i, j, k0, k1);
+            product_tile<T, 2>(A, B, C, i, j, k0, k1, add || k0 > 0);
         }
       }
     }

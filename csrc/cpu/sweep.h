@@ -1,10 +1,10 @@
-// The symmetric sweep of I + H in place: one triangle, no pivoting, n^3 flop, H positive semidefinite.
+// The symmetric sweep of H, or of I + H, in place: one triangle, no pivoting, n^3 flop, the matrix positive definite.
 //
 // Sweeping row k of a symmetric matrix replaces d = a_kk by -1/d, column k by v = a_k / d and everything else by
 // a_ij - a_ik a_kj / d; after all rows minus the inverse stands in the place of the matrix. Here a block of `lanes`
-// rows is swept at a time, and the identity is never added: only pivots notice it, d = 1 + h. What a pivot leaves
-// behind decides the result:
-//   -1/d         gives -(I + H)^-1;
+// rows is swept at a time, and the identity of I + H is never added: only pivots notice it, d = 1 + h. What a pivot
+// leaves behind decides the result:
+//   -1/d         gives -(I + H)^-1, or with pivots d = h the inverse of H itself, negated;
 //   1 - 1/d      gives H (I + H)^-1, and h / d is that without the subtraction.
 #pragma once
 
@@ -15,9 +15,9 @@
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
 
-enum class Swept { minus_inverse, quotient };
+enum class Swept { minus_inverse, quotient, minus_own_inverse };
 
-// The pivot block I + D as L diag(d) L^T, L unit lower triangular.
+// The pivot block I + D (minus_own_inverse: D) as L diag(d) L^T, L unit lower triangular.
 template <class T>
 struct PivotFactors {
   static constexpr int lanes = Simd<T>::lanes;
@@ -39,7 +39,7 @@ void sweep_block(Block<T>& block, int order, PivotFactors<T>& factors) {
     const Vector<T> column = block.row[k];
     alignas(64) T u[lanes];
     store(u, column);
-    const T d = 1 + u[k];
+    const T d = result == Swept::minus_own_inverse ? u[k] : 1 + u[k];
     const T inverse = 1 / d;
     const Vector<T> scaled = own ? broadcast(-inverse) : column * inverse;
     factors.positive = factors.positive && d > 0;
@@ -92,7 +92,7 @@ inline void update_tile(const Panels<T>& P, const T* left, const T* right, int i
   tile.store(target, P.width);
 }
 
-// Sweeps I + P, of which the blocks on and under the diagonal are given and returned. False: a pivot was not positive.
+// Sweeps I + P or P, of which the blocks on and under the diagonal are given and returned. False: a pivot was not positive.
 template <class T, Swept result>
 bool sweep(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips) {
   constexpr int lanes = Simd<T>::lanes, width = Simd<T>::panel, tile_rows = Simd<T>::tile_rows;

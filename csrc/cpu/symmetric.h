@@ -72,11 +72,11 @@ void add_with_transpose(const Team& team, const Panels<T>& C, T c, const Panels<
   });
 }
 
-// P <- p P + q Q + identity I, where only the blocks on and under the diagonal of P are given: completes it to a
-// symmetric matrix. Q may be P itself with q = 0. `exact`: the blocks on the diagonal are symmetric bit for bit, as
+// P <- p P + q Q + identity I with P^T = sign P, sign = +-1, where only the blocks on and under the diagonal of P are
+// given: completes it. Q may be P itself with q = 0. `exact`: the blocks on the diagonal are symmetric bit for bit, as
 // those of a square are.
 template <class T, bool exact = false>
-void mirror(const Team& team, const Panels<T>& P, T p, const Panels<T>& Q, T q, T identity = 0) {
+void mirror(const Team& team, const Panels<T>& P, T p, const Panels<T>& Q, T q, T identity = 0, T sign = 1) {
   block_pairs(team, P.blocks(), [&](int I, int J) {
     constexpr int lanes = Simd<T>::lanes, width = Simd<T>::panel;
     Block<T> block;
@@ -84,7 +84,7 @@ void mirror(const Team& team, const Panels<T>& P, T p, const Panels<T>& Q, T q, 
     if (I == J && !exact) {  // a product of commuting matrices is symmetric only to rounding
       Block<T> other = block;
       other.transpose();
-      for (int r = 0; r < lanes; ++r) block.row[r] = T(0.5) * (block.row[r] + other.row[r]);
+      for (int r = 0; r < lanes; ++r) block.row[r] = T(0.5) * (block.row[r] + sign * other.row[r]);
     }
     for (int r = 0; r < lanes; ++r) block.row[r] *= p;
     if (q != 0)
@@ -94,7 +94,7 @@ void mirror(const Team& team, const Panels<T>& P, T p, const Panels<T>& Q, T q, 
       for (int r = 0; r < lanes; ++r) P.block(I, I)[r * width + r] += identity;
     } else {
       block.transpose();
-      block.store(P.block(J, I));
+      for (int r = 0; r < lanes; ++r) store(P.block(J, I) + r * width, sign * block.row[r]);
     }
   });
 }

@@ -1,0 +1,156 @@
+// Passes over the entries of one matrix or of two of the same order: norms and linear combinations.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "panel.h"
+#include "team.h"
+
+namespace fastsqrtm {
+namespace FASTSQRTM_ISA {
+
+// Frobenius norm with a scale, so that squares neither overflow nor vanish; padding is zero. 0: all entries are below
+// the smallest normal number. NaN if any entry is NaN or Inf.
+template <class T>
+double frobenius(const Panels<T>& P) {
+  constexpr int lanes = Simd<T>::lanes;
+  using Wide = typename DoubleLanes<T>::Vector;
+  const T* end = P.data + Panels<T>::size(P.n);
+  Vector<T> largest = {};
+  for (const T* p = P.data; p < end; p += lanes) {
+    const Vector<T> x = FASTSQRTM_ISA::load(p), absolute = x < 0 ? -x : x;
+    largest = absolute > largest ? absolute : largest;  // skips NaN; the sum below does not
+  }
+  T scale = 0;
+  for (int c = 0; c < lanes; ++c) scale = largest[c] > scale ? largest[c] : scale;
+  const T inverse = scale < std::numeric_limits<T>::min() ? T(0) : 1 / scale;
+  Wide sum = {};
+  for (const T* p = P.data; p < end; p += lanes) {
+    const Wide x = __builtin_convertvector(FASTSQRTM_ISA::load(p) * inverse, Wide);
+    sum += x * x;
+  }
+  double total = 0;
+  for (int c = 0; c < lanes; ++c) total += sum[c];
+  return double(scale) * std::sqrt(total);
+}
+
+// P <- P / s. Returns the s that was really divided by: 1/s is rounded to T, and a factor common to the whole matrix
+// would show in the result if the compensation did not undo the same one.
+template <class T>
+double normalise(const Team& team, double s, const Panels<T>& P) {
+  const T factor = T(1 / s);
+  team.each([&](int member) {
+    for (int p = member; p < P.panels(); p += team.threads)
+      for (T *x = P.panel(p), *end = P.panel(p + 1); x < end; x += Simd<T>::lanes)
+        FASTSQRTM_ISA::store(x, factor * FASTSQRTM_ISA::load(x));
+  });
+  return 1 / double(factor);
+}
+
+// to <- a from + b to on and under the diagonal, by whole panels.
+template <class T>
+void combine(const Team& team, T a, const Panels<T>& from, T b, const Panels<T>& to) {
+  constexpr int width = Panels<T>::width, lanes = Simd<T>::lanes;
+  team.each([&](int member) {
+    for (int p = member; p < to.panels(); p += team.threads) {
+      const T* x = from.at(p * width, p * width);
+      T* y = to.at(p * width, p * width);
+      const T* end = to.panel(p) + int64_t(to.rows) * width;
+      for (; y < end; x += lanes, y += lanes) {
+        Vector<T> value = a * FASTSQRTM_ISA::load(x);
+        if (b != 0) value += b * FASTSQRTM_ISA::load(y);
+        FASTSQRTM_ISA::store(y, value);
+      }
+    }
+  });
+}
+
+// to <- a from + b to, everywhere.
+template <class T>
+void combine_full(const Team& team, T a, const Panels<T>& from, T b, const Panels<T>& to) {
+  constexpr int lanes = Simd<T>::lanes;
+  team.each([&](int member) {
+    for (int p = member; p < to.panels(); p += team.threads) {
+      const T* x = from.panel(p);
+      for (T *y = to.panel(p), *end = to.panel(p + 1); y < end; x += lanes, y += lanes) {
+        Vector<T> value = a * FASTSQRTM_ISA::load(x);
+        if (b != 0) value += b * FASTSQRTM_ISA::load(y);
+        FASTSQRTM_ISA::store(y, value);
+      }
+    }
+  });
+}
+
+template <class T>
+void copy(const Team& team, const Panels<T>& from, const Panels<T>& to) {
+  team.each([&](int member) {
+    for (int p = member; p < to.panels(); p += team.threads)
+      std::memcpy(to.panel(p), from.panel(p), sizeof(T) * to.rows * to.width);
+  });
+}
+
+template <class T>
+void add_identity(const Panels<T>& P, T value) {
+  for (int i = 0; i < P.n; ++i) *P.at(i, i) += value;
+}
+
+template <class T>
+double trace(const Panels<T>& P) {
+  double sum = 0;
+  for (int i = 0; i < P.n; ++i) sum += *P.at(i, i);
+  return sum;
+}
+
+// Largest sum of the absolute values of a column: bounds the spectral norm of a symmetric matrix, and leaves NaN out.
+template <class T>
+double one_norm(const Panels<T>& P) {
+  constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
+  Vector<T> largest = {};
+  for (int p = 0; p < P.panels(); ++p)
+    for (int half = 0; half < width; half += lanes) {
+      Vector<T> sum = {};
+      for (const T *x = P.panel(p) + half, *end = x + int64_t(P.n) * width; x < end; x += width) {
+        const Vector<T> value = FASTSQRTM_ISA::load(x);
+        sum += value < 0 ? -value : value;
+      }
+      largest = sum > largest ? sum : largest;
+    }
+  T result = 0;
+  for (int c = 0; c < lanes; ++c) result = largest[c] > result ? largest[c] : result;
+  return result;
+}
+
+// sum_ij p_ij q_ij, in double.
+template <class T>
+double inner_product(const Panels<T>& P, const Panels<T>& Q) {
+  using Wide = typename DoubleLanes<T>::Vector;
+  constexpr int lanes = Simd<T>::lanes;
+  Wide sum = {};
+  const T* q = Q.data;
+  for (const T *p = P.data, *end = p + Panels<T>::size(P.n); p < end; p += lanes, q += lanes)
+    sum += __builtin_convertvector(FASTSQRTM_ISA::load(p), Wide) * __builtin_convertvector(FASTSQRTM_ISA::load(q), Wide);
+  double total = 0;
+  for (int c = 0; c < lanes; ++c) total += sum[c];
+  return total;
+}
+
+// ||P - Q||_F, where squares neither over- nor underflow.
+template <class T>
+double distance(const Panels<T>& P, const Panels<T>& Q) {
+  using Wide = typename DoubleLanes<T>::Vector;
+  constexpr int lanes = Simd<T>::lanes;
+  Wide sum = {};
+  const T* q = Q.data;
+  for (const T *p = P.data, *end = p + Panels<T>::size(P.n); p < end; p += lanes, q += lanes) {
+    const Wide x = __builtin_convertvector(FASTSQRTM_ISA::load(p) - FASTSQRTM_ISA::load(q), Wide);
+    sum += x * x;
+  }
+  double total = 0;
+  for (int c = 0; c < lanes; ++c) total += sum[c];
+  return std::sqrt(total);
+}
+
+}  // namespace FASTSQRTM_ISA
+}  // namespace fastsqrtm
