@@ -25,6 +25,14 @@ struct RootDesign {
   double weights[max_poles];           // w_j
   double scales[max_newton_steps];     // g_k
   double error;                        // largest relative error of the root at an eigenvalue in [lowest, 1]
+
+  // 1/x_0 at an eigenvalue of half the precision, where x_0 = x y_0: an estimate of ||X_0^-1|| above it, such as
+  // ||X_0^-1||_F^2 / tr(X_0^-1), says that the matrix is singular to working precision and needs a ridge.
+  double largest_inverse(double precision) const {
+    double y = constant;
+    for (int j = 0; j < poles; ++j) y += weights[j] / shifts[j];
+    return 2 / (precision * y);
+  }
 };
 
 // c_i = l^2 sc^2(i K'/d; l') for i < d: the poles (odd i) and zeros (even i), negated squares, of Zolotarev's function
@@ -86,6 +94,12 @@ inline RootDesign root_design(int poles, int newton_steps, double lowest) {
 // an error that rounding hides.
 constexpr double lowest_eigenvalue(int element_bytes) { return element_bytes == 8 ? 1e-12 : 1e-6; }
 constexpr double finest_tolerance(int element_bytes) { return element_bytes == 8 ? 2e-15 : 5e-7; }
+
+// What is added to the diagonal of a matrix whose elimination meets a pivot that is not positive, in units of the
+// precision and of its norm, one after the other until it meets none: positive semidefinite matrices are indefinite by
+// rounding.
+constexpr double ridges[] = {0, 1, 8, 64, 1024};
+constexpr double last_ridge = ridges[4];
 
 // The design of least cost, counted in inverses, whose error is at most the tolerance. The last one asked for is kept:
 // the search takes longer than the root of a small matrix.

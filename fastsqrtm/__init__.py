@@ -3,7 +3,18 @@
 import importlib.metadata
 
 from . import _register, reference, testing
-from .functional import lyapunov, mpa_lya, mpa_lya_inv, mtp_lya, mtp_lya_inv, plan
+from .functional import (
+    RootInfo,
+    inv_sqrtm,
+    lyapunov,
+    mpa_lya,
+    mpa_lya_inv,
+    mtp_lya,
+    mtp_lya_inv,
+    plan,
+    sqrtm,
+    sqrtm_and_inv,
+)
 
 _register.register()
 
@@ -12,4 +23,17 @@ try:
 except importlib.metadata.PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["lyapunov", "mpa_lya", "mpa_lya_inv", "mtp_lya", "mtp_lya_inv", "plan", "reference", "testing"]
+__all__ = [
+    "RootInfo",
+    "inv_sqrtm",
+    "lyapunov",
+    "mpa_lya",
+    "mpa_lya_inv",
+    "mtp_lya",
+    "mtp_lya_inv",
+    "plan",
+    "reference",
+    "sqrtm",
+    "sqrtm_and_inv",
+    "testing",
+]

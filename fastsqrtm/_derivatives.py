@@ -16,8 +16,8 @@ from .reference import symmetric_part
 
 
 class Rule(NamedTuple):
-    """save(*tensor_inputs, output) gives what the other two get first, followed by the op's last number: the iterations,
-    the tolerance or the degree of its backward.
+    """save(*tensor_inputs, output) gives what the other two get first, followed by the op's last number: the
+    iterations, the tolerance or the degree of its backward.
     """
 
     save: Callable[..., tuple[Tensor, ...]]
@@ -51,8 +51,8 @@ def _both_roots_jvp(R, rtol, dA):
     return torch.stack((dS, -Z @ dS @ Z), -3)
 
 
-# The methods of the paper with the gradient of what they compute: the approximant as a torch function, differentiated by
-# torch wherever more than its first derivative is asked for.
+# The methods of the paper with the gradient of what they compute: the approximant as a torch function, differentiated
+# by torch wherever more than its first derivative is asked for.
 
 
 def _approximant(name: str, degree: int) -> Callable[[Tensor], Tensor]:
@@ -179,9 +179,7 @@ RULES = {
     "inv_sqrtm_lya_backward": _inverse_root_backward("inv_sqrtm_lya_backward", "lyapunov"),
     "sqrtm_backward": Rule(lambda S, G, X: (S, X), _sqrtm_backward_vjp, _sqrtm_backward_jvp),
     "inv_sqrtm_backward": _inverse_root_backward("inv_sqrtm_backward", "lyapunov_newton"),
-    "sqrtm_and_inv_backward": Rule(
-        lambda R, G, X: (R, G, X), _both_roots_backward_vjp, _both_roots_backward_jvp
-    ),
+    "sqrtm_and_inv_backward": Rule(lambda R, G, X: (R, G, X), _both_roots_backward_vjp, _both_roots_backward_jvp),
     "mpa_backward": _exact_backward("mpa"),
     "mtp_backward": _exact_backward("mtp"),
     "mpa_inv_backward": _exact_backward("mpa_inv"),

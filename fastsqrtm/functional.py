@@ -1,9 +1,11 @@
-"""The documented functions. Each one calls the op of its name; the mathematics is in docs/design.md.
+"""The documented functions; the mathematics is in docs/design.md.
 
-Source of the four roots and of their gradient: Song, Sebe, Wang, *Fast Differentiable Matrix Square Root*, ICLR 2022
-(arXiv 2201.08663), and for the inverse roots *Fast Differentiable Matrix Square Root and Inverse Square Root*
-(arXiv 2201.12543).
+`sqrtm`, `inv_sqrtm` and `sqrtm_and_inv` are for everyday use. Below them are the ops of the paper, by their names:
+Song, Sebe, Wang, *Fast Differentiable Matrix Square Root*, ICLR 2022 (arXiv 2201.08663), and for the inverse roots
+*Fast Differentiable Matrix Square Root and Inverse Square Root* (arXiv 2201.12543).
 """
+
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +13,269 @@ from torch import Tensor
 from . import _check
 from ._derivatives import call
 from ._library import load_cuda, native
+from .reference import FINEST_TOLERANCE, root_design
+
+DEFAULT_DEGREE = {"mpa": 5, "mtp": 10}
+
+# method -> backward -> the ops of root and inverse root. The first backward of a row is what "auto" means.
+METHODS = {
+    "auto": {"exact": ("sqrtm", "inv_sqrtm")},
+    "mpa": {"exact": ("mpa", "mpa_inv"), "lyapunov": ("mpa_lya", "mpa_lya_inv")},
+    "mtp": {"exact": ("mtp", "mtp_inv"), "lyapunov": ("mtp_lya", "mtp_lya_inv")},
+}
+
+
+class RootInfo(NamedTuple):
+    """How good each root is, in the leading dimensions of A; on its device, so that looking at it is what waits.
+
+    residual: ||S S - A||_F / ||A||_F for the root S, ||Z A Z - I||_F / sqrt(n) for the inverse root Z, the larger of
+        the two for both. For small errors it is about twice the relative error of the root.
+    iterations: the rational start and the Newton steps of method "auto"; the degree of the others.
+    converged: the residual is what `rtol` and the rounding at this condition number leave. False for NaN, for matrices
+        that are singular to working precision where the inverse root is asked for, and mostly for "mpa" and "mtp".
+    """
+
+    residual: Tensor
+    iterations: Tensor
+    converged: Tensor
+
+
+def sqrtm(
+    A: Tensor,
+    *,
+    method: str = "auto",
+    backward: str = "auto",
+    rtol: float | None = None,
+    eps: float = 0.0,
+    degree: int | None = None,
+    iterations: int | None = None,
+    return_info: bool = False,
+    check: bool = False,
+) -> Any:
+    """Square root of each matrix, to the accuracy of its dtype unless told otherwise, with its exact gradient.
+
+    Args:
+        A: (..., n, n), float16, bfloat16, float32 or float64; its symmetric part is used, positive semidefinite.
+            The half precisions are computed in float32.
+        method: "auto", Zolotarev's rational approximation and Newton steps: right at any condition number up to 1e6
+            (float32) or 1e12 (float64). "mpa" and "mtp": the paper's Pade approximant and Taylor polynomial.
+        backward: "exact", the gradient of the map computed; for "mpa" and "mtp" also "lyapunov", the paper's: that of
+            the exact root at the point computed, by a truncated iteration. The two of them agree where the approximant
+            and the iteration have converged, at condition numbers near 1; at 1e3 and default degree they differ by
+            about 0.3 of the gradient. "auto" is "exact".
+        rtol: for method "auto": largest relative error of the root and, normwise, of the gradient. Smaller is slower,
+            and at most the precision of the dtype is reached; None: that precision.
+        eps: what is added to the diagonal of A first.
+        degree: of "mpa" (1 to 32, default 5) and "mtp" (1 to 128, default 10).
+        iterations: of backward "lyapunov", 1 to 100, default 8.
+        return_info: return (root, RootInfo) instead of the root; one more product per matrix, and no waiting.
+        check: raise if a matrix did not converge; this waits for the device.
+
+    Returns:
+        A^(1/2), symmetric positive definite, in the shape and dtype of A; with return_info (root, RootInfo).
+        At eigenvalues below 1e-7 (float64: 1e-13) of ||A|| the root is too large, by at most 4e-4 (1e-7) ||A||^(1/2).
+        Where A is not positive definite in its precision, it is that of A + d I with the first d of 1, 8, 64 and 1024
+        eps ||A|| that makes it so; the root of the zero matrix is zero. NaN, Inf and an eigenvalue below about
+        -1024 eps ||A|| give NaN, in that matrix alone. (||A|| is the smaller one of Frobenius and 1-norm, eps the
+        precision of the computation; for half types the last d covers the rounding of their entries.)
+
+    Gradient:
+        X with S X + X S = sym(G) for the root S returned and the cotangent G; symmetric, differentiable to any order.
+        At singular matrices it is finite, at most ||G|| over twice the smallest eigenvalue of S, which is at least
+        2e-4 (8e-8) ||A||^(1/2); at the zero matrix it is 0. An `eps` of yours bounds it by ||G|| / (2 sqrt(eps)).
+
+    Cost:
+        Method "auto" in float32: 6 n^3 flop forward (4 n^3 at rtol=1e-2) and 6 to 18 n^3 backward, more for larger
+        condition numbers; in float64 10 n^3 forward. On CPU at most 5 matrices of workspace per thread; the root is
+        saved for backward. "mpa" and "mtp" forward as `mpa_lya` and `mtp_lya`; their exact gradient takes 4 degree n^3
+        and (1.5 degree + 3) n^3, in at most 5 and 8 matrices of workspace.
+
+    Raises:
+        RuntimeError: A is not square, of another dtype or layout; a number is out of range; method or backward do not
+            exist or do not take this argument; `check` found a matrix that did not converge.
+
+    Source:
+        Nakatsukasa and Freund, SIAM Review 58(3), 2016, and Higham, Numer. Algorithms 15, 1997, for "auto"; Song, Sebe,
+        Wang, ICLR 2022, for the others; Roberts, Int. J. Control 32, 1980, for the Lyapunov equation.
+
+    Example:
+        >>> A = fastsqrtm.testing.spd(8, kappa=1e4, batch=(3,))
+        >>> S = fastsqrtm.sqrtm(A)
+        >>> torch.allclose(S @ S, A, rtol=1e-4, atol=1e-6)
+        True
+        >>> S, info = fastsqrtm.sqrtm(A, rtol=1e-2, return_info=True)
+        >>> bool(info.converged.all()), bool((info.residual < 0.03).all())
+        (True, True)
+    """
+    return _roots("sqrtm", A, (0,), method, backward, rtol, eps, degree, iterations, return_info, check)
+
+
+def inv_sqrtm(
+    A: Tensor,
+    *,
+    method: str = "auto",
+    backward: str = "auto",
+    rtol: float | None = None,
+    eps: float = 0.0,
+    degree: int | None = None,
+    iterations: int | None = None,
+    return_info: bool = False,
+    check: bool = False,
+) -> Any:
+    """Inverse square root of each matrix, to the accuracy of its dtype unless told otherwise, with its exact gradient.
+
+    Args:
+        A: (..., n, n), float16, bfloat16, float32 or float64; its symmetric part is used, positive definite.
+        method, backward, rtol, eps, degree, iterations, return_info, check: as for `sqrtm`.
+
+    Returns:
+        A^(-1/2), symmetric positive definite, in the shape and dtype of A; with return_info (inverse, RootInfo). For
+        singular matrices it is finite, at most about 4e3 (float64: 6e8) / ||A||^(1/2), without meaning in the
+        directions of the zero eigenvalues: give an `eps` there. The zero matrix gives +inf on the diagonal and 0 elsewhere. Otherwise as for `sqrtm`.
+
+    Gradient:
+        X with S X + X S = -Z sym(G) Z for Z = A^(-1/2), S = Z^-1 and the cotangent G; symmetric, differentiable to any
+        order, 0 at the zero matrix.
+
+    Cost:
+        As `sqrtm`, and 3 n^3 more backward. The inverse root is saved for backward.
+
+    Raises:
+        RuntimeError: as `sqrtm`.
+
+    Source:
+        As `sqrtm`; Song, Sebe, Wang, arXiv 2201.12543, for the inverse roots of the paper.
+
+    Example:
+        >>> A = fastsqrtm.testing.spd(8, kappa=1e4, batch=(3,), dtype=torch.float64)
+        >>> Z = fastsqrtm.inv_sqrtm(A)
+        >>> torch.allclose(Z @ A @ Z, torch.eye(8, dtype=torch.float64).expand(3, 8, 8), atol=1e-10)
+        True
+    """
+    return _roots("inv_sqrtm", A, (1,), method, backward, rtol, eps, degree, iterations, return_info, check)
+
+
+def sqrtm_and_inv(
+    A: Tensor,
+    *,
+    method: str = "auto",
+    backward: str = "auto",
+    rtol: float | None = None,
+    eps: float = 0.0,
+    degree: int | None = None,
+    iterations: int | None = None,
+    return_info: bool = False,
+    check: bool = False,
+) -> Any:
+    """Square root and inverse square root of each matrix from one forward, with one backward for both.
+
+    Args:
+        A: (..., n, n), float16, bfloat16, float32 or float64; its symmetric part is used, positive definite.
+        method, backward, rtol, eps, degree, iterations, return_info, check: as for `sqrtm`. "mpa" and "mtp" share
+            nothing between the two roots.
+
+    Returns:
+        (A^(1/2), A^(-1/2)), those of `sqrtm` and `inv_sqrtm`; with return_info (root, inverse, RootInfo).
+
+    Gradient:
+        X with S X + X S = sym(G) - Z sym(H) Z for the cotangents G of S = A^(1/2) and H of Z = A^(-1/2).
+
+    Cost:
+        As `sqrtm` and n^3 more forward, 2 n^3 more backward. Both roots are saved for backward.
+
+    Raises:
+        RuntimeError: as `sqrtm`.
+
+    Source:
+        As `sqrtm`.
+
+    Example:
+        >>> A = fastsqrtm.testing.spd(8, kappa=100, batch=(3,))
+        >>> S, Z = fastsqrtm.sqrtm_and_inv(A)
+        >>> torch.allclose(S @ Z, torch.eye(8).expand(3, 8, 8), atol=1e-4)
+        True
+    """
+    return _roots("sqrtm_and_inv", A, (0, 1), method, backward, rtol, eps, degree, iterations, return_info, check)
+
+
+def _fail(function: str, expected: str, came: object) -> None:
+    raise RuntimeError(f"fastsqrtm.{function}: {expected}, got {came}")
+
+
+def _roots(function, A, which, method, backward, rtol, eps, degree, iterations, return_info, check) -> Any:
+    """What the three functions share: the choice of the op, its number, and what is told about the result."""
+    if method not in METHODS:
+        _fail(function, f"method must be one of {', '.join(METHODS)}", repr(method))
+    backwards = METHODS[method]
+    if backward != "auto" and backward not in backwards:
+        _fail(function, f"backward of method {method} must be auto or one of {', '.join(backwards)}", repr(backward))
+    backward = next(iter(backwards)) if backward == "auto" else backward
+    wrong = {
+        "rtol": rtol is not None and method != "auto",
+        "degree": degree is not None and method == "auto",
+        "iterations": iterations is not None and backward != "lyapunov",
+    }
+    for name in (name for name, is_wrong in wrong.items() if is_wrong):
+        _fail(function, f"{name} is not an argument of method {method} with backward {backward}", locals()[name])
+    _check.matrices(function, "A", A)
+    if not 0 <= eps < float("inf"):
+        _fail(function, "eps must be finite and not negative", f"{eps:g}")
+    if eps:
+        A = A + eps * torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    if method == "auto":
+        numbers = (0.0 if rtol is None else rtol,)
+    else:
+        degree = DEFAULT_DEGREE[method] if degree is None else degree
+        numbers = (degree, 8 if iterations is None else iterations) if backward == "lyapunov" else (degree,)
+    if method == "auto" and len(which) == 2:
+        roots = call("sqrtm_and_inv", A, *numbers).unbind(-3)
+    else:
+        roots = tuple(call(backwards[backward][i], A, *numbers) for i in which)
+    if return_info or check:
+        info = _info(A, roots, which, 0.0 if rtol is None else rtol, degree)
+        if check:
+            _check_converged(function, info)
+        if return_info:
+            return *roots, info
+    return roots if len(which) == 2 else roots[0]
+
+
+@torch.no_grad()
+def _info(A: Tensor, roots: tuple[Tensor, ...], which: tuple[int, ...], rtol: float, degree: int | None) -> RootInfo:
+    precision = torch.float64 if A.dtype == torch.float64 else torch.float32
+    A = A.to(precision)
+    A = A / 2 + A.mT / 2
+    scale = A.abs().amax((-2, -1), keepdim=True) if A.numel() else A.new_ones(())
+    scale = torch.where(scale == 0, 1, scale)
+    A = A / scale
+    size = torch.linalg.matrix_norm(A)
+    residual = torch.zeros_like(size)
+    allowed = torch.full_like(size, 8 * torch.finfo(roots[0].dtype).eps)
+    for i, root in zip(which, roots, strict=True):
+        if i == 0:
+            S = root.to(precision) / scale.sqrt()
+            error = torch.linalg.matrix_norm(S @ S - A)
+            residual = torch.maximum(residual, torch.where(error == 0, 0, error / size))
+        else:
+            Z = root.to(precision) * scale.sqrt()
+            identity = torch.eye(A.shape[-1], dtype=precision, device=A.device)
+            error = torch.linalg.matrix_norm(Z @ A @ Z - identity) / max(A.shape[-1], 1) ** 0.5
+            residual = torch.maximum(residual, error)
+            allowed = allowed * (1 + size * torch.linalg.matrix_norm(Z) ** 2)  # bounds the condition number
+    converged = (residual <= allowed + 4 * max(rtol, FINEST_TOLERANCE[precision])) & (allowed < 1)
+    steps = 1 + len(root_design(rtol, precision).scales) if degree is None else degree
+    return RootInfo(residual, torch.full_like(size, steps, dtype=torch.int64), converged)
+
+
+def _check_converged(function: str, info: RootInfo) -> None:
+    if info.converged.all():
+        return
+    index = tuple((~info.converged).nonzero()[0].tolist())
+    _fail(
+        function,
+        f"every matrix must converge ({int((~info.converged).sum())} of {info.converged.numel()} did not)",
+        f"a residual of {info.residual[index].item():.1e} at matrix {index}",
+    )
 
 
 def mpa_lya(A: Tensor, degree: int = 5, iterations: int = 8) -> Tensor:
@@ -166,32 +431,38 @@ def mtp_lya_inv(A: Tensor, degree: int = 10, iterations: int = 8) -> Tensor:
     return call("mtp_lya_inv", A, degree, iterations)
 
 
-def lyapunov(B: Tensor, C: Tensor, iterations: int = 8) -> Tensor:
+def lyapunov(B: Tensor, C: Tensor, iterations: int | None = None, *, rtol: float | None = None) -> Tensor:
     """Solution X of the Lyapunov equation B X + X B = C for each pair of matrices.
 
     Args:
         B: (..., n, n), float16, bfloat16, float32 or float64; its symmetric part is used, positive definite.
             The half precisions are computed in float32.
         C: (..., n, n) of the same dtype and device, symmetric or not. Leading dimensions are broadcast.
-        iterations: 1 to 100. One more resolves eigenvalues of B smaller by a factor 1.5; eight reach float32 precision
-            for eigenvalues above 0.17 ||B||_F.
+        iterations: of the paper's iteration, 1 to 100, default 8. One more resolves eigenvalues of B smaller by a
+            factor 1.5; eight reach float32 precision for eigenvalues above 0.17 ||B||_F.
+        rtol: take Newton steps instead, until X is right to this relative error, at any condition number of B up to
+            about 1e4 (float32) or 1e8 (float64); 0: to the precision of the dtype.
 
     Returns:
-        X, of the broadcast shape, from B_0 = B/||B||_F, C_0 = C/||B||_F and the steps B <- B (3 I - B^2)/2,
-        C <- (C (3 I - B^2) - B^2 C + B C B)/2; X = C/2. B = 0 gives X = 0.
+        X, of the broadcast shape. With iterations from B_0 = B/||B||_F, C_0 = C/||B||_F and the steps
+        B <- B (3 I - B^2)/2, C <- (C (3 I - B^2) - B^2 C + B C B)/2; X = C/2. With rtol by the steps
+        C <- (m C + B^-1 C B^-1/m)/2, B <- (m B + B^-1/m)/2 and a correction at the end. B = 0 gives X = 0; B that is
+        singular to working precision gets a multiple of I first that makes it definite, and with rtol an indefinite
+        B gives NaN.
 
     Gradient:
         dC = lyapunov(B, G) for the cotangent G, and dB = -sym(dC X^T + X^T dC). Differentiable to any order.
 
     Cost:
-        6 iterations n^3 flop if C is symmetric, twice that if not, and as much backward. On CPU at most 4 matrices of
-        workspace per thread; B and X are saved for backward.
+        6 iterations n^3 flop, with rtol 6 to 18 n^3, if C is symmetric, twice that if not, and as much backward. On CPU
+        at most 5 matrices of workspace per thread; B and X are saved for backward.
 
     Raises:
-        RuntimeError: B is not square, C does not fit B, another dtype or layout, or iterations are out of range.
+        RuntimeError: B is not square, C does not fit B, another dtype or layout, iterations or rtol are out of range,
+            or both are given.
 
     Source:
-        Song, Sebe, Wang, ICLR 2022, section 3.3.
+        Song, Sebe, Wang, ICLR 2022, section 3.3; Roberts, Int. J. Control 32, 1980.
 
     Example:
         >>> B = fastsqrtm.testing.spd(8, kappa=2, batch=(3,))
@@ -199,11 +470,19 @@ def lyapunov(B: Tensor, C: Tensor, iterations: int = 8) -> Tensor:
         >>> X = fastsqrtm.lyapunov(B, C)
         >>> torch.allclose(B @ X + X @ B, C.expand(3, 8, 8), rtol=1e-4, atol=1e-4)
         True
+        >>> B = fastsqrtm.testing.spd(8, kappa=1e3, dtype=torch.float64)
+        >>> X = fastsqrtm.lyapunov(B, B @ B, rtol=1e-12)
+        >>> torch.allclose(X, B / 2)
+        True
     """
+    if iterations is not None and rtol is not None:
+        _fail("lyapunov", "iterations and rtol exclude each other", f"{iterations} and {rtol:g}")
     if B.shape[:-2] != C.shape[:-2] and B.dim() > 1 and C.dim() > 1:
         batch = torch.broadcast_shapes(B.shape[:-2], C.shape[:-2])
         B, C = B.expand(*batch, *B.shape[-2:]), C.expand(*batch, *C.shape[-2:])
-    return call("lyapunov", B, C, iterations)
+    if rtol is not None:
+        return call("lyapunov_newton", B, C, rtol)
+    return call("lyapunov", B, C, 8 if iterations is None else iterations)
 
 
 def plan(A: Tensor) -> dict[str, object]:

@@ -42,6 +42,9 @@ class RootDesign(NamedTuple):
     scales: tuple[float, ...]  # of the Newton steps
     error: float
 
+    def largest_inverse(self, precision: float) -> float:
+        return 2 / (precision * (self.constant + sum(w / t for t, w in self.terms)))
+
 
 def _zolotarev_node(degree: int, i: int, low: float) -> float:
     if 2 * i > degree:
@@ -278,7 +281,7 @@ def mtp_inv_backward(A: Tensor, G: Tensor, degree: int = 10) -> Tensor:
 
 # The accurate roots and their gradient: Newton iterations by SPD inverses.
 
-RIDGES = (0, 4, 64, 1024)
+RIDGES = (0, 1, 8, 64, 1024)  # csrc/zolotarev.h
 
 
 def _spd_inverse(A: Tensor) -> tuple[Tensor, Tensor]:
@@ -304,11 +307,15 @@ def newton_roots(A: Tensor, design: RootDesign) -> tuple[Tensor, Tensor, Tensor]
     for shift, weight in design.terms:
         R, positive = _spd_inverse(identity + A / shift)
         X, Y, good = X + weight * (identity - R), Y + weight / shift * R, good & positive
-    for scale in design.scales:
+    largest_inverse = design.largest_inverse(torch.finfo(A.dtype).eps)
+    for k, scale in enumerate(design.scales):
         X_inverse, X_positive = _spd_inverse(X)
         Y_inverse, Y_positive = _spd_inverse(Y)
         X, Y = scale / 2 * (X + Y_inverse), scale / 2 * (Y + X_inverse)
         good = good & X_positive & Y_positive
+        if k == 0:
+            trace = X_inverse.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+            good = good & ~(X_inverse.square().sum((-2, -1), keepdim=True) > largest_inverse * trace)
     return X, Y, good
 
 
@@ -320,9 +327,8 @@ def _accurate_roots(A: Tensor, rtol: float, entry_precision: float) -> tuple[Ten
     A, nu = A / bound, nu * bound
     S, Z = torch.full_like(A, math.nan), torch.full_like(A, math.nan)
     good = torch.zeros_like(nu, dtype=torch.bool)
-    for ridge in (r * torch.finfo(A.dtype).eps for r in RIDGES):
-        if ridge == RIDGES[-1] * torch.finfo(A.dtype).eps:
-            ridge = max(ridge, 2 * entry_precision)
+    eps = torch.finfo(A.dtype).eps
+    for ridge in (*(eps * r for r in RIDGES[:-1]), max(eps * RIDGES[-1], 2 * entry_precision)):
         X, Y, now = newton_roots(A + _identity(A, ridge), design)
         now = now & ~good & nu.isfinite()
         S, Z, good = torch.where(now, X, S), torch.where(now, Y, Z), good | now
@@ -334,7 +340,7 @@ def _accurate_roots(A: Tensor, rtol: float, entry_precision: float) -> tuple[Ten
 
 
 def _invert(B: Tensor) -> tuple[Tensor, Tensor]:
-    """B with the ridge that it needs, and its inverse; NaN where it is indefinite. Twin: invert in csrc/cpu/newton.h."""
+    """B with the ridge it needs, and its inverse; NaN where it is indefinite. Twin: invert in csrc/cpu/newton.h."""
     unit = torch.finfo(B.dtype).eps * _one_norm(B) * _identity(B)
     W, good = _spd_inverse(B)
     for ridge in RIDGES[1:]:

@@ -5,9 +5,15 @@ products per step that the paper has; what the ops compute differs from them by 
 """
 
 import math
+import re
 
 import torch
 from torch import Tensor
+
+from ._schema import SCHEMAS
+
+OPS = {name: "".join(re.findall(r"Tensor (\w)", schema)) for name, schema in SCHEMAS.items()}
+"""Every op and the letters of its tensor arguments. R and its G are pairs, (..., 2, n, n)."""
 
 SPECTRA = (
     "log",
@@ -81,6 +87,18 @@ def spd(
         Q = torch.linalg.qr(torch.randn(*batch, n, n, generator=generator, dtype=torch.float64)).Q
         A = Q * values[..., None, :] @ Q.mT
     return ((A + A.mT) / 2).to(dtype)
+
+
+def op_inputs(
+    name: str, n: int, batch: tuple[int, ...], kappa: float = 5.0, dtype: torch.dtype = torch.float32, general=False
+) -> list[Tensor]:
+    """SPD matrices for every tensor argument of an op; with `general` the last one of several is not symmetric."""
+    if "R" in OPS[name]:
+        batch = (*batch, 2)
+    tensors = [spd(n, kappa, batch, dtype=dtype, seed=i) for i in range(len(OPS[name]))]
+    if general and len(tensors) > 1:
+        tensors[-1] = torch.randn(*batch, n, n, generator=torch.Generator().manual_seed(n)).to(dtype)
+    return tensors
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> Tensor:

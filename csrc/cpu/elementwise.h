@@ -136,6 +136,26 @@ double inner_product(const Panels<T>& P, const Panels<T>& Q) {
   return total;
 }
 
+// sum_ij p_ij^2 of a symmetric P of which the blocks on and under the diagonal are given.
+template <class T>
+double sum_of_squares(const Panels<T>& P) {
+  using Wide = typename DoubleLanes<T>::Vector;
+  constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
+  Wide sum = {};
+  for (int I = 0; I < P.blocks(); ++I)
+    for (int J = 0; J <= I; ++J) {
+      Wide block = {};
+      for (int r = 0; r < lanes; ++r) {
+        const Wide x = __builtin_convertvector(FASTSQRTM_ISA::load(P.block(I, J) + r * width), Wide);
+        block += x * x;
+      }
+      sum += I == J ? block : 2 * block;
+    }
+  double total = 0;
+  for (int c = 0; c < lanes; ++c) total += sum[c];
+  return total;
+}
+
 // ||P - Q||_F, where squares neither over- nor underflow.
 template <class T>
 double distance(const Panels<T>& P, const Panels<T>& Q) {

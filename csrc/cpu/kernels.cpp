@@ -179,7 +179,7 @@ void accurate_roots(int n, const RootDesign& design, double entry_precision, Mat
   double ridge = 0;
   for (const double next : ridges) {
     // The rounding of its entries can make a matrix of half precision as indefinite as that.
-    ridge = next == ridges[3] ? std::max(next * epsilon, 2 * entry_precision) : next * epsilon;
+    ridge = next == last_ridge ? std::max(next * epsilon, 2 * entry_precision) : next * epsilon;
     load_symmetric<T, Storage>(team, A, ws.first);
     double nu = frobenius(ws.first);
     if (nu == 0) return fill_both(T(0), infinity, T(0));

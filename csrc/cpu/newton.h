@@ -13,11 +13,6 @@
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
 
-// What is added to the diagonal of a matrix whose elimination meets a pivot that is not positive, in units of the
-// precision of its entries and of its norm, until it meets none: positive semidefinite matrices are indefinite by
-// rounding.
-constexpr double ridges[] = {0, 4, 64, 1024};
-
 // On and under the diagonal: W <- -P^-1. False: a pivot was not positive.
 template <class T>
 bool minus_inverse(const Team& team, const Panels<T>& P, const Panels<T>& W, const SweepStrips<T>& strips) {
@@ -41,12 +36,15 @@ bool newton_roots(const Team& team, const RootDesign& design, bool root_wanted, 
     add_identity(X, T(design.weights[j]));
     combine(team, T(-design.weights[j] / design.shifts[j]), H, T(1), Y);
   }
+  const double largest_inverse = design.largest_inverse(std::numeric_limits<T>::epsilon());
   const Panels<T>& minus_X_inverse = A;
   const Panels<T>& minus_Y_inverse = H;
   for (int k = 0; k < design.newton_steps; ++k) {
     const bool last = k + 1 == design.newton_steps, next_X = !last || root_wanted, next_Y = !last || inverse_wanted;
     const T half = T(design.scales[k] / 2);
     if (next_Y && !minus_inverse(team, X, minus_X_inverse, strips)) return false;
+    // The rounding of an inverse that large would show in the root of every eigenvalue.
+    if (k == 0 && next_Y && sum_of_squares(minus_X_inverse) > -largest_inverse * trace(minus_X_inverse)) return false;
     if (next_X && !minus_inverse(team, Y, minus_Y_inverse, strips)) return false;
     if (next_X) combine(team, -half, minus_Y_inverse, half, X);
     if (next_Y) combine(team, -half, minus_X_inverse, half, Y);
