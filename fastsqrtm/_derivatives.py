@@ -59,10 +59,18 @@ def _approximant(name: str, degree: int) -> Callable[[Tensor], Tensor]:
     twin = getattr(reference, name).__wrapped__
 
     def root(A):
+        if A.numel() == 0:
+            return A + 0
         precision = torch.float64 if A.dtype == torch.float64 else torch.float32
         return twin(A.to(precision), degree).to(A.dtype)
 
     return root
+
+
+def _jvp(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> Tensor:
+    """Along the tangents as the transpose of the transpose: torch nests no forward mode in forward mode."""
+    output, pullback = torch.func.vjp(function, *inputs)
+    return torch.func.vjp(pullback, torch.zeros_like(output))[1](tangents)[0]
 
 
 def _exact(name: str) -> Rule:
@@ -70,7 +78,7 @@ def _exact(name: str) -> Rule:
         return (call(f"{name}_backward", A, G, degree),)
 
     def jvp(A, degree, dA):
-        return torch.func.jvp(_approximant(name, degree), (A,), (dA,))[1]
+        return _jvp(_approximant(name, degree), (A,), (dA,))
 
     return Rule(lambda A, _: (A,), vjp, jvp)
 
@@ -84,7 +92,7 @@ def _exact_backward(name: str) -> Rule:
         return torch.func.vjp(gradient(degree), A, G)[1](cotangent)
 
     def jvp(A, G, degree, dA, dG):
-        return torch.func.jvp(gradient(degree), (A, G), (dA, dG))[1]
+        return _jvp(gradient(degree), (A, G), (dA, dG))
 
     return Rule(lambda A, G, _: (A, G), vjp, jvp)
 

@@ -131,7 +131,8 @@ def inv_sqrtm(
     Returns:
         A^(-1/2), symmetric positive definite, in the shape and dtype of A; with return_info (inverse, RootInfo). For
         singular matrices it is finite, at most about 4e3 (float64: 6e8) / ||A||^(1/2), without meaning in the
-        directions of the zero eigenvalues: give an `eps` there. The zero matrix gives +inf on the diagonal and 0 elsewhere. Otherwise as for `sqrtm`.
+        directions of the zero eigenvalues: give an `eps` there. The zero matrix gives +inf on the diagonal and 0
+        elsewhere. Otherwise as for `sqrtm`.
 
     Gradient:
         X with S X + X S = -Z sym(G) Z for Z = A^(-1/2), S = Z^-1 and the cotangent G; symmetric, differentiable to any
@@ -250,7 +251,8 @@ def _info(A: Tensor, roots: tuple[Tensor, ...], which: tuple[int, ...], rtol: fl
     A = A / scale
     size = torch.linalg.matrix_norm(A)
     residual = torch.zeros_like(size)
-    allowed = torch.full_like(size, 8 * torch.finfo(roots[0].dtype).eps)
+    rounding, allowed = torch.finfo(precision).eps, 8 * torch.finfo(roots[0].dtype).eps
+    allowed, singular = torch.full_like(size, allowed), torch.zeros_like(size, dtype=torch.bool)
     for i, root in zip(which, roots, strict=True):
         if i == 0:
             S = root.to(precision) / scale.sqrt()
@@ -261,8 +263,9 @@ def _info(A: Tensor, roots: tuple[Tensor, ...], which: tuple[int, ...], rtol: fl
             identity = torch.eye(A.shape[-1], dtype=precision, device=A.device)
             error = torch.linalg.matrix_norm(Z @ A @ Z - identity) / max(A.shape[-1], 1) ** 0.5
             residual = torch.maximum(residual, error)
-            allowed = allowed * (1 + size * torch.linalg.matrix_norm(Z) ** 2)  # bounds the condition number
-    converged = (residual <= allowed + 4 * max(rtol, FINEST_TOLERANCE[precision])) & (allowed < 1)
+            kappa = size * torch.linalg.matrix_norm(Z) ** 2  # bounds the condition number
+            allowed, singular = allowed * kappa.sqrt() + 4 * rounding * kappa, singular | (rounding * kappa > 1)
+    converged = (residual <= allowed + 4 * max(rtol, FINEST_TOLERANCE[precision])) & ~singular
     steps = 1 + len(root_design(rtol, precision).scales) if degree is None else degree
     return RootInfo(residual, torch.full_like(size, steps, dtype=torch.int64), converged)
 

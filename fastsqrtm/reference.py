@@ -287,7 +287,8 @@ RIDGES = (0, 1, 8, 64, 1024)  # csrc/zolotarev.h
 def _spd_inverse(A: Tensor) -> tuple[Tensor, Tensor]:
     """A^-1, and where A was positive definite, (..., 1, 1)."""
     factor, info = torch.linalg.cholesky_ex(A)
-    return torch.cholesky_inverse(factor), (info == 0)[..., None, None]
+    good = (info == 0)[..., None, None]
+    return torch.cholesky_inverse(torch.where(good, factor, _identity(A))), good
 
 
 def _all(done: Tensor) -> bool:
@@ -328,7 +329,7 @@ def _accurate_roots(A: Tensor, rtol: float, entry_precision: float) -> tuple[Ten
     S, Z = torch.full_like(A, math.nan), torch.full_like(A, math.nan)
     good = torch.zeros_like(nu, dtype=torch.bool)
     eps = torch.finfo(A.dtype).eps
-    for ridge in (*(eps * r for r in RIDGES[:-1]), max(eps * RIDGES[-1], 2 * entry_precision)):
+    for ridge in (*(eps * r for r in RIDGES[:-1]), max(eps * RIDGES[-1], entry_precision)):
         X, Y, now = newton_roots(A + _identity(A, ridge), design)
         now = now & ~good & nu.isfinite()
         S, Z, good = torch.where(now, X, S), torch.where(now, Y, Z), good | now
@@ -429,7 +430,7 @@ def sqrtm_and_inv_backward(R: Tensor, G: Tensor, rtol: float = 0.0) -> Tensor:
     (S, Z), (G_S, G_Z) = symmetric_part(R).unbind(-3), symmetric_part(G).unbind(-3)
     B, s = _normalise(S)
     W = Z * s
-    X = solve_newton(B, W, G_S - W @ G_Z @ W / s / s, _tolerance(R, rtol))
+    X = solve_newton(*_invert(B), G_S - W @ G_Z @ W / s / s, _tolerance(R, rtol))
     return torch.where(s == 0, 0, symmetric_part(X) / s)
 
 

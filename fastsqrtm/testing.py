@@ -7,6 +7,7 @@ products per step that the paper has; what the ops compute differs from them by 
 import math
 import re
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -129,6 +130,56 @@ def exact_lyapunov(B: Tensor, C: Tensor) -> Tensor:
     """X with B X + X B = C by eigendecomposition in float64."""
     values, V = torch.linalg.eigh(B.double())
     return V @ (V.mT @ C.double() @ V / (values[..., :, None] + values[..., None, :])) @ V.mT
+
+
+def extended_inverse(A: np.ndarray) -> np.ndarray:
+    """Inverse of an SPD matrix in numpy's extended precision, by Gauss-Jordan without pivots."""
+    A = A.copy()
+    for k in range(len(A)):
+        pivot, column = A[k, k], A[:, k].copy()
+        A[:, k] = 0
+        A[k, k] = 1
+        A[k] /= pivot
+        column[k] = 0
+        A -= column[:, None] * A[k]
+    return A
+
+
+def extended_eigh(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and eigenvectors of a symmetric matrix in extended precision, by Jacobi's rotations."""
+    A, V = A.astype(np.longdouble), np.eye(len(A), dtype=np.longdouble)
+    for _ in range(30):
+        largest = 0
+        for p in range(len(A) - 1):
+            for q in range(p + 1, len(A)):
+                size = abs(A[p, q]) / max(np.sqrt(abs(A[p, p] * A[q, q])), np.finfo(np.longdouble).tiny)
+                if size <= 1e-19:
+                    continue
+                largest = max(largest, size)
+                tau = (A[q, q] - A[p, p]) / (2 * A[p, q])
+                t = (1 if tau >= 0 else -1) / (abs(tau) + np.sqrt(1 + tau * tau))
+                c = 1 / np.sqrt(1 + t * t)
+                rotation = np.array([[c, t * c], [-t * c, c]])
+                A[:, [p, q]] = A[:, [p, q]] @ rotation
+                A[[p, q]] = rotation.T @ A[[p, q]]
+                V[:, [p, q]] = V[:, [p, q]] @ rotation
+        if largest == 0:
+            break
+    return np.diagonal(A).copy(), V
+
+
+def extended_root_and_gradient(A: Tensor, G: Tensor, power: float = 0.5) -> tuple[Tensor, Tensor]:
+    """A^power and the gradient of <G, A^power>, power 1/2 or -1/2, (batch, n, n), computed in extended precision."""
+    results = []
+    for matrix, cotangent in zip(A.numpy(), G.numpy(), strict=True):
+        values, V = extended_eigh(matrix)
+        s = np.sqrt(values)
+        loewner = 1 / (s[:, None] + s)
+        if power < 0:
+            loewner = -loewner / (s[:, None] * s)
+        C = (cotangent.astype(np.longdouble) + cotangent.T) / 2
+        results.append(((V * (s if power > 0 else 1 / s)) @ V.T, V @ (loewner * (V.T @ C @ V)) @ V.T))
+    return tuple(torch.from_numpy(np.stack(x).astype(np.float64)) for x in zip(*results, strict=True))
 
 
 def _each(function, *tensors: Tensor) -> Tensor:

@@ -1,18 +1,22 @@
 """What torch asks of an operator: opcheck, torch.compile, torch.export, autocast."""
 
+import re
+
 import pytest
 import torch
 
 import fastsqrtm
 from fastsqrtm import testing
+from fastsqrtm._schema import SCHEMAS
 
-ROOTS = ["mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv"]
-TENSORS = {**dict.fromkeys(ROOTS, 1), "lyapunov": 2, "sqrtm_lya_backward": 3, "inv_sqrtm_lya_backward": 2}
+TENSORS = testing.OPS
+ROOTS = ["mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv", "sqrtm", "inv_sqrtm"]
+NUMBERS = {name: re.findall(r"(degree|iterations|rtol)=", schema) for name, schema in SCHEMAS.items()}
 
 
 def inputs(name, shape, dtype=torch.float32):
     *batch, n, _ = shape
-    return [testing.spd(n, kappa=2, batch=tuple(batch), dtype=dtype, seed=i) for i in range(TENSORS[name])]
+    return testing.op_inputs(name, n, tuple(batch), 2.0, dtype)
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (2, 1, 4, 4), (0, 3, 3), (2, 0, 0), (1, 1)], ids=str)
@@ -26,7 +30,8 @@ def test_opcheck(name, shape):
 def test_opcheck_of_strides_and_counts(name):
     op = getattr(torch.ops.fastsqrtm, name).default
     views = tuple(x.mT[1:] for x in inputs(name, (3, 4, 4), torch.float64))
-    torch.library.opcheck(op, (*views, 3, 9) if name in ROOTS else (*views, 9))
+    numbers = {"degree": 3, "iterations": 9, "rtol": 1e-3}
+    torch.library.opcheck(op, (*views, *(numbers[kind] for kind in NUMBERS[name])))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -1,26 +1,30 @@
 """What the ops accept and refuse, the same in the native kernels and in the pure-torch path."""
 
 import math
+import re
 
 import pytest
 import torch
 
 import fastsqrtm
 from fastsqrtm import testing
+from fastsqrtm._derivatives import call
+from fastsqrtm._schema import SCHEMAS, result_shape
 
-ROOTS = ["mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv"]
-TENSORS = {
-    **dict.fromkeys(ROOTS, "A"),
-    "lyapunov": "BC",
-    "sqrtm_lya_backward": "ASG",
-    "inv_sqrtm_lya_backward": "ZG",
-}
+TENSORS = testing.OPS
 OPS = list(TENSORS)
+ROOTS = [name for name in OPS if TENSORS[name] == "A"]
+SEVERAL = [name for name in OPS if name not in ROOTS]
+PAIRS = "sqrtm_and_inv_backward"
+# The defaults of the numbers of an op, which `call` wants to be told.
+NUMBERS = {
+    name: [float(x) if "." in x else int(x) for x in re.findall(r"=([\d.]+)", schema)]
+    for name, schema in SCHEMAS.items()
+}
 
 
 def spd_inputs(name, n=6, batch=(2, 3), dtype=torch.float64):
-    """Different SPD matrices for every tensor argument."""
-    return [testing.spd(n, kappa=5, batch=batch, dtype=dtype, seed=i) for i in range(len(TENSORS[name]))]
+    return testing.op_inputs(name, n, batch, dtype=dtype)
 
 
 def failure(function, *args):
@@ -71,7 +75,7 @@ BAD_OTHER = [
 
 
 @pytest.mark.parametrize(("bad", "text"), BAD_OTHER, ids=[text for _, text in BAD_OTHER])
-@pytest.mark.parametrize("name", ["lyapunov", "sqrtm_lya_backward", "inv_sqrtm_lya_backward"])
+@pytest.mark.parametrize("name", SEVERAL)
 def test_other_arguments(path, name, bad, text):
     first, *others = TENSORS[name]
     for position, letter in enumerate(others, 1):
@@ -80,15 +84,30 @@ def test_other_arguments(path, name, bad, text):
         assert failure(path(name), *arguments) == f"fastsqrtm.{name}: {letter} {text.format(first=first)}"
 
 
+@pytest.mark.parametrize("shape", [(3, 3), (3, 3, 3), (1, 3, 3)])
+def test_pairs(path, shape):
+    text = failure(path(PAIRS), torch.ones(shape), torch.ones(shape))
+    assert text == f"fastsqrtm.{PAIRS}: R must be (..., 2, n, n), got {shape}"
+
+
+@pytest.mark.parametrize("value", [-1.0, 1.5, -1e-9, math.nan, math.inf])
+@pytest.mark.parametrize("name", [name for name in OPS if "rtol" in SCHEMAS[name]])
+def test_tolerances(path, name, value):
+    text = f"fastsqrtm.{name}: rtol must be from 0 to 1, got {value:g}"
+    assert failure(path(name), *spd_inputs(name), value) == text
+
+
 @pytest.mark.parametrize("value", [0, -1, 1000, -(2**40)])
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", [name for name in OPS if "int " in SCHEMAS[name]])
 def test_counts(path, name, value):
     tensors = spd_inputs(name)
     prefix = f"fastsqrtm.{name}:"
-    if name in ROOTS:
+    if "degree" in SCHEMAS[name]:
         limit = 32 if name.startswith("mpa") else 128
         assert failure(path(name), *tensors, value) == f"{prefix} degree must be from 1 to {limit}, got {value}"
         assert failure(path(name), *tensors, limit + 1).endswith(f"got {limit + 1}")
+        if "iterations" not in SCHEMAS[name]:
+            return
         tensors.append(5)
     assert failure(path(name), *tensors, value) == f"{prefix} iterations must be from 1 to 100, got {value}"
     assert failure(path(name), *tensors, 101).endswith("got 101")
@@ -110,13 +129,13 @@ def test_the_functions_say_the_same():
 @pytest.mark.parametrize("shape", [(0, 0), (0, 3, 3), (2, 0, 0), (2, 0, 4, 4), (0, 0, 0)])
 @pytest.mark.parametrize("name", OPS)
 def test_empty(path, name, shape):
-    out = path(name)(*(torch.ones(shape) for _ in TENSORS[name]))
-    assert out.shape == shape
+    first = (*shape[:-2], 2, *shape[-2:]) if name == PAIRS else shape
+    out = path(name)(*(torch.ones(first) for _ in TENSORS[name]))
+    assert out.shape == result_shape(name, first)
     assert out.is_contiguous()
     if name in ROOTS:
         A = torch.ones(shape, requires_grad=True)
-        path("mpa_lya")(A.detach())
-        getattr(fastsqrtm, name)(A).sum().backward()
+        call(name, A, *NUMBERS[name]).sum().backward()
         assert A.grad.shape == shape
 
 
@@ -145,7 +164,9 @@ def views(x):
 @pytest.mark.parametrize("name", OPS)
 def test_views(path, name, n):
     inputs = spd_inputs(name, n)
-    inputs[-1] = torch.randn(2, 3, n, n, dtype=torch.float64) if name not in ROOTS else inputs[-1]
+    inputs[-1] = torch.randn_like(inputs[-1]) if name not in ROOTS else inputs[-1]
+    if name == PAIRS:  # the views below permute two leading dimensions
+        inputs = [x.flatten(0, 1) for x in inputs]
     expected = path(name)(*inputs)
     for kinds in zip(*map(views, inputs), strict=True):
         originals = [view.clone() for _, view in kinds]
@@ -157,7 +178,7 @@ def test_views(path, name, n):
 @pytest.mark.parametrize("name", OPS)
 def test_broadcast_views(path, name):
     inputs = spd_inputs(name, 6, (1, 3))
-    expanded = [x.expand(4, 3, 6, 6) for x in inputs]
+    expanded = [x.expand(4, *x.shape[1:]) for x in inputs]
     assert torch.equal(path(name)(*expanded), path(name)(*(x.contiguous() for x in expanded)))
     constant = torch.tensor(2.0).expand(2, 5, 5)
     assert torch.equal(path("mtp_lya")(constant), path("mtp_lya")(constant.contiguous()))
@@ -185,14 +206,21 @@ def test_writes_nothing_outside_its_result(path, name):
 def test_zero_matrix(path, n, dtype):
     A = torch.zeros(2, n, n, dtype=dtype)
     A[1] = torch.eye(n)
-    for name in ("mpa_lya", "mtp_lya"):
+    for name in ("mpa_lya", "mtp_lya", "mpa", "mtp", "sqrtm"):
         assert torch.equal(path(name)(A)[0], A[0])
     infinite = torch.full((n,), math.inf, dtype=dtype).diag()
-    for name in ("mpa_lya_inv", "mtp_lya_inv"):
+    for name in ("mpa_lya_inv", "mtp_lya_inv", "mpa_inv", "mtp_inv", "inv_sqrtm"):
         out = path(name)(A)
         assert torch.equal(out[0], infinite)
         assert out[1].isfinite().all()
     G = torch.ones_like(A)
+    both = path("sqrtm_and_inv")(A)
+    assert torch.equal(both[0], torch.stack((A[0], infinite)))
+    assert both[1].isfinite().all()
+    assert torch.equal(path(PAIRS)(both, torch.ones_like(both))[0], A[0])
+    for name in ("mpa_backward", "mtp_inv_backward", "sqrtm_backward", "inv_sqrtm_backward", "lyapunov_newton"):
+        assert torch.equal(path(name)(A, G)[0], A[0])
+    assert torch.equal(path("inv_sqrtm_backward")(infinite, G[0]), A[0])
     assert torch.equal(path("sqrtm_lya_backward")(A, A, G)[0], A[0])
     assert torch.equal(path("inv_sqrtm_lya_backward")(infinite, G[0]), A[0])
     assert torch.equal(path("inv_sqrtm_lya_backward")(A[0], G[0]), A[0])
@@ -203,7 +231,8 @@ def test_zero_matrix(path, n, dtype):
 @pytest.mark.parametrize("name", ROOTS)
 def test_gradient_at_zero(name):
     A = torch.zeros(2, 3, 3, requires_grad=True)
-    getattr(fastsqrtm, name)(A).backward(torch.ones(2, 3, 3))
+    root = call(name, A, *NUMBERS[name])
+    root.backward(torch.ones_like(root))
     assert torch.equal(A.grad, torch.zeros(2, 3, 3))
 
 
@@ -211,14 +240,14 @@ def test_gradient_at_zero(name):
 @pytest.mark.parametrize("n", [1, 3, 16, 40])
 @pytest.mark.parametrize("name", OPS)
 def test_a_bad_matrix_harms_itself_alone(path, name, n, poison):
-    if n == 1 and poison == math.inf and name == "inv_sqrtm_lya_backward":
+    if n == 1 and poison == math.inf and name in ("inv_sqrtm_lya_backward", "inv_sqrtm_backward"):
         pytest.skip("the inverse root of zero, where the gradient is zero")
     inputs = spd_inputs(name, n, (5,), torch.float32)
     expected = path(name)(*inputs)
     for position in range(len(inputs)):
         for entry in {(0, 0), (n - 1, n // 2)}:
             bad = [x.clone() for x in inputs]
-            bad[position][2][entry] = poison
+            bad[position][2][(..., *entry)] = poison
             out = path(name)(*bad)
             assert not out[2].isfinite().all()
             assert torch.equal(out[[0, 1, 3, 4]], expected[[0, 1, 3, 4]])
@@ -227,7 +256,7 @@ def test_a_bad_matrix_harms_itself_alone(path, name, n, poison):
 
 
 @pytest.mark.parametrize("n", [1, 4, 16, 40])
-@pytest.mark.parametrize("name", ["mpa_lya", "mpa_lya_inv"])
+@pytest.mark.parametrize("name", ["mpa_lya", "mpa_lya_inv", "sqrtm", "inv_sqrtm", "sqrtm_and_inv"])
 def test_indefinite_is_nan(path, name, n):
     A = testing.spd(n, batch=(4,))
     expected = path(name)(A)

@@ -5,26 +5,10 @@ import torch
 
 from fastsqrtm import testing
 
-OPS = {
-    "mpa_lya": 1,
-    "mtp_lya": 1,
-    "mpa_lya_inv": 1,
-    "mtp_lya_inv": 1,
-    "lyapunov": 2,
-    "sqrtm_lya_backward": 3,
-    "inv_sqrtm_lya_backward": 2,
-}
+OPS = testing.OPS
 SIZES = [1, 2, 3, 7, 16, 31, 48, 65, 100]
 
 pytestmark = pytest.mark.usefixtures("native_only", "two_threads")
-
-
-def inputs(name, n, batch, dtype):
-    """SPD matrices, the last argument general where there are several."""
-    tensors = [testing.spd(n, kappa=5, batch=(batch,), dtype=dtype, seed=i) for i in range(OPS[name])]
-    if OPS[name] > 1:
-        tensors[-1] = torch.randn(batch, n, n, generator=torch.Generator().manual_seed(n)).to(dtype)
-    return tensors
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -32,7 +16,7 @@ def inputs(name, n, batch, dtype):
 @pytest.mark.parametrize("name", OPS)
 def test_batch_size_and_position(name, n, dtype):
     op = getattr(torch.ops.fastsqrtm, name)
-    tensors = inputs(name, n, 5, dtype)
+    tensors = testing.op_inputs(name, n, (5,), dtype=dtype, general=True)
     together = op(*tensors)
     for i in range(5):
         assert torch.equal(op(*(x[i] for x in tensors)), together[i])
@@ -45,7 +29,7 @@ def test_batch_size_and_position(name, n, dtype):
 @pytest.mark.parametrize("name", OPS)
 def test_threads(name, n, batch, dtype):
     op = getattr(torch.ops.fastsqrtm, name)
-    tensors = inputs(name, n, batch, dtype)
+    tensors = testing.op_inputs(name, n, (batch,), dtype=dtype, general=True)
     results = []
     for threads in (2, 1, 2):
         torch.set_num_threads(threads)
@@ -55,7 +39,18 @@ def test_threads(name, n, batch, dtype):
 
 
 @pytest.mark.parametrize("n", [520])
-def test_a_large_matrix_alone_and_in_company(n):
+@pytest.mark.parametrize("name", ["mpa_lya", "sqrtm_and_inv"])
+def test_a_large_matrix_alone_and_in_company(name, n):
+    op = getattr(torch.ops.fastsqrtm, name)
     A = testing.spd(n, batch=(3,))
-    together = torch.ops.fastsqrtm.mpa_lya(A)
-    assert all(torch.equal(torch.ops.fastsqrtm.mpa_lya(a), s) for a, s in zip(A, together, strict=True))
+    together = op(A)
+    assert all(torch.equal(op(a), s) for a, s in zip(A, together, strict=True))
+
+
+def test_each_matrix_ends_its_iterations_by_itself():
+    """Well- and ill-conditioned matrices side by side take different numbers of steps."""
+    S = torch.cat([testing.spd(20, kappa, (2,)) for kappa in (1.0, 10.0, 1e3)])
+    G = torch.randn_like(S)
+    for name in ("sqrtm_backward", "inv_sqrtm_backward", "lyapunov_newton"):
+        op = getattr(torch.ops.fastsqrtm, name)
+        assert all(torch.equal(op(s, g), x) for s, g, x in zip(S, G, op(S, G), strict=True))

@@ -11,29 +11,49 @@
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
 
-// Frobenius norm with a scale, so that squares neither overflow nor vanish; padding is zero. 0: all entries are below
-// the smallest normal number. NaN if any entry is NaN or Inf.
+// body(offset, valid) for every vector of an n x n matrix, of which the first `valid` lanes belong to it. What a pass
+// leaves in the padding of a matrix is anything: no reduction may see it.
+template <class T, class F>
+void each_vector(const Panels<T>& P, F&& body) {
+  constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
+  for (int j = 0; j < P.n; j += lanes) {
+    const int64_t first = P.at(0, j) - P.data;
+    for (int i = 0; i < P.n; ++i) body(first + int64_t(i) * width, P.n - j);
+  }
+}
+
+template <class T>
+Vector<T> load_valid(const T* p, int valid) {
+  const Vector<T> x = FASTSQRTM_ISA::load(p);
+  return valid < Simd<T>::lanes ? (Simd<T>::lane_index() < T(valid) - Vector<T>{} ? x : Vector<T>{}) : x;
+}
+
+template <class T>
+double sum_of_lanes(typename DoubleLanes<T>::Vector sum) {
+  double total = 0;
+  for (int c = 0; c < Simd<T>::lanes; ++c) total += sum[c];
+  return total;
+}
+
+// Frobenius norm with a scale, so that squares neither overflow nor vanish. 0: all entries are below the smallest normal
+// number. NaN if any entry is NaN or Inf.
 template <class T>
 double frobenius(const Panels<T>& P) {
-  constexpr int lanes = Simd<T>::lanes;
   using Wide = typename DoubleLanes<T>::Vector;
-  const T* end = P.data + Panels<T>::size(P.n);
   Vector<T> largest = {};
-  for (const T* p = P.data; p < end; p += lanes) {
-    const Vector<T> x = FASTSQRTM_ISA::load(p), absolute = x < 0 ? -x : x;
+  each_vector(P, [&](int64_t at, int valid) {
+    const Vector<T> x = load_valid(P.data + at, valid), absolute = x < 0 ? -x : x;
     largest = absolute > largest ? absolute : largest;  // skips NaN; the sum below does not
-  }
+  });
   T scale = 0;
-  for (int c = 0; c < lanes; ++c) scale = largest[c] > scale ? largest[c] : scale;
+  for (int c = 0; c < Simd<T>::lanes; ++c) scale = largest[c] > scale ? largest[c] : scale;
   const T inverse = scale < std::numeric_limits<T>::min() ? T(0) : 1 / scale;
   Wide sum = {};
-  for (const T* p = P.data; p < end; p += lanes) {
-    const Wide x = __builtin_convertvector(FASTSQRTM_ISA::load(p) * inverse, Wide);
+  each_vector(P, [&](int64_t at, int valid) {
+    const Wide x = __builtin_convertvector(load_valid(P.data + at, valid) * inverse, Wide);
     sum += x * x;
-  }
-  double total = 0;
-  for (int c = 0; c < lanes; ++c) total += sum[c];
-  return double(scale) * std::sqrt(total);
+  });
+  return double(scale) * std::sqrt(sum_of_lanes<T>(sum));
 }
 
 // P <- P / s. Returns the s that was really divided by: 1/s is rounded to T, and a factor common to the whole matrix
@@ -108,15 +128,14 @@ template <class T>
 double one_norm(const Panels<T>& P) {
   constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
   Vector<T> largest = {};
-  for (int p = 0; p < P.panels(); ++p)
-    for (int half = 0; half < width; half += lanes) {
-      Vector<T> sum = {};
-      for (const T *x = P.panel(p) + half, *end = x + int64_t(P.n) * width; x < end; x += width) {
-        const Vector<T> value = FASTSQRTM_ISA::load(x);
-        sum += value < 0 ? -value : value;
-      }
-      largest = sum > largest ? sum : largest;
+  for (int j = 0; j < P.n; j += lanes) {
+    Vector<T> sum = {};
+    for (const T *x = P.at(0, j), *end = x + int64_t(P.n) * width; x < end; x += width) {
+      const Vector<T> value = load_valid(x, P.n - j);
+      sum += value < 0 ? -value : value;
     }
+    largest = sum > largest ? sum : largest;
+  }
   T result = 0;
   for (int c = 0; c < lanes; ++c) result = largest[c] > result ? largest[c] : result;
   return result;
@@ -126,14 +145,12 @@ double one_norm(const Panels<T>& P) {
 template <class T>
 double inner_product(const Panels<T>& P, const Panels<T>& Q) {
   using Wide = typename DoubleLanes<T>::Vector;
-  constexpr int lanes = Simd<T>::lanes;
   Wide sum = {};
-  const T* q = Q.data;
-  for (const T *p = P.data, *end = p + Panels<T>::size(P.n); p < end; p += lanes, q += lanes)
-    sum += __builtin_convertvector(FASTSQRTM_ISA::load(p), Wide) * __builtin_convertvector(FASTSQRTM_ISA::load(q), Wide);
-  double total = 0;
-  for (int c = 0; c < lanes; ++c) total += sum[c];
-  return total;
+  each_vector(P, [&](int64_t at, int valid) {
+    sum += __builtin_convertvector(load_valid(P.data + at, valid), Wide) *
+           __builtin_convertvector(load_valid(Q.data + at, valid), Wide);
+  });
+  return sum_of_lanes<T>(sum);
 }
 
 // sum_ij p_ij^2 of a symmetric P of which the blocks on and under the diagonal are given.
@@ -142,34 +159,25 @@ double sum_of_squares(const Panels<T>& P) {
   using Wide = typename DoubleLanes<T>::Vector;
   constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
   Wide sum = {};
-  for (int I = 0; I < P.blocks(); ++I)
-    for (int J = 0; J <= I; ++J) {
-      Wide block = {};
-      for (int r = 0; r < lanes; ++r) {
-        const Wide x = __builtin_convertvector(FASTSQRTM_ISA::load(P.block(I, J) + r * width), Wide);
-        block += x * x;
-      }
-      sum += I == J ? block : 2 * block;
+  for (int J = 0; J < P.blocks(); ++J)
+    for (int i = J * lanes; i < P.n; ++i) {
+      const Wide x = __builtin_convertvector(load_valid(P.at(0, J * lanes) + i * width, P.n - J * lanes), Wide);
+      sum += i < (J + 1) * lanes ? x * x : 2 * x * x;
     }
-  double total = 0;
-  for (int c = 0; c < lanes; ++c) total += sum[c];
-  return total;
+  return sum_of_lanes<T>(sum);
 }
 
 // ||P - Q||_F, where squares neither over- nor underflow.
 template <class T>
 double distance(const Panels<T>& P, const Panels<T>& Q) {
   using Wide = typename DoubleLanes<T>::Vector;
-  constexpr int lanes = Simd<T>::lanes;
   Wide sum = {};
-  const T* q = Q.data;
-  for (const T *p = P.data, *end = p + Panels<T>::size(P.n); p < end; p += lanes, q += lanes) {
-    const Wide x = __builtin_convertvector(FASTSQRTM_ISA::load(p) - FASTSQRTM_ISA::load(q), Wide);
+  each_vector(P, [&](int64_t at, int valid) {
+    const Vector<T> difference = load_valid(P.data + at, valid) - load_valid(Q.data + at, valid);
+    const Wide x = __builtin_convertvector(difference, Wide);
     sum += x * x;
-  }
-  double total = 0;
-  for (int c = 0; c < lanes; ++c) total += sum[c];
-  return std::sqrt(total);
+  });
+  return std::sqrt(sum_of_lanes<T>(sum));
 }
 
 }  // namespace FASTSQRTM_ISA

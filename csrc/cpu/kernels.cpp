@@ -179,7 +179,7 @@ void accurate_roots(int n, const RootDesign& design, double entry_precision, Mat
   double ridge = 0;
   for (const double next : ridges) {
     // The rounding of its entries can make a matrix of half precision as indefinite as that.
-    ridge = next == last_ridge ? std::max(next * epsilon, 2 * entry_precision) : next * epsilon;
+    ridge = next == last_ridge ? std::max(next * epsilon, entry_precision) : next * epsilon;
     load_symmetric<T, Storage>(team, A, ws.first);
     double nu = frobenius(ws.first);
     if (nu == 0) return fill_both(T(0), infinity, T(0));
@@ -203,39 +203,28 @@ void accurate_roots(int n, const RootDesign& design, double entry_precision, Mat
   fill_both(nan, nan, nan);
 }
 
-// The gradient for the cotangents G of S = A^(1/2) and H of Z = A^(-1/2): S X + X S = sym(G) - Z sym(H) Z. One of S and
-// Z is enough; so is one of G and H.
+// The gradient for the cotangents G of S = A^(1/2) and H of Z = A^(-1/2): S X + X S = sym(G) - Z sym(H) Z. Without S it
+// is the inverse of Z; one of G and H is enough.
 template <class T, class Storage>
 void accurate_backward(int n, double tolerance, const Cotangents& in, void* out, void* workspace, const Team& team) {
   constexpr T nan = std::numeric_limits<T>::quiet_NaN();
   const Workspace<T> ws(workspace, n);
   const Panels<T> B = ws.first, W = ws.second, C = ws.third, U = ws.fourth, V = workspace_matrix<T>(workspace, n, 4);
   Storage* target = static_cast<Storage*>(out);
-  // B = S/s and W = s Z with s the norm of S, or 1/s that of Z.
-  double s = 1;
-  if (in.S.data) {
-    load_symmetric<T, Storage>(team, in.S, B);
-    s = frobenius(B);
-    if (s == 0) return fill(n, T(0), T(0), target);
-    if (!(s < std::numeric_limits<double>::infinity())) return fill(n, nan, nan, target);
-    s = normalise(team, s, B);
-  }
-  if (in.Z.data) {
-    load_symmetric<T, Storage>(team, in.Z, W);
-    if (!in.S.data) {
-      const double norm = is_infinite_root(W) ? 0 : frobenius(W);
-      if (norm == 0) return fill(n, T(0), T(0), target);
-      if (!(norm < std::numeric_limits<double>::infinity())) return fill(n, nan, nan, target);
-      s = 1 / normalise(team, norm, W);
-    } else {
+  // B = S/s with s the norm of S, or W = s Z with 1/s that of Z.
+  const Panels<T>& given = in.S.data ? B : W;
+  load_symmetric<T, Storage>(team, in.S.data ? in.S : in.Z, given);
+  double s = !in.S.data && is_infinite_root(given) ? 0 : frobenius(given);
+  if (s == 0) return fill(n, T(0), T(0), target);
+  if (!(s < std::numeric_limits<double>::infinity())) return fill(n, nan, nan, target);
+  s = normalise(team, s, given);
+  if (!in.S.data) s = 1 / s;
+  double scale = 1 / s;
+  if (in.H.data) {
+    if (in.S.data) {
+      load_symmetric<T, Storage>(team, in.Z, W);
       combine_full(team, T(s), W, T(0), W);
     }
-  }
-  const double precision = std::numeric_limits<T>::epsilon();
-  if (!in.Z.data && !invert(team, precision, B, W, SweepStrips<T>(U))) return fill(n, nan, nan, target);
-  if (!in.S.data && !invert(team, precision, W, B, SweepStrips<T>(U))) return fill(n, nan, nan, target);
-  double scale = 1 / s;
-  if (in.H.data) {  // B X + X B = s G - W H W / s for X of S X + X S = ..
     load_symmetric<T, Storage>(team, in.H, C);
     product(team, Triangle::full, C, W, U);
     product(team, Triangle::lower, W, U, V);
@@ -250,6 +239,8 @@ void accurate_backward(int n, double tolerance, const Cotangents& in, void* out,
   } else {
     load_symmetric<T, Storage>(team, in.G, C);
   }
+  const double precision = std::numeric_limits<T>::epsilon();
+  if (!invert(team, precision, given, in.S.data ? W : B, SweepStrips<T>(U))) return fill(n, nan, nan, target);
   const Panels<T> X = solve_newton(team, tolerance, T(1), B, W, C, U, V);
   if (!X.data) return fill(n, nan, nan, target);
   store_matrix(X, T(scale), target);

@@ -30,12 +30,13 @@ struct Simd {
   static constexpr int tile_rows = fastsqrtm::tile_rows(FASTSQRTM_VECTOR_BYTES, sizeof(T));
   static constexpr int panel = 2 * lanes;
 
-  // Lane c is all ones where c == k.
-  static auto lane_is(int k) {
+  static Vector lane_index() {
     Vector index;
     for (int c = 0; c < lanes; ++c) index[c] = T(c);
-    return index == T(k) - Vector{};
+    return index;
   }
+  // Lane c is all ones where c == k.
+  static auto lane_is(int k) { return lane_index() == T(k) - Vector{}; }
 };
 
 // As many doubles as Vector<T> has lanes.

@@ -1,0 +1,417 @@
+"""sqrtm, inv_sqrtm, sqrtm_and_inv: right at any conditioning, on demand, with the gradient of what they compute."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd.gradcheck import GradcheckError
+
+import fastsqrtm
+from fastsqrtm import baselines, reference, testing
+from fastsqrtm._derivatives import call
+from fastsqrtm._library import native
+
+FUNCTIONS = {0.5: fastsqrtm.sqrtm, -0.5: fastsqrtm.inv_sqrtm}
+ROUNDINGS = 16  # precisions that any result may be wrong by: the eigendecomposition of the identity is exact
+LARGEST_KAPPA = {torch.float32: 1e6, torch.float64: 1e12}
+
+
+def gradient(function, A, G):
+    leaf = A.detach().requires_grad_()
+    return torch.autograd.grad(function(leaf), leaf, G)[0]
+
+
+def cotangent(A):
+    G = torch.randn(A.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    return (G + G.mT).to(A.dtype)
+
+
+def truth(A, G, power):
+    """Root and gradient in a precision above that of A."""
+    if A.dtype == torch.float32:
+        return testing.exact_sqrtm(A, power), testing.exact_gradient(A, G, power)
+    return testing.extended_root_and_gradient(A, G, power)
+
+
+def check_against_eigh(A, power):
+    """At most 4 times the error of the eigendecomposition in the same dtype, in the mean over the batch."""
+    G = cotangent(A)
+    exact = truth(A, G, power)
+
+    def errors(function):
+        results = function(A), gradient(function, A, G)
+        return [testing.relative_error(r, e).mean().item() for r, e in zip(results, exact, strict=True)]
+
+    ours = errors(FUNCTIONS[power])
+    theirs = errors(lambda A: baselines.eigh(A, inverse=power < 0))
+    slack = ROUNDINGS * torch.finfo(A.dtype).eps
+    assert ours[0] <= 4 * theirs[0] + slack, ("root", ours, theirs)
+    assert ours[1] <= 4 * theirs[1] + slack, ("gradient", ours, theirs)
+
+
+@pytest.mark.parametrize("power", FUNCTIONS)
+@pytest.mark.parametrize("spectrum", ["log", "clustered", "one_small", "two_level", "repeated", "identity", "wishart"])
+@pytest.mark.parametrize("n", [1, 3, 8, 17, 33, 64, 100])
+def test_float32_is_as_accurate_as_the_eigendecomposition(n, spectrum, power):
+    for kappa in (1e0, 1e2, 1e4, 1e6):
+        check_against_eigh(testing.spd(n, kappa, (4,), spectrum, seed=n), power)
+
+
+@pytest.mark.parametrize("power", FUNCTIONS)
+@pytest.mark.parametrize("spectrum", ["log", "clustered", "one_small", "two_level"])
+@pytest.mark.parametrize("n", [1, 3, 9, 33])
+def test_float64_is_as_accurate_as_the_eigendecomposition(n, spectrum, power):
+    for kappa in (1e0, 1e3, 1e6, 1e9, 1e12):
+        check_against_eigh(testing.spd(n, kappa, (2,), spectrum, torch.float64, seed=n), power)
+
+
+@pytest.mark.parametrize("dtype", LARGEST_KAPPA)
+@pytest.mark.parametrize("power", FUNCTIONS)
+def test_two_by_two(power, dtype):
+    """LAPACK has a closed form for n = 2, exact to the last bits. Ours is as good as the conditioning allows."""
+    for kappa in (1e0, 1e2, 1e4, 1e6, LARGEST_KAPPA[dtype]):
+        A = testing.spd(2, kappa, (8,), dtype=dtype)
+        G = cotangent(A)
+        root, gradients = truth(A, G, power)
+        bound = 2 * torch.finfo(dtype).eps * (kappa**0.5 if power > 0 else kappa)
+        slack = ROUNDINGS * torch.finfo(dtype).eps
+        assert testing.relative_error(FUNCTIONS[power](A), root).mean() < bound + slack
+        assert testing.relative_error(gradient(FUNCTIONS[power], A, G), gradients).mean() < bound * kappa**0.5 + slack
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("power", FUNCTIONS)
+@pytest.mark.parametrize("n", [257, 512, 1024])
+def test_large_matrices(n, power):
+    for kappa in (1e2, 1e6):
+        check_against_eigh(testing.spd(n, kappa, (1,), seed=n), power)
+
+
+@pytest.mark.parametrize("power", FUNCTIONS)
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e10, 1e30])
+def test_scales(scale, power):
+    A = testing.spd(20, 1e3, (3,))
+    exact = testing.exact_sqrtm(A, power) * scale**power
+    assert testing.relative_error(FUNCTIONS[power](A * scale), exact).max() < 1e-4
+    if power > 0 or scale > 1e-20:  # the gradient of the inverse root grows with the power -3/2 of the scale
+        G = cotangent(A)
+        exact = testing.exact_gradient(A, G, power) * scale ** (power - 1)
+        assert testing.relative_error(gradient(FUNCTIONS[power], A * scale, G), exact).max() < 1e-3
+
+
+def test_covariances_of_photographs():
+    datasets = pytest.importorskip("sklearn.datasets")
+    images = torch.stack([torch.from_numpy(image) for image in datasets.load_sample_images().images]).double() / 255
+    patches = images[:, :416, :640].unfold(1, 4, 4).unfold(2, 4, 4).reshape(2 * 26, -1, 48)
+    patches = patches - patches.mean(1, keepdim=True)
+    for eps in (1e-3, 1e-5):
+        A = (patches.mT @ patches / patches.shape[1] + eps * torch.eye(48)).float()
+        for power in FUNCTIONS:
+            check_against_eigh(A, power)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_random_spectra(data):
+    n = data.draw(st.integers(3, 40))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
+    smallest = -math.log10(LARGEST_KAPPA[dtype])
+    exponents = data.draw(st.lists(st.floats(smallest, 0), min_size=n, max_size=n))
+    values = 10 ** torch.tensor([0.0, *exponents[1:]], dtype=torch.float64)
+    Q = torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)).Q
+    A = ((Q * values) @ Q.mT).to(dtype)[None]
+    check_against_eigh((A + A.mT) / 2, data.draw(st.sampled_from(list(FUNCTIONS))))
+
+
+@pytest.mark.parametrize("dtype", LARGEST_KAPPA)
+@pytest.mark.parametrize("power", FUNCTIONS)
+def test_tolerance_is_honoured_and_looser_is_not_slower(path, power, dtype):
+    name = "sqrtm" if power > 0 else "inv_sqrtm"
+    tolerances = [1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-9, 1e-12]
+    costs = []
+    for rtol in tolerances:
+        for spectrum in ("log", "two_level", "one_small"):
+            for kappa in (1e1, 1e4):
+                A = testing.spd(24, kappa, (3,), spectrum, dtype)
+                G = cotangent(A)
+                S = path(name)(A, rtol)
+                X = path(f"{name}_backward")(S, G, rtol)
+                floor = 100 * kappa * torch.finfo(dtype).eps
+                exact = testing.exact_sqrtm(A, power), testing.exact_gradient(A, G, power)
+                assert testing.relative_error(S, exact[0]).max() < 3 * rtol + floor, (rtol, spectrum, kappa)
+                # A relative error of the root is three times as large in the gradient of the inverse root.
+                factor = 3 if power > 0 else 9
+                assert testing.relative_error(X, exact[1]).max() < factor * rtol + floor, (rtol, spectrum, kappa)
+        design = reference.root_design(rtol, dtype)
+        costs.append(len(design.terms) + max(0, 2 * len(design.scales) - 1))
+    assert costs == sorted(costs)
+    assert costs[0] < costs[-1]
+
+
+@pytest.mark.usefixtures("native_only")
+@pytest.mark.parametrize("rtol", [0.0, 1e-1, 1e-3, 1e-6, 1e-10])
+def test_the_design_has_one_content(rtol):
+    for dtype in LARGEST_KAPPA:
+        ours, twin = native.C.root_design(rtol, dtype.itemsize), reference.root_design(rtol, dtype)
+        assert ours["constant"] == pytest.approx(twin.constant, rel=1e-9)
+        assert ours["scales"] == pytest.approx(list(twin.scales), rel=1e-12)
+        assert [x for term in ours["terms"] for x in term] == pytest.approx(
+            [x for t in twin.terms for x in t], rel=1e-9
+        )
+        assert ours["error"] == pytest.approx(twin.error, rel=1e-6, abs=1e-18)
+
+
+@pytest.mark.parametrize("dtype", LARGEST_KAPPA)
+@pytest.mark.parametrize("rtol", [0.0, 1e-2, 1e-5])
+def test_the_error_of_a_design_is_what_it_says(rtol, dtype):
+    """The scalar iteration in float64 over the whole interval, next to the error of the design."""
+    design = reference.root_design(rtol, dtype)
+    x = torch.logspace(math.log10(reference.LOWEST_EIGENVALUE[dtype]), 0, 20001, dtype=torch.float64)
+    Y = design.constant + sum(w / (x + t) for t, w in design.terms)
+    X = x * Y
+    for scale in design.scales:
+        X, Y = scale / 2 * (X + 1 / Y), scale / 2 * (Y + 1 / X)
+    worst = (X / x.sqrt() - 1).abs().max().item()
+    assert worst == pytest.approx(design.error, rel=1e-3, abs=2e-15)
+
+
+@pytest.mark.parametrize("name", ["mpa", "mtp", "mpa_inv", "mtp_inv"])
+@pytest.mark.parametrize("degree", [1, 2, 3, 5, 10])
+@pytest.mark.parametrize("n", [1, 2, 5, 17])
+def test_exact_gradient_is_that_of_the_approximant(path, n, degree, name):
+    A = testing.spd(n, 1e4, (2,), dtype=torch.float64, seed=n)
+    G = torch.randn(2, n, n, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    leaf = A.clone().requires_grad_()
+    root = getattr(reference, name).__wrapped__(leaf, degree)  # plain torch, differentiated by torch
+    (expected,) = torch.autograd.grad(root, leaf, G)
+    actual = path(f"{name}_backward")(A, G, degree)
+    assert testing.relative_error(actual, expected).max() < 1e-11
+    assert torch.equal(actual, actual.mT)
+    assert testing.relative_error(path(f"{name}_backward")(A.float(), G.float(), degree), expected).max() < 1e-4
+    assert torch.equal(path(name)(A, degree), path(name.replace("mpa", "mpa_lya").replace("mtp", "mtp_lya"))(A, degree))
+
+
+@pytest.mark.parametrize("method", ["auto", "mpa", "mtp"])
+@pytest.mark.parametrize("function", [fastsqrtm.sqrtm, fastsqrtm.inv_sqrtm, fastsqrtm.sqrtm_and_inv])
+def test_finite_differences_and_second_derivatives(function, method):
+    A = testing.spd(3, kappa=20, batch=(2,), dtype=torch.float64).requires_grad_()
+
+    def root(A):
+        return function(A, method=method)
+
+    assert torch.autograd.gradcheck(root, (A,), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(root, (A,), check_fwd_over_rev=True)
+
+
+def test_the_papers_gradient_does_not_pass_where_the_exact_one_does():
+    A = testing.spd(3, kappa=20, dtype=torch.float64).requires_grad_()
+    with pytest.raises(GradcheckError):
+        torch.autograd.gradcheck(lambda A: fastsqrtm.sqrtm(A, method="mpa", backward="lyapunov"), (A,))
+
+
+def test_gradcheck_at_a_condition_number():
+    """The finite differences of an ill-conditioned root, in relative terms."""
+    A = testing.spd(4, kappa=1e6, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(fastsqrtm.sqrtm, (A,), eps=1e-10, atol=1e-2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", LARGEST_KAPPA)
+def test_both_roots_are_the_single_ones(path, dtype):
+    for n in (1, 5, 16, 40, 70):
+        A = testing.spd(n, 1e3, (3,), dtype=dtype)
+        both = path("sqrtm_and_inv")(A)
+        assert torch.equal(both[:, 0], path("sqrtm")(A))
+        assert torch.equal(both[:, 1], path("inv_sqrtm")(A))
+        G = torch.randn(3, 2, n, n, generator=torch.Generator().manual_seed(1)).to(dtype)
+        X = path("sqrtm_and_inv_backward")(both, G)
+        parts = path("sqrtm_backward")(both[:, 0], G[:, 0]) + path("inv_sqrtm_backward")(both[:, 1], G[:, 1])
+        assert testing.relative_error(X, parts).max() < 1e4 * torch.finfo(dtype).eps
+
+
+def test_one_cotangent_of_two():
+    A = testing.spd(7, 50, (2,), dtype=torch.float64)
+    for i, single in enumerate((fastsqrtm.sqrtm, fastsqrtm.inv_sqrtm)):
+        pair = gradient(lambda A, i=i: fastsqrtm.sqrtm_and_inv(A)[i], A, cotangent(A))
+        assert testing.relative_error(pair, gradient(single, A, cotangent(A))).max() < 1e-12
+
+
+@pytest.mark.parametrize("dtype", LARGEST_KAPPA)
+@pytest.mark.parametrize("spectrum", ["rank_one", "rank_deficient"])
+@pytest.mark.parametrize("n", [1, 2, 9, 33, 64])
+def test_singular_matrices(path, n, spectrum, dtype):
+    """What the docstrings say: the root is off by at most sqrt(eps)-like amounts, everything is finite."""
+    A = testing.spd(n, 100, (4,), spectrum, dtype)
+    G = cotangent(A)
+    S, Z = path("sqrtm")(A), path("inv_sqrtm")(A)
+    norm = torch.linalg.matrix_norm(A.double(), 2)
+    root_floor, gradient_limit, largest = (4e-4, 4e3, 5e3) if dtype == torch.float32 else (2e-7, 1e7, 1e9)
+    exact = testing.exact_sqrtm(A)
+    assert (torch.linalg.matrix_norm(S.double() - exact, 2) <= 3 * root_floor * norm.sqrt()).all()
+    assert (torch.linalg.eigvalsh(S.double()).amin(-1) > 0).all()
+    assert (torch.linalg.matrix_norm(Z.double(), 2) <= largest / norm.sqrt()).all()
+    X = path("sqrtm_backward")(S, G)
+    assert (torch.linalg.matrix_norm(X.double()) <= gradient_limit * torch.linalg.matrix_norm(G.double())).all()
+    assert path("inv_sqrtm_backward")(Z, G).isfinite().all()
+    assert path("sqrtm_and_inv_backward")(torch.stack((S, Z), 1), torch.stack((G, G), 1)).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_covariances(path, dtype):
+    """Rounded to half precision they are indefinite; the eigenvalue is clamped elsewhere, a ridge added here."""
+    samples = torch.randn(5, 20, 40, generator=torch.Generator().manual_seed(0))
+    A = (samples.mT @ samples / 20).to(dtype)
+    assert (torch.linalg.eigvalsh(A.float()).amin(-1) < 0).any()
+    S = path("sqrtm")(A)
+    assert testing.relative_error(S, testing.exact_sqrtm(A)).max() < {torch.bfloat16: 0.2, torch.float16: 0.05}[dtype]
+
+
+def test_info_and_check():
+    good = testing.spd(6, 1e3, (2, 3))
+    S, info = fastsqrtm.sqrtm(good, return_info=True)
+    assert torch.equal(S, fastsqrtm.sqrtm(good))
+    assert info.residual.shape == info.iterations.shape == info.converged.shape == (2, 3)
+    assert (info.iterations == 3).all() and info.converged.all() and (info.residual < 1e-5).all()
+    error = torch.linalg.matrix_norm(S @ S - good) / torch.linalg.matrix_norm(good)
+    assert torch.allclose(info.residual, error, atol=1e-6)
+    loose = fastsqrtm.sqrtm(good, rtol=1e-2, return_info=True)[1]
+    assert loose.converged.all() and (loose.iterations == 2).all() and (loose.residual > 1e-5).any()
+    root, inverse, both = fastsqrtm.sqrtm_and_inv(good, return_info=True)
+    assert both.converged.all() and torch.equal(root, S) and inverse.shape == S.shape
+    assert not fastsqrtm.sqrtm(testing.spd(6, 1e3), method="mpa", return_info=True)[1].converged
+
+    bad = good.clone()
+    bad[1, 0, 2, 2] = math.nan
+    assert fastsqrtm.sqrtm(bad, return_info=True)[1].converged.tolist() == [[True] * 3, [False, True, True]]
+    assert torch.equal(fastsqrtm.sqrtm(good, check=True), S)
+    with pytest.raises(RuntimeError, match=r"\(1 of 6 did not\), got a residual of nan at matrix \(1, 0\)"):
+        fastsqrtm.sqrtm(bad, check=True)
+    singular = testing.spd(6, spectrum="rank_one")
+    assert fastsqrtm.sqrtm(singular, return_info=True)[1].residual < 1e-2
+    with pytest.raises(RuntimeError, match="every matrix must converge"):
+        fastsqrtm.inv_sqrtm(singular, check=True)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 3), (2, 0, 0), (0, 0)])
+def test_info_of_nothing(shape):
+    info = fastsqrtm.sqrtm_and_inv(torch.ones(shape), return_info=True, check=True)[-1]
+    assert info.residual.shape == shape[:-2]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_info_at_any_scale(scale, dtype):
+    A = (testing.spd(8, 50, (3,), dtype=torch.float64) * scale).to(dtype)
+    for function in (fastsqrtm.sqrtm, fastsqrtm.inv_sqrtm, fastsqrtm.sqrtm_and_inv):
+        assert function(A, return_info=True)[-1].converged.all()
+
+
+def test_eps_is_added_to_the_diagonal():
+    A = testing.spd(5, spectrum="rank_one", batch=(2,), dtype=torch.float64)
+    shifted = A + 0.01 * torch.eye(5, dtype=A.dtype)
+    for function in (fastsqrtm.sqrtm, fastsqrtm.inv_sqrtm):
+        assert testing.relative_error(function(A, eps=0.01), function(shifted)).max() < 1e-14
+        assert torch.autograd.gradcheck(lambda A, f=function: f(A, eps=0.01), (A.clone().requires_grad_(),))
+
+
+def failure(**arguments):
+    with pytest.raises(RuntimeError) as caught:
+        fastsqrtm.sqrtm(torch.eye(3), **arguments)
+    return str(caught.value)
+
+
+def test_what_does_not_go_together_is_refused():
+    prefix = "fastsqrtm.sqrtm: "
+    assert failure(method="cholesky") == prefix + "method must be one of auto, mpa, mtp, got 'cholesky'"
+    expected = "backward of method mpa must be auto or one of exact, lyapunov, got 'svd'"
+    assert failure(method="mpa", backward="svd") == prefix + expected
+    assert failure(backward="lyapunov").startswith(prefix + "backward of method auto must be auto or one of exact")
+    assert failure(degree=3) == prefix + "degree is not an argument of method auto with backward exact, got 3"
+    assert failure(method="mpa", rtol=0.1).startswith(prefix + "rtol is not an argument of method mpa")
+    assert failure(method="mpa", iterations=3).startswith(prefix + "iterations is not an argument of method mpa")
+    assert failure(rtol=-1.0) == prefix + "rtol must be from 0 to 1, got -1"
+    assert failure(eps=-1.0) == prefix + "eps must be finite and not negative, got -1"
+    assert failure(eps=math.nan).endswith("got nan")
+    with pytest.raises(RuntimeError, match=r"fastsqrtm.inv_sqrtm: A must be \(..., n, n\), got \(3, 4\)"):
+        fastsqrtm.inv_sqrtm(torch.ones(3, 4), eps=1.0)
+    with pytest.raises(
+        RuntimeError, match=r"fastsqrtm.lyapunov: iterations and rtol exclude each other, got 3 and 0.1"
+    ):
+        fastsqrtm.lyapunov(torch.eye(2), torch.eye(2), 3, rtol=0.1)
+
+
+def test_methods_are_the_ops_of_the_paper():
+    A = testing.spd(6, batch=(2,))
+    for inverse, function in (("", fastsqrtm.sqrtm), ("_inv", fastsqrtm.inv_sqrtm)):
+        for method in ("mpa", "mtp"):
+            lya = function(A, method=method, backward="lyapunov", degree=3, iterations=4)
+            assert torch.equal(lya, getattr(fastsqrtm, f"{method}_lya{inverse}")(A, 3, 4))
+            assert torch.equal(function(A, method=method, degree=3), call(f"{method}{inverse}", A, 3))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("dtype", LARGEST_KAPPA)
+def test_lyapunov_to_a_tolerance(path, dtype, symmetric):
+    for n in (1, 2, 7, 16, 33, 70):
+        for kappa in (1.0, 1e2, 1e4):
+            B = testing.spd(n, kappa, (2,), dtype=dtype, seed=n)
+            C = torch.randn(2, n, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64).to(dtype)
+            C = C + C.mT if symmetric else C
+            exact = testing.exact_lyapunov(B, C)
+            floor = 10 * kappa * torch.finfo(dtype).eps
+            for rtol in (0.0, 1e-3):
+                X = path("lyapunov_newton")(B, C, rtol)
+                assert testing.relative_error(X, exact).max() < 3 * rtol + floor, (n, kappa, rtol)
+
+
+def test_lyapunov_to_a_tolerance_has_derivatives():
+    B = testing.spd(3, 20, (2,), dtype=torch.float64).requires_grad_()
+    C = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+
+    def solve(B, C):
+        return fastsqrtm.lyapunov(B, C, rtol=0.0)
+
+    assert torch.autograd.gradcheck(solve, (B, C), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(solve, (B, C))
+
+
+@pytest.mark.parametrize("method", ["auto", "mpa"])
+def test_torch_func(method):
+    A = testing.spd(3, 10, (4,), dtype=torch.float64)
+
+    def loss(A):
+        S, Z = fastsqrtm.sqrtm_and_inv(A, method=method)
+        return (S.sin() * Z.cos()).sum()
+
+    (expected,) = torch.autograd.grad(loss(leaf := A.clone().requires_grad_()), leaf)
+    assert testing.relative_error(torch.func.grad(loss)(A), expected).max() < 1e-12
+    assert testing.relative_error(torch.func.vmap(torch.func.grad(loss))(A), expected).max() < 1e-12
+    H = torch.func.hessian(loss)(A[0])
+    assert testing.relative_error(torch.func.jacrev(torch.func.jacrev(loss))(A[0]), H).max() < 1e-10
+    assert testing.relative_error(torch.func.jacfwd(torch.func.jacfwd(loss))(A[0]), H).max() < 1e-10
+
+
+def test_compile_and_export_both_roots():
+    torch._dynamo.reset()
+
+    def loss(A):
+        S, Z = fastsqrtm.sqrtm_and_inv(A * 2.0, rtol=1e-4)
+        return (S - Z).sin().sum()
+
+    A = testing.spd(5, 10, (2,), dtype=torch.float64).requires_grad_()
+    B = A.detach().clone().requires_grad_()
+    loss(A).backward()
+    torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")(B).backward()
+    assert testing.relative_error(B.grad, A.grad).max() < 1e-12
+
+
+def test_nothing_is_shared_between_matrices_of_different_kinds(path):
+    """Good, singular, zero, indefinite and NaN matrices in one batch, each as it is alone."""
+    A = torch.stack([
+        testing.spd(17, 1e5), testing.spd(17, spectrum="rank_one"), torch.zeros(17, 17), -torch.eye(17),
+        torch.full((17, 17), math.nan), 1e20 * testing.spd(17, 3.0), testing.spd(17, 1e5, seed=1),
+    ])  # fmt: skip
+    together = path("sqrtm_and_inv")(A)
+    for matrix, roots in zip(A, together, strict=True):
+        assert torch.equal(path("sqrtm_and_inv")(matrix).nan_to_num(7.0), roots.nan_to_num(7.0))
