@@ -61,6 +61,7 @@ __global__ void symmetrise_kernel(Problem problem, Input in, T* symmetric, Parti
   const int n = problem.n;
   const int64_t matrix = blockIdx.y;
   T* out = symmetric + matrix * n * n;
+  // Pushed along, not indexed: an index that the compiler does not know would put them into local memory.
   T values[tile_edge / tile_rows] = {};
   T largest = 0;
   with_storage<T>(problem.storage, [&](auto* type) {
@@ -71,7 +72,8 @@ __global__ void symmetrise_kernel(Problem problem, Input in, T* symmetric, Parti
         [&](int i, int j, T x, T mirrored) {
           const T value = T(0.5) * x + T(0.5) * mirrored;
           out[static_cast<int64_t>(i) * n + j] = value;
-          values[i % tile_edge / tile_rows] = value;
+          for (int k = tile_edge / tile_rows - 1; k > 0; --k) values[k] = values[k - 1];
+          values[0] = value;
           largest = max_or_nan(largest, std::fabs(value));
         });
   });
