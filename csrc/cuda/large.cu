@@ -21,6 +21,19 @@ void check_library(int status, const char* what) {
   if (status != 0) throw std::runtime_error(std::string("fastsqrtm: ") + what + ": status " + std::to_string(status));
 }
 
+// While this lives, the thread may allocate although a graph is being captured: what a handle allocates for itself when
+// it is made is no part of the graph.
+class AllocationInCapture {
+ public:
+  AllocationInCapture() { check(cudaThreadExchangeStreamCaptureMode(&mode_), "capture mode"); }
+  ~AllocationInCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  AllocationInCapture(const AllocationInCapture&) = delete;
+  AllocationInCapture& operator=(const AllocationInCapture&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;  // then the one there was before
+};
+
 // One handle for every thread and device: handles are not for concurrent use.
 cusolverDnHandle_t solver_handle(cudaStream_t stream) {
   struct Destroy {
@@ -31,6 +44,7 @@ cusolverDnHandle_t solver_handle(cudaStream_t stream) {
   check(cudaGetDevice(&device), "current device");
   auto& handle = handles[device];
   if (!handle) {
+    const AllocationInCapture allowed;
     cusolverDnHandle_t created = nullptr;
     check_library(cusolverDnCreate(&created), "cusolverDnCreate");
     handle.reset(created);
