@@ -73,6 +73,24 @@ def _explain(error):
 native = _load()
 
 
+# Integrated GPUs run no real code but their own, which runs nowhere else; torch.cuda.DEVICE_REQUIREMENT has the same.
+_INTEGRATED = {(7, 2), (8, 7), (10, 1), (11, 0)}
+
+
+def has_code_for(chip: tuple[int, int], archs: list[str]) -> bool:
+    """Whether a build for `archs`, as cmake/cuda.cmake makes it, runs on a chip of this compute capability.
+
+    Real code runs on chips of the same major version and no smaller minor one, PTX on any chip that is not older. There
+    is PTX of the last architecture only, whatever the order of the list.
+    """
+    built = [tuple(map(int, arch.split("."))) for arch in archs]
+    for arch in built:
+        own_only = chip in _INTEGRATED or arch in _INTEGRATED
+        if arch == chip or (arch[0] == chip[0] and arch < chip and not own_only):
+            return True
+    return chip >= built[-1]
+
+
 @functools.cache
 def load_cuda() -> str | None:
     """Loads the CUDA kernels. None, or the reason why there are none for the GPUs of this process."""
@@ -81,12 +99,10 @@ def load_cuda() -> str | None:
     built = native.C.build_info()["cuda"]
     if built is None:
         return "this build has none: build where torch is a CUDA build and nvcc is found, or with FASTSQRTM_CUDA=ON"
-    archs = [tuple(map(int, arch.split("."))) for arch in built["archs"]]
     for i in range(torch.cuda.device_count()):
         chip = torch.cuda.get_device_capability(i)
-        # Real code runs on chips of the same major version; the PTX of the last architecture on any later one.
-        if not any(arch[0] == chip[0] and arch <= chip for arch in archs) and chip < archs[-1]:
-            return f"built for {', '.join(built['archs'])}, but GPU {i} is {chip[0]}.{chip[1]}"
+        if not has_code_for(chip, built["archs"]):
+            return "built for {}, but GPU {} is {}.{}".format(", ".join(built["archs"]), i, *chip)
     try:
         torch.ops.load_library(_DIRECTORY / "libfastsqrtm_cuda.so")
     except OSError as error:

@@ -130,6 +130,12 @@ def test_a_barrier_that_some_threads_skip_is_found(build):
     assert status != 0 and "deadlock" in text, text
 
 
+def test_more_than_2_to_the_31_elements(build):
+    """Offsets of 64 bits, and more blocks than y and z of a grid hold."""
+    status, text = run(build("plain"), "far")
+    assert status == 0, text
+
+
 def test_plans(build):
     status, text = run(build("plain"), "plans")
     assert status == 0, text

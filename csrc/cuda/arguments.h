@@ -11,6 +11,9 @@ namespace cuda {
 
 // How the elements lie in memory; float16 and bfloat16 are computed in float32.
 enum class Storage { float64, float32, float16, bfloat16 };
+inline int storage_bytes(Storage storage) {
+  return storage == Storage::float64 ? 8 : storage == Storage::float32 ? 4 : 2;
+}
 
 // A batch of n x n matrices, strides in elements.
 struct Input {

@@ -21,6 +21,19 @@ void check_library(int status, const char* what) {
   if (status != 0) throw std::runtime_error(std::string("fastsqrtm: ") + what + ": status " + std::to_string(status));
 }
 
+// While this lives, the thread may allocate although a graph is being captured: what a handle allocates for itself when
+// it is made is no part of the graph.
+class AllocationInCapture {
+ public:
+  AllocationInCapture() { check(cudaThreadExchangeStreamCaptureMode(&mode_), "capture mode"); }
+  ~AllocationInCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  AllocationInCapture(const AllocationInCapture&) = delete;
+  AllocationInCapture& operator=(const AllocationInCapture&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;  // then the one there was before
+};
+
 // One handle for every thread and device: handles are not for concurrent use.
 cusolverDnHandle_t solver_handle(cudaStream_t stream) {
   struct Destroy {
@@ -31,6 +44,7 @@ cusolverDnHandle_t solver_handle(cudaStream_t stream) {
   check(cudaGetDevice(&device), "current device");
   auto& handle = handles[device];
   if (!handle) {
+    const AllocationInCapture allowed;
     cusolverDnHandle_t created = nullptr;
     check_library(cusolverDnCreate(&created), "cusolverDnCreate");
     handle.reset(created);
@@ -112,11 +126,6 @@ class DeviceLibrary {
 };
 
 int element_bytes(Storage storage) { return storage == Storage::float64 ? 8 : 4; }
-int storage_bytes(Storage storage) { return storage == Storage::float64 ? 8 : storage == Storage::float32 ? 4 : 2; }
-
-const void* advance(const void* data, int64_t elements, Storage storage) {
-  return static_cast<const char*>(data) + elements * storage_bytes(storage);
-}
 
 }  // namespace
 
@@ -130,13 +139,8 @@ void launch_large(Fused op, const Problem& problem, const Input (&inputs)[3], in
   const auto handle = static_cast<cublasHandle_t>(blas);
   const FullPrecision full_precision(handle);
   const int64_t chunk = large_chunk(op, problem.batch, problem.n, degree, element_bytes(problem.storage));
-  for (int64_t first = 0; first < problem.batch; first += chunk) {
-    LargeOp part{op, problem, inputs[0], inputs[1], inputs[2], degree, iterations, inverse};
-    part.problem.batch = problem.batch - first < chunk ? problem.batch - first : chunk;
-    part.problem.out = static_cast<char*>(problem.out) + first * problem.n * problem.n * storage_bytes(problem.storage);
-    for (Input* in : {&part.first, &part.second, &part.third}) {
-      if (in->data) in->data = advance(in->data, first * in->batch_stride, problem.storage);
-    }
+  const LargeOp whole{op, problem, inputs[0], inputs[1], inputs[2], degree, iterations, inverse};
+  in_parts(whole, chunk, [&](const LargeOp& part) {
     if (problem.storage == Storage::float64) {
       DeviceLibrary<double> library(handle, stream);
       Large<double, DeviceLibrary<double>>(library, part, workspace).run();
@@ -144,7 +148,7 @@ void launch_large(Fused op, const Problem& problem, const Input (&inputs)[3], in
       DeviceLibrary<float> library(handle, stream);
       Large<float, DeviceLibrary<float>>(library, part, workspace).run();
     }
-  }
+  });
 }
 
 }  // namespace cuda

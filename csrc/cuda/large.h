@@ -51,6 +51,22 @@ inline int64_t large_chunk(Fused op, int64_t batch, int64_t n, int degree, int e
   return chunk < batch ? chunk : batch;
 }
 
+// Calls f with the op on `chunk` matrices at a time.
+template <class F>
+void in_parts(const LargeOp& whole, int64_t chunk, F f) {
+  const Problem& problem = whole.problem;
+  const int64_t bytes = storage_bytes(problem.storage);
+  for (int64_t first = 0; first < problem.batch; first += chunk) {
+    LargeOp part = whole;
+    part.problem.batch = problem.batch - first < chunk ? problem.batch - first : chunk;
+    part.problem.out = static_cast<char*>(problem.out) + first * problem.n * problem.n * bytes;
+    for (Input* in : {&part.first, &part.second, &part.third}) {
+      if (in->data) in->data = static_cast<const char*>(in->data) + first * in->batch_stride * bytes;
+    }
+    f(part);
+  }
+}
+
 template <typename T, class Library>
 class Large {
  public:

@@ -61,6 +61,7 @@ __global__ void symmetrise_kernel(Problem problem, Input in, T* symmetric, Parti
   const int n = problem.n;
   const int64_t matrix = blockIdx.y;
   T* out = symmetric + matrix * n * n;
+  // Pushed along, not indexed: an index that the compiler does not know would put them into local memory.
   T values[tile_edge / tile_rows] = {};
   T largest = 0;
   with_storage<T>(problem.storage, [&](auto* type) {
@@ -71,7 +72,8 @@ __global__ void symmetrise_kernel(Problem problem, Input in, T* symmetric, Parti
         [&](int i, int j, T x, T mirrored) {
           const T value = T(0.5) * x + T(0.5) * mirrored;
           out[static_cast<int64_t>(i) * n + j] = value;
-          values[i % tile_edge / tile_rows] = value;
+          for (int k = tile_edge / tile_rows - 1; k > 0; --k) values[k] = values[k - 1];
+          values[0] = value;
           largest = max_or_nan(largest, std::fabs(value));
         });
   });
@@ -113,15 +115,25 @@ __device__ __forceinline__ T scaled(T x, const Norm<T>& norm, Scale scale) {
   return scale == Scale::one ? x : scale == Scale::inverse_norm ? norm.normalise(x) : x * norm.inverse_root();
 }
 
+struct ElementPlace {
+  int64_t matrix;
+  int row, column;
+};
+
+// Where an element of contiguous matrices stands. A single matrix may have more than 2^31 elements.
+FASTSQRTM_HOST_DEVICE constexpr ElementPlace place_of(int64_t element, int n) {
+  const int64_t row = element / n;  // among the rows of all matrices
+  return {row / n, static_cast<int>(row % n), static_cast<int>(element % n)};
+}
+
 // Calls f(matrix, row, column, offset) for every element of `matrices` matrices, a grid-stride loop.
 template <class F>
 __device__ __forceinline__ void for_elements(int64_t matrices, int n, F f) {
   const int64_t size = static_cast<int64_t>(n) * n;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < matrices * size; i += step) {
-    const int64_t matrix = i / size;
-    const int within = static_cast<int>(i - matrix * size);
-    f(matrix, within / n, within % n, i);
+    const ElementPlace place = place_of(i, n);
+    f(place.matrix, place.row, place.column, i);
   }
 }
 

@@ -13,8 +13,12 @@ void launch(void (*kernel)(Parameters...), dim3 blocks, dim3 threads, std::size_
   if (blocks.x == 0) return;
   constexpr std::size_t without_asking = 48 * 1024;
   if (shared_bytes > without_asking) {
+    // All that the chip has, every time: all threads of the process share a kernel's limit, and one that followed the
+    // launch could be lowered by another thread before it is used.
+    int device = 0;
+    check(cudaGetDevice(&device), "current device");
     check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared_bytes)),
+                               static_cast<int>(device_limits(device).shared_per_block)),
           "shared memory");
   }
   kernel<<<blocks, threads, shared_bytes, stream>>>(arguments...);

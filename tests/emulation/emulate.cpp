@@ -2,17 +2,22 @@
 //   emulate values <op> <float64|float32|float16|bfloat16> <n>...   values, with general strides and three matrices
 //   emulate manners                                                 what a user relies on beside the values
 //   emulate large <n>...                                            the path for large matrices
-//   emulate plans                                                   the choice of variants
+//   emulate far                                                     offsets beyond 2^31 elements
+//   emulate plans                                                   the choice of variants, the walk over a large batch
 //   emulate skipped_barrier                                         a kernel with a fault, to show that it is found
+#include <sys/mman.h>
+
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "emulation.h"
+#include "large.h"
 #include "reference.h"
 #include "run_kernels.h"
 
@@ -115,6 +120,7 @@ struct Setting {
   int groups = 0;              // 0: the plan's
   int matrices_per_block = 0;  // 0: the plan's
   bool large = false;          // by the path for large matrices
+  int64_t chunk = 0;           // of that path, 0: what the workspace allows
 };
 
 std::vector<Matrix> run_op(const Op& op, int n, std::vector<Batch>& inputs, const Setting& setting) {
@@ -147,7 +153,7 @@ std::vector<Matrix> run_op(const Op& op, int n, std::vector<Batch>& inputs, cons
   if (op.inputs > 1) operands.second = inputs[1].input;
   if (op.inputs > 2) operands.third = inputs[2].input;
   if (setting.large) {
-    run_large(op.fused, operands);
+    run_large(op.fused, operands, setting.chunk);
   } else {
     run(op.fused, operands, plan);
   }
@@ -350,6 +356,13 @@ void large_path(int n) {
       for (int i = 0; i < n; ++i) infinite[i * (n + 1)] = INFINITY;
       check_one_matrix(op, infinite, n, Storage::float32, "large: gradient at the zero matrix", is_zero, large);
     }
+    std::vector<Batch> five = make_inputs(op, n, 5, Storage::bfloat16, false);
+    Setting chunks = large;
+    chunks.chunk = 2;
+    const std::vector<Matrix> together = run_op(op, n, five, large), apart = run_op(op, n, five, chunks);
+    for (int m = 0; m < 5; ++m) {
+      expect(same_bits(together[m], apart[m]), std::string("large ") + op.name + ": a part of the batch changes bits");
+    }
     for (Storage storage : {Storage::float32, Storage::float64, Storage::bfloat16}) {
       Setting own = large;
       if (op.fused == Fused::mtp) own.degree = 10;
@@ -447,6 +460,128 @@ void manners() {
   }
 }
 
+// bfloat16 in memory that is there only where it is touched: what is beyond 2^31 elements without the gigabytes.
+class Sparse {
+ public:
+  explicit Sparse(int64_t bytes) : bytes_(bytes) {
+    data = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (data == MAP_FAILED) {
+      std::perror("mmap");
+      std::exit(2);
+    }
+  }
+  ~Sparse() { munmap(data, bytes_); }
+  Sparse(const Sparse&) = delete;
+  Sparse& operator=(const Sparse&) = delete;
+  __nv_bfloat16& operator[](int64_t i) { return static_cast<__nv_bfloat16*>(data)[i]; }
+
+  void* data;
+
+ private:
+  int64_t bytes_;
+};
+
+// The last matrix of a batch of `count`, all others being zero; of the fused kernels, the last block alone runs.
+Matrix run_last(const Op& op, int n, const std::vector<Batch>& inputs, int64_t count, Input view, bool large) {
+  const int64_t last = count - 1, size = static_cast<int64_t>(n) * n;
+  Sparse out(count * size * 2), kept(count * size * 4);
+  Operands operands{{out.data, count, n, Storage::bfloat16}, {}, {}, {}, 5, 8, op.inverse, kept.data};
+  std::vector<std::unique_ptr<Sparse>> memory;
+  for (int k = 0; k < op.inputs; ++k) {
+    const int64_t end = last * view.batch_stride + (n - 1) * (view.row_stride + view.column_stride) + 1;
+    memory.push_back(std::make_unique<Sparse>(end * 2));
+    for (int i = 0; i < n; ++i) {
+      for (int j = 0; j < n; ++j) {
+        const int64_t place = last * view.batch_stride + i * view.row_stride + j * view.column_stride;
+        (*memory[k])[place] = __float2bfloat16_rn(static_cast<float>(inputs[k].values[0][i * n + j]));
+      }
+    }
+    view.data = memory[k]->data;
+    (k == 0 ? operands.first : k == 1 ? operands.second : operands.third) = view;
+  }
+  if (large) {
+    run_large(op.fused, operands);
+  } else {
+    const FusedPlan plan = plan_fused(op.fused, count, n, 4, 5, h200);
+    first_block = plan.blocks - 1;
+    run(op.fused, operands, plan);
+    first_block = 0;
+  }
+  Matrix result(size);
+  for (int64_t i = 0; i < size; ++i) result[i] = __bfloat162float(out[last * size + i]);
+  return result;
+}
+
+// Batches of more than 2^31 elements, and views whose strides take one matrix beyond them.
+void far() {
+  constexpr int64_t limit = int64_t(1) << 31;
+  for (const Op& op : ops) {
+    for (int n : {1, 13, 40}) {
+      const std::vector<Batch> inputs = make_inputs(op, n, 1, Storage::bfloat16, false);
+      const int64_t size = n * n;
+      for (bool large : {false, true}) {
+        const std::string label =
+            std::string(large ? "large " : "") + op.name + " n=" + std::to_string(n) + " beyond 2^31 elements: ";
+        const Matrix near = run_last(op, n, inputs, 1, {nullptr, size, n, 1}, large);
+        const auto check = [&](int64_t count, const Input& view, const char* what) {
+          expect(same_bits(run_last(op, n, inputs, count, view, large), near), label + what);
+        };
+        expect(!is_zero(near, n), label + "nothing is computed");
+        if (!large) check(limit / size + 2, {nullptr, size, n, 1}, "batch");  // of the other path, see parts()
+        check(2, {nullptr, limit + 5, n, 1}, "stride of the batch");
+        check(1, {nullptr, size, limit / 8, 1}, "stride of rows");
+        check(1, {nullptr, size, 1, limit / 8}, "stride of columns");
+      }
+    }
+  }
+}
+
+// The path for large matrices takes every matrix of a batch once, at its address, and never more of them than the
+// second dimension of a grid and the workspace hold.
+void parts() {
+  unsigned char* const base = reinterpret_cast<unsigned char*>(uintptr_t(1) << 20);  // never read
+  for (int op = 0; op < fused_count; ++op) {
+    for (Storage storage : {Storage::float64, Storage::float32, Storage::float16}) {
+      const int64_t bytes = bytes_of(storage);
+      const int element = storage == Storage::float64 ? 8 : 4;
+      for (int n : {13, 49, 200, 5000, 50000}) {
+        const int64_t size = static_cast<int64_t>(n) * n, beyond = (int64_t(1) << 31) / size + 2;
+        for (int64_t batch : {int64_t(0), int64_t(1), int64_t(3), int64_t(70000), beyond}) {
+          for (int degree : {1, 5, 32}) {
+            const Input view{base, size + 7, n, 1};
+            const LargeOp whole{static_cast<Fused>(op), {base, batch, n, storage}, view, view, {}, degree, 8, false};
+            const int64_t chunk = large_chunk(whole.op, batch, n, degree, element);
+            const std::string label = "parts op " + std::to_string(op) + " n " + std::to_string(n) + " batch " +
+                                      std::to_string(batch) + " degree " + std::to_string(degree);
+            int64_t next = 0;
+            in_parts(whole, chunk, [&](const LargeOp& part) {
+              const int64_t out = static_cast<unsigned char*>(part.problem.out) - base;
+              const int64_t in = static_cast<const unsigned char*>(part.second.data) - base;
+              expect(out == next * size * bytes && in == next * (size + 7) * bytes, label + ": address");
+              expect(part.third.data == nullptr, label + ": an input that is not there");
+              expect(part.problem.batch >= 1 && part.problem.batch <= 65535, label + ": grid");
+              next += part.problem.batch;
+            });
+            expect(next == batch, label + ": not every matrix once");
+            const int64_t workspace = large_workspace_bytes(whole.op, chunk, n, degree, element);
+            expect(chunk <= 1 || workspace <= int64_t(1) << 30, label + ": workspace");
+          }
+        }
+      }
+    }
+  }
+  for (int n : {1, 65, 46341, 65537}) {  // from 46341 on one matrix has more than 2^31 elements
+    const int64_t size = static_cast<int64_t>(n) * n;
+    for (int64_t matrix : {int64_t(0), int64_t(1), int64_t(70000)}) {
+      for (const ElementPlace& place : {ElementPlace{matrix, 0, 0}, {matrix, n - 1, 0}, {matrix, n / 2, n - 1}}) {
+        const ElementPlace got = place_of(matrix * size + static_cast<int64_t>(place.row) * n + place.column, n);
+        expect(got.matrix == place.matrix && got.row == place.row && got.column == place.column,
+               "place of an element, n " + std::to_string(n));
+      }
+    }
+  }
+}
+
 // Plan and workspace arithmetic for the chips there are.
 void plans() {
   struct Chip {
@@ -465,7 +600,7 @@ void plans() {
         // The powers of W take a little more than 99 KB.
         if (static_cast<Fused>(op) == Fused::mtp && element == 8 && largest == 64) largest = 48;
         for (int64_t n = 1; n <= 140; ++n) {
-          for (int64_t batch : {int64_t(1), int64_t(3), int64_t(256), int64_t(70000), int64_t(1) << 33}) {
+          for (int64_t batch : {int64_t(0), int64_t(1), int64_t(3), int64_t(256), int64_t(70000), int64_t(1) << 33}) {
             for (int degree : {1, 5, 32}) {
               const FusedPlan plan = plan_fused(static_cast<Fused>(op), batch, n, element, degree, chip.limits);
               const std::string label = std::string("plan ") + chip.name + " op " + std::to_string(op) + " n " +
@@ -517,8 +652,11 @@ int main(int argc, char** argv) {
     for (int i = 2; i < argc; ++i) large_path(std::atoi(argv[i]));
   } else if (command == "manners") {
     manners();
+  } else if (command == "far") {
+    far();
   } else if (command == "plans") {
     plans();
+    parts();
   } else if (command == "skipped_barrier") {
     skipped_barrier();
   } else {

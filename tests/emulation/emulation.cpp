@@ -23,6 +23,7 @@ namespace emulation {
 Thread* current = nullptr;
 EmulatedIndex block_dim, block_index, grid_dim;
 unsigned char* shared_memory = nullptr;
+int64_t first_block = 0;
 
 namespace {
 
@@ -171,14 +172,16 @@ NO_TSAN void prepare(Fiber& fiber) {
 
 }  // namespace
 
-void launch(int blocks, int threads_x, int threads_y, std::size_t shared_bytes, const std::function<void()>& kernel) {
+void launch(int64_t blocks, int threads_x, int threads_y, std::size_t shared_bytes,
+            const std::function<void()>& kernel) {
   launch_grid(blocks, 1, threads_x, threads_y, shared_bytes, kernel);
 }
 
-NO_TSAN void launch_grid(int blocks_x, int blocks_y, int threads_x, int threads_y, std::size_t shared_bytes,
+NO_TSAN void launch_grid(int64_t blocks_x, int64_t blocks_y, int threads_x, int threads_y, std::size_t shared_bytes,
                          const std::function<void()>& kernel) {
   const int threads = threads_x * threads_y;
   if (threads % 32 != 0 || threads > 1024) fail("a block must be whole warps and at most 1024 threads");
+  if (blocks_x > 2147483647 || blocks_y > 65535) fail("the grid is too long");
   block_dim = {static_cast<unsigned>(threads_x), static_cast<unsigned>(threads_y), 1};
   grid_dim = {static_cast<unsigned>(blocks_x), static_cast<unsigned>(blocks_y), 1};
   body = &kernel;
@@ -192,7 +195,7 @@ NO_TSAN void launch_grid(int blocks_x, int blocks_y, int threads_x, int threads_
     fibers.back()->sanitizer_fiber = __tsan_create_fiber(0);
 #endif
   }
-  for (int block = 0; block < blocks_x * blocks_y; ++block) {
+  for (int64_t block = first_block; block < blocks_x * blocks_y; ++block) {
     block_index = {static_cast<unsigned>(block % blocks_x), static_cast<unsigned>(block / blocks_x), 0};
     // On the heap and of the exact size: AddressSanitizer guards both ends. Filled with NaN: a value that nothing wrote
     // shows in the result.

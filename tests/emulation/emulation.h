@@ -31,10 +31,13 @@ extern Thread* current;  // the running CUDA thread
 extern EmulatedIndex block_dim, block_index, grid_dim;
 extern unsigned char* shared_memory;
 
-// Runs `kernel` for every thread of every block. The shared memory ends where `shared_bytes` says, exactly.
-void launch_grid(int blocks_x, int blocks_y, int threads_x, int threads_y, std::size_t shared_bytes,
+// Runs `kernel` for every thread of every block from `first_block` on. The shared memory ends where `shared_bytes`
+// says, exactly. A grid longer than CUDA allows, 65,535 in y, is a failure.
+extern int64_t first_block;  // 0; more where only the end of a large batch is of interest
+void launch_grid(int64_t blocks_x, int64_t blocks_y, int threads_x, int threads_y, std::size_t shared_bytes,
                  const std::function<void()>& kernel);
-void launch(int blocks, int threads_x, int threads_y, std::size_t shared_bytes, const std::function<void()>& kernel);
+void launch(int64_t blocks, int threads_x, int threads_y, std::size_t shared_bytes,
+            const std::function<void()>& kernel);
 
 // Waits until `count` threads have come to barrier `id` (0 to 15: of the block, from 16 on: of a warp). Orders their
 // memory if `fence`.

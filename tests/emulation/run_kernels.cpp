@@ -7,8 +7,7 @@ namespace {
 
 template <class Arguments>
 void start(Kernel<Arguments> kernel, const Arguments& arguments, int threads, const FusedPlan& plan) {
-  launch(static_cast<int>(plan.blocks), threads, plan.groups * plan.matrices_per_block, plan.shared_bytes,
-         [&] { kernel(arguments); });
+  launch(plan.blocks, threads, plan.groups * plan.matrices_per_block, plan.shared_bytes, [&] { kernel(arguments); });
 }
 
 template <typename T>

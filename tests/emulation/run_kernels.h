@@ -17,7 +17,7 @@ struct Operands {
 };
 
 void run(Fused op, const Operands& operands, const FusedPlan& plan);
-// The same by the path for large matrices.
-void run_large(Fused op, const Operands& operands);
+// The same by the path for large matrices; `chunk` matrices at a time, or with 0 as many as the workspace allows.
+void run_large(Fused op, const Operands& operands, int64_t chunk = 0);
 
 }  // namespace emulation

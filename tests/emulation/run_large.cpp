@@ -13,8 +13,7 @@ struct HostLibrary {
   template <class... Parameters, class... Arguments>
   void run(void (*kernel)(Parameters...), int64_t blocks_x, int64_t blocks_y, int threads_x, int threads_y,
            std::size_t shared_bytes, const Arguments&... arguments) {
-    launch_grid(static_cast<int>(blocks_x), static_cast<int>(blocks_y), threads_x, threads_y, shared_bytes,
-                [&] { kernel(arguments...); });
+    launch_grid(blocks_x, blocks_y, threads_x, threads_y, shared_bytes, [&] { kernel(arguments...); });
   }
 
   void gemm(T alpha, const T* x, const T* y, T beta, T* out, int n, int64_t batch) {
@@ -68,13 +67,17 @@ void run_typed(const LargeOp& op) {
 
 }  // namespace
 
-void run_large(Fused op, const Operands& o) {
-  const LargeOp large{op, o.problem, o.first, o.second, o.third, o.degree, o.iterations, o.inverse};
-  if (o.problem.storage == Storage::float64) {
-    run_typed<double>(large);
-  } else {
-    run_typed<float>(large);
-  }
+void run_large(Fused op, const Operands& o, int64_t chunk) {
+  const LargeOp whole{op, o.problem, o.first, o.second, o.third, o.degree, o.iterations, o.inverse};
+  const int element_bytes = o.problem.storage == Storage::float64 ? 8 : 4;
+  if (chunk == 0) chunk = large_chunk(op, o.problem.batch, o.problem.n, o.degree, element_bytes);
+  in_parts(whole, chunk, [&](const LargeOp& part) {
+    if (element_bytes == 8) {
+      run_typed<double>(part);
+    } else {
+      run_typed<float>(part);
+    }
+  });
 }
 
 }  // namespace emulation
