@@ -141,6 +141,30 @@ double one_norm(const Panels<T>& P) {
   return result;
 }
 
+// The smaller one of Frobenius and 1-norm, for entries whose squares neither over- nor underflow: a bound of the spectral
+// norm of a symmetric matrix. NaN if any entry is NaN.
+template <class T>
+double spectral_bound(const Panels<T>& P) {
+  constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
+  Vector<T> largest = {}, squares = {};
+  for (int j = 0; j < P.n; j += lanes) {
+    Vector<T> sum = {};
+    for (const T *x = P.at(0, j), *end = x + int64_t(P.n) * width; x < end; x += width) {
+      const Vector<T> value = load_valid(x, P.n - j);
+      sum += value < 0 ? -value : value;
+      squares += value * value;
+    }
+    largest = sum > largest ? sum : largest;
+  }
+  double one_norm = 0, total = 0;
+  for (int c = 0; c < lanes; ++c) {
+    one_norm = largest[c] > one_norm ? largest[c] : one_norm;
+    total += squares[c];
+  }
+  const double frobenius = std::sqrt(total);
+  return one_norm < frobenius ? one_norm : frobenius;
+}
+
 // sum_ij p_ij q_ij, in double.
 template <class T>
 double inner_product(const Panels<T>& P, const Panels<T>& Q) {

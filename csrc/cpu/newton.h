@@ -88,8 +88,7 @@ Panels<T> solve_newton(const Team& team, double tolerance, T sign, Panels<T> B, 
     theta = trace(B) / B.n;
     copy(team, B, W);
     add_identity(W, T(-theta));
-    const double frobenius_norm = frobenius(W), column_norm = one_norm(W);
-    const double bound = (frobenius_norm < column_norm ? frobenius_norm : column_norm) / theta;
+    const double bound = spectral_bound(W) / theta;
     if (!(bound * bound * bound > tolerance) || step == most_steps) break;
     if (!minus_inverse(team, B, W, SweepStrips<T>(U))) return {nullptr, B.n};
     mirror(team, W, T(-1));
