@@ -488,9 +488,10 @@ def lyapunov(B: Tensor, C: Tensor, iterations: int | None = None, *, rtol: float
     return call("lyapunov", B, C, 8 if iterations is None else iterations)
 
 
-def plan(A: Tensor) -> dict[str, object]:
+def plan(A: Tensor, rtol: float | None = None) -> dict[str, object]:
     """The path that the ops take for A now: native with its sizes, or the pure-torch reference with the reason.
 
+    `design`: what `sqrtm` computes at this rtol, and the largest relative error of an eigenvalue of the root.
     Native on CPU: the instruction set, how many matrices are computed by one thread each (alone) and how many by all
     threads together (shared), the number of threads, and the workspace in bytes. Native on CUDA: for `mpa_lya` and its
     backward the fused kernel and its grid, or None for the kernel where the libraries take over.
@@ -498,16 +499,23 @@ def plan(A: Tensor) -> dict[str, object]:
     Example:
         >>> fastsqrtm.plan(torch.eye(8))["path"] in ("native", "reference")
         True
+        >>> fastsqrtm.plan(torch.eye(8), rtol=1e-2)["design"]
+        {'poles': 3, 'newton_steps': 1, 'error': 0.00096}
     """
     _check.matrices("plan", "A", A)
+    rtol = 0.0 if rtol is None else rtol
+    _check.tolerance("plan", "rtol", rtol)
+    chosen = root_design(rtol, torch.float64 if A.dtype == torch.float64 else torch.float32)
+    error = float(f"{chosen.error:.1e}")
+    design = {"design": {"poles": len(chosen.terms), "newton_steps": len(chosen.scales), "error": error}}
     cuda = A.device.type == "cuda"
     reason = load_cuda() if cuda else native.reason
     if reason or not (cuda or A.device.type == "cpu"):
-        return {"path": "reference", "reason": reason or f"there are no native kernels for {A.device.type}"}
+        return {"path": "reference", **design, "reason": reason or f"there are no native kernels for {A.device.type}"}
     sizes = (A.shape[:-2].numel(), A.shape[-1], 8 if A.dtype == torch.float64 else 4)
     if not cuda:
-        return {"path": "native", **native.C.plan(*sizes, torch.get_num_threads())}
+        return {"path": "native", **design, **native.C.plan(*sizes, torch.get_num_threads())}
     chip = torch.cuda.get_device_properties(A.device)
     limits = (chip.shared_memory_per_block_optin, chip.multi_processor_count)
     ops = {"forward": "mpa", "backward": "sqrtm_lya_backward"}
-    return {"path": "native", **{pass_: native.C.plan_cuda(op, *sizes, *limits) for pass_, op in ops.items()}}
+    return {"path": "native", **design, **{pass_: native.C.plan_cuda(op, *sizes, *limits) for pass_, op in ops.items()}}
