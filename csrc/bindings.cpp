@@ -69,7 +69,9 @@ py::object plan_cuda(const std::string& op, int64_t batch, int64_t n, int elemen
                                                      {"mtp", cuda::Fused::mtp},
                                                      {"sqrtm_lya_backward", cuda::Fused::sqrtm_lya_backward},
                                                      {"inv_sqrtm_lya_backward", cuda::Fused::inv_sqrtm_lya_backward},
-                                                     {"lyapunov", cuda::Fused::lyapunov}};
+                                                     {"lyapunov", cuda::Fused::lyapunov},
+                                                     {"mpa_backward", cuda::Fused::mpa_backward},
+                                                     {"mtp_backward", cuda::Fused::mtp_backward}};
   for (const auto& [name, fused] : ops) {
     if (op != name) continue;
     const cuda::FusedPlan plan =

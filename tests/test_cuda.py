@@ -13,7 +13,7 @@ import fastsqrtm
 from fastsqrtm import reference, testing
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # at the end: an installed fastsqrtm goes first
-from bench.gpu_worker import ROOTS, TENSORS, fused_limit, launched, launched_by_passes, op_inputs
+from bench.gpu_worker import EXACT, ROOTS, TENSORS, fused_limit, launched, launched_by_passes, op_inputs
 
 pytestmark = pytest.mark.cuda
 
@@ -21,6 +21,7 @@ SIZES = [1, 2, 3, 5, 8, 13, 16, 31, 32, 33, 48, 64, 80, 96, 100, 112, 128, 129, 
 SOME_SIZES = [1, 7, 16, 32, 48, 64, 96, 128, 200]  # one for each way of sharing a matrix out, and the large path
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 KAPPAS = [1e1, 1e4]
+EXACT_GRADIENTS = [f"{name}_backward" for name in EXACT]
 
 
 def op(name):
@@ -38,6 +39,8 @@ def matrices(n, kappa, batch):
 
 def inputs(name, n, kappa, dtype, batch=4):
     A, S, Z, C = (x.to(dtype) for x in matrices(n, kappa, batch))
+    if name in EXACT_GRADIENTS:
+        return A, C
     return {"lyapunov": (S, C), "sqrtm_lya_backward": (A, S, C), "inv_sqrtm_lya_backward": (Z, C)}.get(name, (A,))
 
 
@@ -91,6 +94,21 @@ def test_gradient(name, n, dtype):
         assert ours.mean() <= 2 * allowed(theirs, dtype), (kappa, ours, theirs)
 
 
+@pytest.mark.parametrize("n", SOME_SIZES)
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_gradient(name, n):
+    """That of the twin as autograd of torch sees it, to first and second order."""
+    A, _, _, G = matrices(n, 10.0, 2)
+    results = []
+    for root in (op(name), getattr(reference, name).__wrapped__):
+        leaf = A.clone().requires_grad_()
+        (first,) = torch.autograd.grad(root(leaf, 4), leaf, G, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), leaf)
+        results.append((first.detach(), second))
+    for ours, theirs in zip(*results, strict=True):
+        assert testing.relative_error(ours, theirs).max() < 1e-11
+
+
 @pytest.mark.parametrize("n", [1, 9, 64, 130])
 def test_gradient_of_lyapunov_and_second_derivatives(n):
     """As on the CPU, in float64."""
@@ -118,6 +136,16 @@ def test_degrees_and_iterations(name, degree):
         exact = reference.lyapunov(A.double(), G.double(), degree)
         theirs = testing.relative_error(reference.lyapunov(A, G, degree), exact)
         assert testing.relative_error(op("lyapunov")(A, G, degree), exact).mean() <= allowed(theirs, torch.float32)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 4, 7, 32])
+@pytest.mark.parametrize("name", [*EXACT, *EXACT_GRADIENTS])
+def test_degrees_of_exact_gradients(name, degree):
+    for n in (7, 64, 96, 130):
+        arguments = inputs(name, n, 10.0, torch.float32)
+        exact = getattr(reference, name)(*(x.double() for x in arguments), degree)
+        theirs = testing.relative_error(getattr(reference, name)(*arguments, degree), exact)
+        assert testing.relative_error(op(name)(*arguments, degree), exact).mean() <= allowed(theirs, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -209,12 +237,12 @@ def test_a_bad_matrix_harms_itself_alone(name, n, poison):
         out = op(name)(*bad)
         assert not out[2].isfinite().all()
         assert torch.equal(out[[0, 1, 3, 4]], expected[[0, 1, 3, 4]])
-        if name in ROOTS:
+        if name in ROOTS or name in EXACT:
             assert out[2].isnan().all()
 
 
 @pytest.mark.parametrize("n", [1, 4, 40, 64, 130])
-@pytest.mark.parametrize("name", ["mpa_lya", "mpa_lya_inv"])
+@pytest.mark.parametrize("name", ["mpa_lya", "mpa_lya_inv", "mpa", "mpa_inv"])
 def test_indefinite_is_nan_and_zero_is_known(name, n):
     A = testing.spd(n, batch=(4,)).cuda()
     expected = op(name)(A)
@@ -224,6 +252,19 @@ def test_indefinite_is_nan_and_zero_is_known(name, n):
     assert out[1].isnan().all()
     diagonal = torch.full((n,), math.inf if name.endswith("inv") else 0.0, device="cuda").diag()
     assert torch.equal(out[2], diagonal)
+    assert torch.equal(out[[0, 3]], expected[[0, 3]])
+
+
+@pytest.mark.parametrize("n", [1, 4, 40, 64, 96, 130])
+@pytest.mark.parametrize("name", EXACT_GRADIENTS)
+def test_exact_gradient_of_an_indefinite_and_of_the_zero_matrix(name, n):
+    A, G = op_inputs(name, n, 4, torch.float32)
+    expected = op(name)(A, G)
+    A[1] = -torch.eye(n)
+    A[2] = 0
+    out = op(name)(A, G)
+    assert out[1].isnan().all() == name.startswith("mpa")  # a polynomial is defined everywhere
+    assert out[2].count_nonzero() == 0
     assert torch.equal(out[[0, 3]], expected[[0, 3]])
 
 
@@ -373,6 +414,18 @@ def test_one_launch_forward_one_backward(name, n, dtype):
         pytest.skip("not promised for this size")
     kernels = launched_by_passes(name, testing.spd(n, batch=(3,), dtype=dtype).cuda())
     assert [len(kernels["forward"]), len(kernels["backward"])] == [1, 1], kernels
+
+
+@pytest.mark.usefixtures("profiler_counts")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [1, 32, 64, 96, 128])
+@pytest.mark.parametrize("name", [*EXACT, *EXACT_GRADIENTS])
+def test_one_launch_for_an_exact_gradient(name, n, dtype):
+    if n > fused_limit(dtype):
+        pytest.skip("not promised for this size")
+    arguments = op_inputs(name, n, 3, dtype)
+    kernels = launched(lambda: op(name)(*arguments))
+    assert len(kernels) == 1, kernels
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (2, 1, 4, 4), (0, 3, 3), (1, 1), (2, 130, 130)], ids=str)

@@ -37,7 +37,13 @@ EVERY_OP = (
     "sqrtm_lya_backward",
     "inv_sqrtm_lya_backward",
     "lyapunov",
+    "mpa_backward",
+    "mtp_backward",
+    "mpa_inv_backward",
+    "mtp_inv_backward",
 )
+# Those of the inverse roots are the same kernels under another sign.
+SANITIZED_OPS = tuple(op for op in EVERY_OP if op not in ("mpa_inv_backward", "mtp_inv_backward"))
 
 
 def _sanitizers_work(tmp_path):
@@ -109,11 +115,11 @@ def test_path_for_large_matrices(build, kind, sizes):
 def test_sanitizers_find_nothing(build, kind, dtype):
     program, sizes = build(kind), FLOAT_VARIANTS if dtype == "float32" else DOUBLE_VARIANTS
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for status, text in pool.map(lambda op: run(program, "values", op, dtype, *sizes), EVERY_OP):
+        for status, text in pool.map(lambda op: run(program, "values", op, dtype, *sizes), SANITIZED_OPS):
             assert status == 0, text
 
 
-@pytest.mark.parametrize("op", ["mpa_lya", "lyapunov"])
+@pytest.mark.parametrize("op", ["mpa_lya", "lyapunov", "mpa_backward", "mtp_backward"])
 def test_a_missing_barrier_is_found(build, op):
     status, text = run(build("missing_barrier"), "values", op, "float32", 31)
     assert status != 0 and "data race" in text, text

@@ -78,6 +78,20 @@ struct LyapunovArguments {
 };
 
 template <typename T>
+struct MpaBackwardArguments {
+  MpaArguments<T> series;
+  Input cotangent;
+  T* kept;  // batch x kept_elements
+};
+
+template <typename T>
+struct MtpBackwardArguments {
+  MtpArguments<T> series;
+  Input cotangent;
+  T* kept;  // batch x kept_elements
+};
+
+template <typename T>
 inline MpaArguments<T> mpa_arguments(const Problem& problem, const Input& a, int degree, bool inverse,
                                      const FusedPlan& plan) {
   MpaArguments<T> arguments{};

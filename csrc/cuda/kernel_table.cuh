@@ -6,7 +6,9 @@
 #include "backward.cuh"
 #include "lyapunov_kernel.cuh"
 #include "mpa.cuh"
+#include "mpa_backward.cuh"
 #include "mtp.cuh"
+#include "mtp_backward.cuh"
 
 namespace fastsqrtm {
 namespace cuda {
@@ -45,6 +47,18 @@ Kernel<InvSqrtmLyaBackwardArguments> inv_sqrtm_lya_backward_kernel_of(int varian
 template <typename T, int... index>
 Kernel<LyapunovArguments> lyapunov_kernel_of(int variant, std::integer_sequence<int, index...>) {
   static constexpr Kernel<LyapunovArguments> table[] = {lyapunov_kernel<Variant<T, index>>...};
+  return table[variant];
+}
+
+template <typename T, int... index>
+Kernel<MpaBackwardArguments<T>> mpa_backward_kernel_of(int variant, std::integer_sequence<int, index...>) {
+  static constexpr Kernel<MpaBackwardArguments<T>> table[] = {mpa_backward_kernel<Variant<T, index>>...};
+  return table[variant];
+}
+
+template <typename T, int... index>
+Kernel<MtpBackwardArguments<T>> mtp_backward_kernel_of(int variant, std::integer_sequence<int, index...>) {
+  static constexpr Kernel<MtpBackwardArguments<T>> table[] = {mtp_backward_kernel<Variant<T, index>>...};
   return table[variant];
 }
 

@@ -120,6 +120,36 @@ class DeviceLibrary {
     }
   }
 
+  void products(const T* const* x, const T* const* y, T* const* out, int n, int64_t terms) {
+    const int count = static_cast<int>(terms);
+    const T one = 1, zero = 0;
+    if constexpr (sizeof(T) == 8) {
+      check_library(
+          cublasDgemmBatched(blas_, CUBLAS_OP_N, CUBLAS_OP_N, n, n, n, &one, y, n, x, n, &zero, out, n, count),
+          "cublasDgemmBatched");
+    } else {
+      check_library(
+          cublasSgemmBatched(blas_, CUBLAS_OP_N, CUBLAS_OP_N, n, n, n, &one, y, n, x, n, &zero, out, n, count),
+          "cublasSgemmBatched");
+    }
+  }
+
+  // Row-major X^T Y, both terms * n rows high, is column-major Y X^T of what lies in memory.
+  void stacked(const T* x, const T* y, T* out, int n, int terms, int64_t batch) {
+    const long long size = static_cast<long long>(n) * n;
+    const int count = static_cast<int>(batch), rows = terms * n;
+    const T one = 1, zero = 0;
+    if constexpr (sizeof(T) == 8) {
+      check_library(cublasDgemmStridedBatched(blas_, CUBLAS_OP_N, CUBLAS_OP_T, n, n, rows, &one, y, n, terms * size, x,
+                                              n, terms * size, &zero, out, n, size, count),
+                    "cublasDgemmStridedBatched");
+    } else {
+      check_library(cublasSgemmStridedBatched(blas_, CUBLAS_OP_N, CUBLAS_OP_T, n, n, rows, &one, y, n, terms * size, x,
+                                              n, terms * size, &zero, out, n, size, count),
+                    "cublasSgemmStridedBatched");
+    }
+  }
+
  private:
   cublasHandle_t blas_;
   cudaStream_t stream_;

@@ -5,6 +5,8 @@
 // Library: run(kernel, blocks_x, blocks_y, threads_x, threads_y, shared_bytes, arguments...)
 //          gemm(alpha, X, Y, beta, out, n, batch)      out = alpha X Y + beta out, row-major
 //          solve(factors, rights, info, n, count)      right <- factor^-1 right by Cholesky; factor is destroyed
+//          products(x, y, out, n, count)               out[i] = x[i] y[i], by addresses
+//          stacked(X, Y, out, n, terms, batch)         out = sum of X_j^T Y_j, `terms` one after the other
 #pragma once
 
 #include <cstddef>
@@ -25,7 +27,18 @@ struct LargeOp {
 };
 
 // Matrices of workspace for one matrix of the batch.
-inline int64_t large_matrices(Fused op, int degree) { return op == Fused::mpa ? 1 + 2 * degree : 6; }
+inline int64_t large_matrices(Fused op, int degree) {
+  switch (op) {
+    case Fused::mpa:
+      return 1 + 2 * degree;
+    case Fused::mpa_backward:
+      return 3 + 2 * degree;
+    case Fused::mtp_backward:
+      return 8;
+    default:
+      return 6;
+  }
+}
 
 inline int64_t large_tiles(int64_t n) {
   const int64_t edge = (n + tile_edge - 1) / tile_edge;
@@ -36,9 +49,9 @@ inline int64_t large_tiles(int64_t n) {
 inline int64_t large_workspace_bytes(Fused op, int64_t batch, int64_t n, int degree, int element_bytes) {
   const int64_t partial = element_bytes == 8 ? sizeof(PartialNorm<double>) : sizeof(PartialNorm<float>);
   const int64_t norm = element_bytes == 8 ? sizeof(Norm<double>) : sizeof(Norm<float>);
-  const int64_t terms = op == Fused::mpa ? degree : 1;
-  const int64_t bytes = large_matrices(op, degree) * n * n * element_bytes + large_tiles(n) * partial + norm +
-                        terms * (2 * sizeof(void*) + sizeof(int));
+  const int64_t terms = op == Fused::mpa || op == Fused::mpa_backward ? degree : 1;
+  const int64_t bytes = large_matrices(op, degree) * n * n * element_bytes +
+                        large_tiles(n) * (partial + element_bytes) + norm + terms * (3 * sizeof(void*) + sizeof(int));
   return batch * bytes + 16 * 256;  // every part starts at a multiple of 256 bytes
 }
 
@@ -92,6 +105,10 @@ class Large {
         return inv_sqrtm_lya_backward();
       case Fused::lyapunov:
         return lyapunov();
+      case Fused::mpa_backward:
+        return mpa_backward();
+      case Fused::mtp_backward:
+        return mtp_backward();
     }
   }
 
@@ -249,6 +266,92 @@ class Large {
       std::swap(b, next);
     }
     finish_gradient(c, Finish::plain, nullptr);
+  }
+
+  // The terms R_j carry the root of their weight in the derivative sum_j R_j G R_j, which is then a single product of
+  // all of them, one upon the other, with all G R_j.
+  void mpa_backward() {
+    const MpaArguments<T> series = mpa_arguments<T>(o_.problem, o_.first, o_.degree, o_.inverse, {0, 1, 1, 0, 0});
+    const int64_t count = batch_ * o_.degree;
+    T* x = matrices();
+    T* g = matrices();
+    T* derivative = matrices();
+    T* factor = matrices(o_.degree);
+    T* right = matrices(o_.degree);
+    T** factors = take<T*>(count);
+    T** rights = take<T*>(count);
+    const T** cotangents = take<const T*>(count);
+    int* info = take<int>(count);
+    symmetrise(o_.first, x);
+    find_norms();
+    symmetrise(o_.second, g);
+    DerivativeShifts<T> shifts{batch_, n_, o_.degree, {}, {}, x, g, norms_, factor, right, factors, rights, cotangents};
+    ExactGradient<T> gradient = exact_gradient(x, g, derivative, right, o_.inverse ? T(-1) : T(1));
+    gradient.info = info;
+    gradient.count = o_.degree;
+    gradient.constant = series.constant;
+    for (int j = 0; j < o_.degree; ++j) {
+      const T root = std::sqrt(std::fabs(series.weight[j]) * series.scale[j]);
+      shifts.scale[j] = series.scale[j];
+      shifts.root[j] = root;
+      gradient.weight[j] = -series.weight[j] / root;  // of the root's terms I - R, of the inverse root's terms R
+      gradient.identity[j] = o_.inverse ? T(0) : root;
+    }
+    elements(count, &derivative_shift_kernel<T>, shifts);
+    library_.solve(factors, rights, info, n_, count);
+    library_.products(cotangents, rights, factors, n_, count);
+    library_.stacked(right, factor, derivative, n_, o_.degree, batch_);
+    finish_exact(gradient);
+  }
+
+  void mtp_backward() {
+    const MtpArguments<T> series = mtp_arguments<T>(o_.problem, o_.first, o_.degree, o_.inverse);
+    T* w = matrices();
+    T* g = matrices();
+    T* w_squared = matrices();
+    T* squared_derivative = matrices();
+    T* h = matrices();
+    T* d = matrices();
+    T* next_h = matrices();
+    T* next_d = matrices();
+    symmetrise(o_.first, w);
+    find_norms();
+    symmetrise(o_.second, g);
+    scale(w, Scale::inverse_norm, T(-1), T(1));
+    gemm(1, w, w, 0, w_squared);
+    gemm(1, w, g, 0, squared_derivative);
+    gemm(1, g, w, 1, squared_derivative);
+    const auto without_products = [&](T* value, T* derivative, T c0, T c1, T c2) {
+      elements(batch_, &taylor_derivative_kernel<T>, value, derivative, batch_, n_, static_cast<const T*>(w),
+               static_cast<const T*>(w_squared), static_cast<const T*>(g), static_cast<const T*>(squared_derivative),
+               c0, c1, c2);
+    };
+    const T* c = series.coefficient;
+    int i = (o_.degree - 1) / 2;
+    without_products(h, d, c[2 * i], c[2 * i + 1], c[2 * i + 2]);
+    while (--i >= 0) {
+      without_products(next_h, next_d, c[2 * i], c[2 * i + 1], T(0));
+      gemm(1, w_squared, d, 1, next_d);
+      gemm(1, squared_derivative, h, 1, next_d);
+      gemm(1, w_squared, h, 1, next_h);
+      std::swap(h, next_h);
+      std::swap(d, next_d);
+    }
+    // W has the place of X = I - W, which the gradient wants.
+    symmetrise(o_.first, w);
+    ExactGradient<T> gradient = exact_gradient(w, g, d, h, T(-1));
+    gradient.weight[0] = T(1);
+    finish_exact(gradient);
+  }
+
+  ExactGradient<T> exact_gradient(const T* x, const T* g, const T* derivative, const T* terms, T sign) {
+    return {o_.problem, x,          g,    derivative, terms, norms_, nullptr, take<T>(batch_ * large_tiles(n_)),
+            1,          o_.inverse, sign, T(0),       {},    {}};
+  }
+
+  void finish_exact(const ExactGradient<T>& gradient) {
+    tiles(&radial_kernel<T>, gradient);
+    tiles(&exact_gradient_kernel<T>, gradient);
   }
 
   void finish_gradient(const T* c, Finish finish, const int* is_zero_gradient) {

@@ -174,6 +174,53 @@ __global__ void taylor_block_kernel(T* x, int64_t matrices, int n, const T* w, c
   });
 }
 
+// Matrix m * degree + j: factor = I + H, right = root[j] I, H = scale[j] X, for term j of the derivative
+// sum_j (root[j] R) G (root[j] R), R = (I + H)^-1. Also the addresses that batched calls want.
+template <typename T>
+struct DerivativeShifts {
+  int64_t batch;
+  int n;
+  int degree;
+  T scale[max_pade_degree];
+  T root[max_pade_degree];
+  const T* x;
+  const T* cotangent;
+  const Norm<T>* norms;
+  T* factor;
+  T* right;
+  T** factors;
+  T** rights;
+  const T** cotangents;  // of the matrix that the term belongs to
+};
+
+template <typename T>
+__global__ void derivative_shift_kernel(DerivativeShifts<T> a) {
+  const int64_t size = static_cast<int64_t>(a.n) * a.n;
+  for_elements(a.batch * a.degree, a.n, [&](int64_t m, int i, int j, int64_t at) {
+    const int64_t matrix = m / a.degree;
+    const int term = static_cast<int>(m % a.degree);
+    const T x = a.norms[matrix].normalise(a.x[at + (matrix - m) * size]);
+    a.factor[at] = (i == j ? T(1) : T(0)) + a.scale[term] * x;
+    a.right[at] = i == j ? a.root[term] : T(0);
+    if (i == 0 && j == 0) {
+      a.factors[m] = a.factor + m * size;
+      a.rights[m] = a.right + m * size;
+      a.cotangents[m] = a.cotangent + matrix * size;
+    }
+  });
+}
+
+// What a step of the Taylor series and of its derivative has beside products:
+// h <- c0 I + c1 W + c2 W^2,  d <- c1 G + c2 (W G + G W).
+template <typename T>
+__global__ void taylor_derivative_kernel(T* h, T* d, int64_t matrices, int n, const T* w, const T* w_squared,
+                                         const T* g, const T* squared_derivative, T c0, T c1, T c2) {
+  for_elements(matrices, n, [&](int64_t, int i, int j, int64_t at) {
+    h[at] = (i == j ? c0 : T(0)) + c1 * w[at] + (c2 == T(0) ? T(0) : c2 * w_squared[at]);
+    d[at] = c1 * g[at] + (c2 == T(0) ? T(0) : c2 * squared_derivative[at]);
+  });
+}
+
 // W = U^T - U/2
 template <typename T>
 __global__ void transpose_minus_half_kernel(T* w, const T* u, int n) {
@@ -281,6 +328,82 @@ __global__ void infinite_identity_kernel(const T* x, int n, int* flag) {
   }
   const int any = __syncthreads_or(other);
   if (threadIdx.x == 0) flag[blockIdx.y] = !any;
+}
+
+// The exact gradient of a series (frechet.cuh) from L = sign * derivative and from the value
+// constant I + sum_k weight[k] (term[k] - identity[k] I), `count` terms a matrix one after the other.
+template <typename T>
+struct ExactGradient {
+  Problem problem;
+  const T* x;
+  const T* cotangent;
+  const T* derivative;
+  const T* terms;
+  const Norm<T>* norms;
+  const int* info;  // per term, or null
+  T* partial;       // per tile: its part of what X is multiplied by
+  int count;
+  bool inverse;
+  T sign;
+  T constant;
+  T weight[max_pade_degree];
+  T identity[max_pade_degree];
+};
+
+template <typename T>
+__global__ void radial_kernel(ExactGradient<T> a) {
+  const int n = a.problem.n;
+  const int tiles = (n + tile_edge - 1) / tile_edge;
+  const int64_t matrix = blockIdx.y;
+  const int64_t size = static_cast<int64_t>(n) * n;
+  const T* terms = a.terms + matrix * a.count * size;
+  const int column = static_cast<int>(blockIdx.x) % tiles * tile_edge + static_cast<int>(threadIdx.x);
+  T sum = 0;
+  for (int y = threadIdx.y; y < tile_edge; y += tile_rows) {
+    const int row = static_cast<int>(blockIdx.x) / tiles * tile_edge + y;
+    if (row >= n || column >= n) continue;
+    const int64_t at = static_cast<int64_t>(row) * n + column;
+    const T on_diagonal = row == column ? T(1) : T(0);
+    T value = a.constant * on_diagonal;
+    for (int k = 0; k < a.count; ++k) value += a.weight[k] * (terms[k * size + at] - a.identity[k] * on_diagonal);
+    sum += (a.inverse ? T(-0.5) : T(0.5)) * a.cotangent[matrix * size + at] * value -
+           a.sign * a.derivative[matrix * size + at] * a.norms[matrix].normalise(a.x[matrix * size + at]);
+  }
+  sum = reduce_block(sum, reinterpret_cast<T*>(dynamic_shared()), [](T p, T q) { return p + q; });
+  if (threadIdx.x == 0 && threadIdx.y == 0) a.partial[matrix * gridDim.x + blockIdx.x] = sum;
+}
+
+template <typename T>
+__global__ void exact_gradient_kernel(ExactGradient<T> a) {
+  const int n = a.problem.n;
+  const int64_t matrix = blockIdx.y;
+  const int64_t start = matrix * n * n;
+  const Norm<T> norm = a.norms[matrix];
+  bool failed = false;
+  for (int k = 0; a.info && k < a.count; ++k) failed = failed || a.info[matrix * a.count + k] != 0;
+  T radial = 0;
+  for (int tile = threadIdx.y * tile_edge + threadIdx.x; tile < static_cast<int>(gridDim.x); tile += norm_threads) {
+    radial += a.partial[matrix * gridDim.x + tile];
+  }
+  radial = reduce_block(radial, reinterpret_cast<T*>(dynamic_shared()), [](T p, T q) { return p + q; });
+  const T scale = norm.inverse_root();
+  with_storage<T>(a.problem.storage, [&](auto* type) {
+    using S = std::remove_pointer_t<decltype(type)>;
+    S* out = static_cast<S*>(a.problem.out) + start;
+    for_tile<T>(
+        n,
+        [&](int i, int j) {
+          const int64_t at = start + static_cast<int64_t>(i) * n + j;
+          return a.sign * a.derivative[at] + radial * norm.normalise(a.x[at]);
+        },
+        [&](int i, int j, T x, T mirrored) {
+          T value = T(0.5) * (x + mirrored) * scale;
+          if (a.inverse) value = value * scale * scale;
+          if (failed) value = not_a_number<T>();
+          if (norm.is_zero) value = 0;
+          out[static_cast<int64_t>(i) * n + j] = to_storage<S>(value);
+        });
+  });
 }
 
 }  // namespace cuda

@@ -23,6 +23,11 @@ void launch_sqrtm_lya_backward(const SqrtmLyaBackwardArguments& arguments, const
 void launch_inv_sqrtm_lya_backward(const InvSqrtmLyaBackwardArguments& arguments, const FusedPlan& plan,
                                    cudaStream_t stream);
 void launch_lyapunov(const LyapunovArguments& arguments, const FusedPlan& plan, cudaStream_t stream);
+// `kept`: batch x kept_elements in the type of the computation.
+void launch_mpa_backward(const Problem& problem, const Input& a, const Input& cotangent, int degree, bool inverse,
+                         void* kept, const FusedPlan& plan, cudaStream_t stream);
+void launch_mtp_backward(const Problem& problem, const Input& a, const Input& cotangent, int degree, bool inverse,
+                         void* kept, const FusedPlan& plan, cudaStream_t stream);
 
 }  // namespace cuda
 }  // namespace fastsqrtm

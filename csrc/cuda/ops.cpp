@@ -80,6 +80,10 @@ void launch_fused_op(const Call& call, const Problem& problem, const Input (&in)
       return launch_inv_sqrtm_lya_backward({problem, in[0], in[1], call.iterations}, plan, stream);
     case Fused::lyapunov:
       return launch_lyapunov({problem, in[0], in[1], call.iterations, kept}, plan, stream);
+    case Fused::mpa_backward:
+      return launch_mpa_backward(problem, in[0], in[1], call.degree, call.inverse, kept, plan, stream);
+    case Fused::mtp_backward:
+      return launch_mtp_backward(problem, in[0], in[1], call.degree, call.inverse, kept, plan, stream);
   }
 }
 
@@ -111,6 +115,11 @@ Tensor run(const Call& call, std::initializer_list<const Tensor*> arguments) {
     if (call.op == Fused::lyapunov && A.element_size() < 4) {
       kept = torch::stable::empty(A.sizes(), ScalarType::Float, std::nullopt, A.device());
     }
+    const Shape& shape = (element_bytes == 8 ? double_shapes : float_shapes)[plan.variant];
+    if (const int64_t elements = kept_elements(call.op, shape)) {
+      kept =
+          torch::stable::empty({problem.batch * elements * element_bytes}, ScalarType::Byte, std::nullopt, A.device());
+    }
     launch_fused_op(call, problem, inputs, kept.mutable_data_ptr(), plan, stream);
     return out;
   }
@@ -123,9 +132,14 @@ Tensor run(const Call& call, std::initializer_list<const Tensor*> arguments) {
   return out;
 }
 
+void check_degree(const char* name, Fused op, int64_t degree) {
+  const bool by_shifts = op == Fused::mpa || op == Fused::mpa_backward;
+  check_count(name, "degree", degree, by_shifts ? max_pade_degree : max_taylor_degree);
+}
+
 Tensor root(const char* name, Fused op, const Tensor& A, int64_t degree, int64_t iterations, bool inverse) {
   check_matrices(name, "A", A);
-  check_count(name, "degree", degree, op == Fused::mpa ? max_pade_degree : max_taylor_degree);
+  check_degree(name, op, degree);
   check_iterations(name, iterations);
   return run({name, op, static_cast<int>(degree), static_cast<int>(iterations), inverse}, {&A});
 }
@@ -144,6 +158,37 @@ Tensor mpa_lya_inv(const Tensor& A, int64_t degree, int64_t iterations) {
 
 Tensor mtp_lya_inv(const Tensor& A, int64_t degree, int64_t iterations) {
   return root("mtp_lya_inv", Fused::mtp, A, degree, iterations, true);
+}
+
+Tensor mpa(const Tensor& A, int64_t degree) { return root("mpa", Fused::mpa, A, degree, 1, false); }
+
+Tensor mtp(const Tensor& A, int64_t degree) { return root("mtp", Fused::mtp, A, degree, 1, false); }
+
+Tensor mpa_inv(const Tensor& A, int64_t degree) { return root("mpa_inv", Fused::mpa, A, degree, 1, true); }
+
+Tensor mtp_inv(const Tensor& A, int64_t degree) { return root("mtp_inv", Fused::mtp, A, degree, 1, true); }
+
+Tensor exact_gradient(const char* name, Fused op, const Tensor& A, const Tensor& G, int64_t degree, bool inverse) {
+  check_matrices(name, "A", A);
+  check_like(name, "G", G, "A", A);
+  check_degree(name, op, degree);
+  return run({name, op, static_cast<int>(degree), 1, inverse}, {&A, &G});
+}
+
+Tensor mpa_backward(const Tensor& A, const Tensor& G, int64_t degree) {
+  return exact_gradient("mpa_backward", Fused::mpa_backward, A, G, degree, false);
+}
+
+Tensor mtp_backward(const Tensor& A, const Tensor& G, int64_t degree) {
+  return exact_gradient("mtp_backward", Fused::mtp_backward, A, G, degree, false);
+}
+
+Tensor mpa_inv_backward(const Tensor& A, const Tensor& G, int64_t degree) {
+  return exact_gradient("mpa_inv_backward", Fused::mpa_backward, A, G, degree, true);
+}
+
+Tensor mtp_inv_backward(const Tensor& A, const Tensor& G, int64_t degree) {
+  return exact_gradient("mtp_inv_backward", Fused::mtp_backward, A, G, degree, true);
 }
 
 Tensor lyapunov(const Tensor& B, const Tensor& C, int64_t iterations) {
@@ -178,7 +223,15 @@ STABLE_TORCH_LIBRARY_IMPL(fastsqrtm, CUDA, m) {
   m.impl("mtp_lya", TORCH_BOX(&mtp_lya));
   m.impl("mpa_lya_inv", TORCH_BOX(&mpa_lya_inv));
   m.impl("mtp_lya_inv", TORCH_BOX(&mtp_lya_inv));
+  m.impl("mpa", TORCH_BOX(&mpa));
+  m.impl("mtp", TORCH_BOX(&mtp));
+  m.impl("mpa_inv", TORCH_BOX(&mpa_inv));
+  m.impl("mtp_inv", TORCH_BOX(&mtp_inv));
   m.impl("lyapunov", TORCH_BOX(&lyapunov));
   m.impl("sqrtm_lya_backward", TORCH_BOX(&sqrtm_lya_backward));
   m.impl("inv_sqrtm_lya_backward", TORCH_BOX(&inv_sqrtm_lya_backward));
+  m.impl("mpa_backward", TORCH_BOX(&mpa_backward));
+  m.impl("mtp_backward", TORCH_BOX(&mtp_backward));
+  m.impl("mpa_inv_backward", TORCH_BOX(&mpa_inv_backward));
+  m.impl("mtp_inv_backward", TORCH_BOX(&mtp_inv_backward));
 }

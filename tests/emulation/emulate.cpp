@@ -42,7 +42,15 @@ constexpr Op ops[] = {
     {"sqrtm_lya_backward", Fused::sqrtm_lya_backward, false, 3},
     {"inv_sqrtm_lya_backward", Fused::inv_sqrtm_lya_backward, true, 2},
     {"lyapunov", Fused::lyapunov, false, 2},
+    {"mpa_backward", Fused::mpa_backward, false, 2},
+    {"mtp_backward", Fused::mtp_backward, false, 2},
+    {"mpa_inv_backward", Fused::mpa_backward, true, 2},
+    {"mtp_inv_backward", Fused::mtp_backward, true, 2},
 };
+bool by_shifts(const Op& op) { return op.fused == Fused::mpa || op.fused == Fused::mpa_backward; }
+bool by_powers(const Op& op) { return op.fused == Fused::mtp || op.fused == Fused::mtp_backward; }
+bool is_exact_gradient(const Op& op) { return op.inputs == 2 && (by_shifts(op) || by_powers(op)); }
+
 constexpr const char* storages[] = {"float64", "float32", "float16", "bfloat16"};
 
 int failures = 0;
@@ -148,8 +156,9 @@ std::vector<Matrix> run_op(const Op& op, int n, std::vector<Batch>& inputs, cons
                     setting.iterations,
                     op.inverse,
                     nullptr};
-  Buffer kept(element == 8 ? Storage::float64 : Storage::float32, count * n * n);
-  operands.kept = bytes_of(storage) < 4 ? kept.bytes.data() : out.bytes.data();
+  const int64_t kept_each = op.fused == Fused::lyapunov ? n * n : kept_elements(op.fused, shape);
+  Buffer kept(element == 8 ? Storage::float64 : Storage::float32, count * kept_each);
+  operands.kept = op.fused == Fused::lyapunov && bytes_of(storage) >= 4 ? out.bytes.data() : kept.bytes.data();
   if (op.inputs > 1) operands.second = inputs[1].input;
   if (op.inputs > 2) operands.third = inputs[2].input;
   if (setting.large) {
@@ -177,6 +186,10 @@ Matrix run_reference(const Op& op, int n, const std::vector<Batch>& inputs, std:
       return reference::sqrtm_lya_backward(first, inputs[1].values[m], inputs[2].values[m], n, setting.iterations);
     case Fused::inv_sqrtm_lya_backward:
       return reference::inv_sqrtm_lya_backward(first, inputs[1].values[m], n, setting.iterations);
+    case Fused::mpa_backward:
+      return reference::root_backward(first, inputs[1].values[m], n, true, setting.degree, op.inverse);
+    case Fused::mtp_backward:
+      return reference::root_backward(first, inputs[1].values[m], n, false, setting.degree, op.inverse);
     default:
       return reference::lyapunov(first, inputs[1].values[m], n, setting.iterations);
   }
@@ -289,7 +302,7 @@ void values(const std::string& name, const std::string& storage_name, int n) {
     const Storage storage = static_cast<Storage>(s);
     const std::string label = name + " " + storage_name + " n=" + std::to_string(n);
     Setting setting;
-    if (op.fused == Fused::mtp) setting.degree = 10;
+    if (by_powers(op)) setting.degree = 10;
     if (op.fused == Fused::mpa) setting.groups = n <= 64 ? 2 : 1;
     check_values(op, n, make_inputs(op, n, 3, storage, op.fused == Fused::lyapunov && n == 31), setting, label);
   }
@@ -307,12 +320,12 @@ bool all_nan(const Matrix& a) {
 }
 
 void check_one_matrix(const Op& op, Matrix a, int n, Storage storage, const char* what,
-                      bool (*good)(const Matrix&, int), const Setting& setting = {}) {
+                      bool (*good)(const Matrix&, int), const Setting& setting = {}, int position = 0) {
   std::vector<Batch> inputs = make_inputs(op, n, 3, storage, false);
   const std::vector<Matrix> before = run_op(op, n, inputs, setting);
-  std::vector<Matrix> first = inputs[0].values;
-  first[1] = std::move(a);
-  inputs[0] = make_batch(first, n, storage, View::contiguous);
+  std::vector<Matrix> changed = inputs[position].values;
+  changed[1] = std::move(a);
+  inputs[position] = make_batch(changed, n, storage, View::contiguous);
   const std::vector<Matrix> after = run_op(op, n, inputs, setting);
   const std::string label =
       std::string(op.name) + " " + storages[static_cast<int>(storage)] + " n=" + std::to_string(n) + ": " + what;
@@ -346,7 +359,10 @@ void large_path(int n) {
     Matrix bad = random_spd(n);
     bad[n * n / 2] = NAN;
     check_one_matrix(op, bad, n, Storage::float32, "large: NaN", is_nan, large);
-    if (op.fused == Fused::mpa) {
+    if (is_exact_gradient(op)) {
+      check_one_matrix(op, bad, n, Storage::float32, "large: NaN in the cotangent", is_nan, large, 1);
+    }
+    if (by_shifts(op)) {
       Matrix indefinite(n * n, 0.0);
       for (int i = 0; i < n; ++i) indefinite[i * (n + 1)] = i == n / 2 ? -1 : 0.01;
       check_one_matrix(op, indefinite, n, Storage::float32, "large: indefinite matrix", is_nan, large);
@@ -365,12 +381,12 @@ void large_path(int n) {
     }
     for (Storage storage : {Storage::float32, Storage::float64, Storage::bfloat16}) {
       Setting own = large;
-      if (op.fused == Fused::mtp) own.degree = 10;
+      if (by_powers(op)) own.degree = 10;
       check_values(
           op, n, make_inputs(op, n, 3, storage, false), own,
           std::string("large ") + op.name + " " + storages[static_cast<int>(storage)] + " n=" + std::to_string(n));
     }
-    if (op.fused != Fused::inv_sqrtm_lya_backward && op.fused != Fused::lyapunov) {
+    if (op.fused != Fused::lyapunov && (op.inputs == 1 || !op.inverse)) {
       for (double scale : {1e-30, 1e30}) {
         check_values(op, n, make_inputs(op, n, 2, Storage::float32, false, scale), large,
                      std::string("large ") + op.name + " n=" + std::to_string(n) + " far from one");
@@ -394,12 +410,13 @@ void manners() {
         Matrix bad = random_spd(n);
         bad[n * n / 2] = NAN;
         check_one_matrix(op, bad, n, storage, "NaN", is_nan);
+        if (is_exact_gradient(op)) check_one_matrix(op, bad, n, storage, "NaN in the cotangent", is_nan, {}, 1);
         if (op.fused == Fused::inv_sqrtm_lya_backward) {
           Matrix infinite(n * n, 0.0);
           for (int i = 0; i < n; ++i) infinite[i * (n + 1)] = INFINITY;
           check_one_matrix(op, infinite, n, storage, "gradient at the zero matrix", is_zero);
         }
-        if (op.fused == Fused::mpa) {
+        if (by_shifts(op)) {
           // Strongly indefinite: a pivot 1 + h is not positive.
           Matrix indefinite(n * n, 0.0);
           for (int i = 0; i < n; ++i) indefinite[i * (n + 1)] = i == n / 2 ? -1 : 0.01;
@@ -410,7 +427,8 @@ void manners() {
   }
   // Far from one, the normaliser keeps squares in range.
   for (double scale : {1e-30, 1e30}) {
-    for (const char* name : {"mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv", "sqrtm_lya_backward"}) {
+    for (const char* name :
+         {"mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv", "sqrtm_lya_backward", "mpa_backward", "mtp_backward"}) {
       const Op& op = *find_op(name);
       check_values(op, 20, make_inputs(op, 20, 2, Storage::float32, false, scale), {},
                    std::string(name) + " scale " + std::to_string(std::log10(scale)));
@@ -421,12 +439,12 @@ void manners() {
     Setting setting;
     setting.degree = degree;
     setting.groups = 3;
-    for (const char* name : {"mpa_lya", "mpa_lya_inv", "mtp_lya", "mtp_lya_inv"}) {
-      const Op& op = *find_op(name);
+    for (const Op& op : ops) {
+      if (!by_shifts(op) && !by_powers(op)) continue;
       Setting own = setting;
-      if (op.fused == Fused::mtp) own.groups = 0;
+      if (op.fused != Fused::mpa) own.groups = 0;
       check_values(op, 20, make_inputs(op, 20, 2, Storage::float64, false), own,
-                   std::string(name) + " degree " + std::to_string(degree));
+                   std::string(op.name) + " degree " + std::to_string(degree));
     }
   }
   for (int iterations : {1, 2, 30}) {

@@ -132,4 +132,51 @@ Matrix inv_sqrtm_lya_backward(const Matrix& z, const Matrix& g, int n, int itera
   return iterate(scaled(symmetric, scale), scaled(right, -scale), n, iterations);
 }
 
+Matrix root_backward(const Matrix& a, const Matrix& g, int n, bool pade, int degree, bool inverse) {
+  const Matrix symmetric = symmetric_part(a, n), cotangent = symmetric_part(g, n);
+  const double nu = norm(symmetric);
+  if (nu == 0) return symmetric;
+  const Matrix x = scaled(symmetric, 1 / nu);
+  // The derivative of the series at X, applied to G, term by term.
+  Matrix derivative(n * n, 0.0);
+  if (pade) {
+    for (int j = 1; j <= degree; ++j) {
+      const auto [shift, weight] = fastsqrtm::pade_term(degree, j);
+      Matrix shifted = inverse ? scaled(x, shift) : x;
+      for (int i = 0; i < n; ++i) shifted[i * n + i] += inverse ? 1 : shift;
+      const Matrix resolvent = inverse_of(shifted, n);
+      const Matrix term = multiply(multiply(resolvent, cotangent, n), resolvent, n);
+      for (int i = 0; i < n * n; ++i) derivative[i] += (inverse ? -1 : 1) * weight * shift * term[i];
+    }
+  } else {
+    Matrix w = scaled(x, -1), power(n * n, 0.0), of_power(n * n, 0.0);  // W^k and its derivative
+    for (int i = 0; i < n; ++i) {
+      w[i * n + i] += 1;
+      power[i * n + i] = 1;
+    }
+    double c = 1;
+    for (int k = 1; k <= degree; ++k) {
+      c = fastsqrtm::taylor_next(c, k, inverse ? -0.5 : 0.5);
+      const Matrix left = multiply(of_power, w, n), right = multiply(power, cotangent, n);
+      for (int i = 0; i < n * n; ++i) {
+        of_power[i] = left[i] + right[i];
+        derivative[i] -= c * of_power[i];
+      }
+      power = multiply(power, w, n);
+    }
+  }
+  // The root is sqrt(nu) r(A/nu), the inverse root r(A/nu) / sqrt(nu), and d nu = <X, dA>.
+  const Matrix y = root(a, n, pade, degree, inverse);
+  double along = 0, radial = 0;
+  for (int i = 0; i < n * n; ++i) {
+    along += cotangent[i] * y[i];
+    radial += derivative[i] * x[i];
+  }
+  const double scale = inverse ? std::pow(nu, -1.5) : 1 / std::sqrt(nu);
+  Matrix gradient(n * n);
+  for (int i = 0; i < n * n; ++i)
+    gradient[i] = scale * (derivative[i] - radial * x[i]) + (inverse ? -0.5 : 0.5) * along / nu * x[i];
+  return gradient;
+}
+
 }  // namespace reference

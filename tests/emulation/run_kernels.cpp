@@ -30,6 +30,16 @@ void run_typed(Fused op, const Operands& o, const FusedPlan& plan) {
     case Fused::lyapunov:
       return start(lyapunov_kernel_of<T>(plan.variant, all),
                    LyapunovArguments{o.problem, o.first, o.second, o.iterations, o.kept}, threads, plan);
+    case Fused::mpa_backward:
+      return start(mpa_backward_kernel_of<T>(plan.variant, all),
+                   MpaBackwardArguments<T>{mpa_arguments<T>(o.problem, o.first, o.degree, o.inverse, plan), o.second,
+                                           static_cast<T*>(o.kept)},
+                   threads, plan);
+    case Fused::mtp_backward:
+      return start(mtp_backward_kernel_of<T>(plan.variant, all),
+                   MtpBackwardArguments<T>{mtp_arguments<T>(o.problem, o.first, o.degree, o.inverse), o.second,
+                                           static_cast<T*>(o.kept)},
+                   threads, plan);
   }
 }
 

@@ -13,7 +13,7 @@ struct Operands {
   int degree;
   int iterations;
   bool inverse;
-  void* kept;  // for lyapunov
+  void* kept;  // for lyapunov and the exact gradients
 };
 
 void run(Fused op, const Operands& operands, const FusedPlan& plan);
