@@ -1,5 +1,5 @@
-// The scalars of the accurate roots (method "auto"): Zolotarev's best rational approximation of 1/sqrt(x) on [lowest, 1],
-// then Newton steps whose scaling is known beforehand. Host only; counterpart in Python: fastsqrtm/reference.py.
+// The scalars of the accurate roots (method "auto"): Zolotarev's best rational approximation of 1/sqrt(x) on [lowest,
+// 1], then Newton steps whose scaling is known beforehand. Host only; counterpart in Python: fastsqrtm/reference.py.
 //
 //   Y_0 = c I + sum_j w_j (X + t_j I)^-1 ~ X^(-1/2),   X_0 = X Y_0 = c X + sum_j w_j (I - t_j (X + t_j I)^-1) ~ X^(1/2)
 //   X_k+1 = g_k (X_k + Y_k^-1) / 2,                    Y_k+1 = g_k (Y_k + X_k^-1) / 2
@@ -20,11 +20,11 @@ constexpr int max_newton_steps = 5;
 
 struct RootDesign {
   int poles, newton_steps;
-  double constant;                     // c
-  double shifts[max_poles];            // t_j
-  double weights[max_poles];           // w_j
-  double scales[max_newton_steps];     // g_k
-  double error;                        // largest relative error of the root at an eigenvalue in [lowest, 1]
+  double constant;                  // c
+  double shifts[max_poles];         // t_j
+  double weights[max_poles];        // w_j
+  double scales[max_newton_steps];  // g_k
+  double error;                     // largest relative error of the root at an eigenvalue in [lowest, 1]
 
   // 1/x_0 at an eigenvalue of half the precision, where x_0 = x y_0: an estimate of ||X_0^-1|| above it, such as
   // ||X_0^-1||_F^2 / tr(X_0^-1), says that the matrix is singular to working precision and needs a ridge.

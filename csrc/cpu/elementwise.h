@@ -35,8 +35,8 @@ double sum_of_lanes(typename DoubleLanes<T>::Vector sum) {
   return total;
 }
 
-// Frobenius norm with a scale, so that squares neither overflow nor vanish. 0: all entries are below the smallest normal
-// number. NaN if any entry is NaN or Inf.
+// Frobenius norm with a scale, so that squares neither overflow nor vanish. 0: all entries are below the smallest
+// normal number. NaN if any entry is NaN or Inf.
 template <class T>
 double frobenius(const Panels<T>& P) {
   using Wide = typename DoubleLanes<T>::Vector;
@@ -141,8 +141,8 @@ double one_norm(const Panels<T>& P) {
   return result;
 }
 
-// The smaller one of Frobenius and 1-norm, for entries whose squares neither over- nor underflow: a bound of the spectral
-// norm of a symmetric matrix. NaN if any entry is NaN.
+// The smaller one of Frobenius and 1-norm, for entries whose squares neither over- nor underflow: a bound of the
+// spectral norm of a symmetric matrix. NaN if any entry is NaN.
 template <class T>
 double spectral_bound(const Panels<T>& P) {
   constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;

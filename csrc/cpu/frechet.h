@@ -1,5 +1,5 @@
-// Exact gradients of the paper's two forward methods: the Frechet derivative L of the series at X = A/nu, applied to the
-// cotangent. Counterparts in Python: mpa_backward and mtp_backward in fastsqrtm/reference.py.
+// Exact gradients of the paper's two forward methods: the Frechet derivative L of the series at X = A/nu, applied to
+// the cotangent. Counterparts in Python: mpa_backward and mtp_backward in fastsqrtm/reference.py.
 #pragma once
 
 #include "elementwise.h"

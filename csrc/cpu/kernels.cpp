@@ -380,8 +380,7 @@ const Kernels kernels = {
         accurate_backward<decltype(compute), decltype(storage)>(n, tolerance, in, out, workspace, team);
       });
     },
-    [](Element element, int n, double tolerance, MatrixIn B, MatrixIn C, void* out, void* workspace,
-       const Team& team) {
+    [](Element element, int n, double tolerance, MatrixIn B, MatrixIn C, void* out, void* workspace, const Team& team) {
       dispatch(element, [&](auto compute, auto storage) {
         lyapunov_newton<decltype(compute), decltype(storage)>(n, tolerance, B, C, out, workspace, team);
       });

@@ -23,9 +23,8 @@ bool minus_inverse(const Team& team, const Panels<T>& P, const Panels<T>& W, con
 // X ~ A^(1/2) and Y ~ A^(-1/2), on and under the diagonal, for A with eigenvalues up to 1. Of the last step only what
 // is `wanted` is computed. A and H are overwritten. False: A is not positive definite in this precision.
 template <class T>
-bool newton_roots(const Team& team, const RootDesign& design, bool root_wanted, bool inverse_wanted,
-                  const Panels<T>& A, const Panels<T>& X, const Panels<T>& Y, const Panels<T>& H,
-                  const SweepStrips<T>& strips) {
+bool newton_roots(const Team& team, const RootDesign& design, bool root_wanted, bool inverse_wanted, const Panels<T>& A,
+                  const Panels<T>& X, const Panels<T>& Y, const Panels<T>& H, const SweepStrips<T>& strips) {
   combine(team, T(design.constant), A, T(0), X);
   combine(team, T(0), A, T(0), Y);
   add_identity(Y, T(design.constant));

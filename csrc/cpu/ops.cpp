@@ -75,8 +75,8 @@ void parallel(int items, void (*body)(void*, int), void* context) {
   });
 }
 
-// An output like A, or of two matrices for each of A where `pair`, filled by pass(matrix number, output, workspace, team)
-// for every matrix of A.
+// An output like A, or of two matrices for each of A where `pair`, filled by pass(matrix number, output, workspace,
+// team) for every matrix of A.
 template <class Pass>
 Tensor for_each_matrix(const Tensor& A, int matrices, const Pass& pass, bool pair = false) {
   std::vector<int64_t> shape(A.sizes().begin(), A.sizes().end());
@@ -121,8 +121,7 @@ class Series {
     } else {
       check_count(op, "degree", degree, max_taylor_degree);
       coefficients_[0] = 1;
-      for (int k = 1; k <= degree; ++k)
-        coefficients_[k] = taylor_next(coefficients_[k - 1], k, inverse ? -0.5 : 0.5);
+      for (int k = 1; k <= degree; ++k) coefficients_[k] = taylor_next(coefficients_[k - 1], k, inverse ? -0.5 : 0.5);
     }
   }
 
@@ -130,7 +129,8 @@ class Series {
     check_iterations(op_, iterations);
     const Matrices a(A);
     return for_each_matrix(
-        A, 4, [&, n = int(A.size(-1)), element = element_of(A)](int64_t i, void* out, void* workspace, const Team& team) {
+        A, 4,
+        [&, n = int(A.size(-1)), element = element_of(A)](int64_t i, void* out, void* workspace, const Team& team) {
           kernels().root(element, n, method(), a[i], out, workspace, team);
         });
   }
@@ -244,7 +244,7 @@ Tensor accurate_backward(const char* op, const Tensor& R, const char* root_name,
   const Matrices r(R), g(G);
   const double tolerance = newton_tolerance(R, rtol);
   const auto gradient = [&, n = int(R.size(-1)), element = element_of(R)](int64_t i, void* out, void* workspace,
-                                                                         const Team& team) {
+                                                                          const Team& team) {
     Cotangents in = {};
     if (wanted == Wanted::root)
       in.S = r[i], in.G = g[i];

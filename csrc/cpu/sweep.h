@@ -92,7 +92,8 @@ inline void update_tile(const Panels<T>& P, const T* left, const T* right, int i
   tile.store(target, P.width);
 }
 
-// Sweeps I + P or P, of which the blocks on and under the diagonal are given and returned. False: a pivot was not positive.
+// Sweeps I + P or P, of which the blocks on and under the diagonal are given and returned. False: a pivot was not
+// positive.
 template <class T, Swept result>
 bool sweep(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips) {
   constexpr int lanes = Simd<T>::lanes, width = Simd<T>::panel, tile_rows = Simd<T>::tile_rows;
