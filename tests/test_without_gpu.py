@@ -122,9 +122,7 @@ def gpus(monkeypatch):
 def test_a_chip_without_code_takes_the_twins_with_one_warning(gpus, chips, tries, reason):
     tried = gpus("8.0 9.0", *chips)
     A = testing.spd(5, batch=(2,))
-    S, Z = reference.mpa_lya(A), reference.mpa_lya_inv(A)
-    calls = {"sqrtm_lya_backward": (A, S, A), "inv_sqrtm_lya_backward": (Z, A), "lyapunov": (S, A)}
-    calls |= {name: (A,) for name in ("mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv")}
+    calls = {name: testing.op_inputs(name, 5, (2,)) for name in testing.OPS}
     with warnings.catch_warnings(record=True) as caught, WithoutGPU():
         warnings.simplefilter("always")
         results = {
@@ -139,7 +137,8 @@ def test_a_chip_without_code_takes_the_twins_with_one_warning(gpus, chips, tries
         assert result.is_cuda
         assert torch.equal(result.x, getattr(reference, name)(*calls[name]))
     assert len(tried) == tries
-    assert fastsqrtm.plan(OnCuda(A)) == {"path": "reference", "reason": reason}
+    plan = fastsqrtm.plan(OnCuda(A))
+    assert (plan["path"], plan["reason"]) == ("reference", reason)
 
 
 @no_gpu
@@ -158,20 +157,22 @@ sys.path.append(sys.argv[1])
 import torch
 from test_without_gpu import OnCuda, WithoutGPU
 from fastsqrtm._library import load_cuda
-from fastsqrtm._schema import SCHEMAS
+from fastsqrtm._schema import result_shape
+from fastsqrtm.testing import OPS
 assert load_cuda() is None
-for name, schema in SCHEMAS.items():
+for name, tensors in OPS.items():
     op = getattr(torch.ops.fastsqrtm, name)
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastsqrtm::{name}", "CUDA")
     for shape in ((0, 0), (0, 3, 3), (2, 0, 4, 4), (0, 200, 200)):
+        shape = (*shape[:-2], 2, *shape[-2:]) if "R" in tensors else shape
         A = OnCuda(torch.ones(shape))
         with WithoutGPU():
-            out = op(*[A] * schema.count("Tensor "))
-        assert out.is_cuda and out.shape == shape
-    A = OnCuda(torch.eye(3))
+            out = op(*[A] * len(tensors))
+        assert out.is_cuda and out.shape == result_shape(name, shape)
+    A = OnCuda(torch.eye(3).expand(2, 3, 3))
     try:
         with WithoutGPU():
-            op(*[A] * schema.count("Tensor "))
+            op(*[A] * len(tensors))
     except RuntimeError as error:
         assert "CUDA" in str(error)
     else:
