@@ -316,7 +316,7 @@ def newton_roots(A: Tensor, design: RootDesign) -> tuple[Tensor, Tensor, Tensor]
         good = good & X_positive & Y_positive
         if k == 0:
             trace = X_inverse.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-            good = good & ~(X_inverse.square().sum((-2, -1), keepdim=True) > largest_inverse * trace)
+            good = good & (X_inverse.square().sum((-2, -1), keepdim=True) <= largest_inverse * trace)
     return X, Y, good
 
 
@@ -331,7 +331,7 @@ def _accurate_roots(A: Tensor, rtol: float, entry_precision: float) -> tuple[Ten
     eps = torch.finfo(A.dtype).eps
     for ridge in (*(eps * r for r in RIDGES[:-1]), max(eps * RIDGES[-1], entry_precision)):
         X, Y, now = newton_roots(A + _identity(A, ridge), design)
-        now = now & ~good & nu.isfinite()
+        now = now & good.logical_not() & nu.isfinite()
         S, Z, good = torch.where(now, X, S), torch.where(now, Y, Z), good | now
         if _all(good):
             break
@@ -364,7 +364,7 @@ def solve_newton(B: Tensor, W: Tensor, C: Tensor, tolerance: float) -> Tensor:
         theta = B.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
         E = B / theta - identity
         bound = torch.minimum(torch.linalg.vector_norm(E, dim=(-2, -1), keepdim=True), _one_norm(E))
-        done = done | ~(bound**3 > tolerance)
+        done = done | (bound**3 > tolerance).logical_not()
         if _all(done):
             break
         W = _spd_inverse(B)[0]
@@ -376,7 +376,7 @@ def solve_newton(B: Tensor, W: Tensor, C: Tensor, tolerance: float) -> Tensor:
         change = torch.linalg.vector_norm(following - X, dim=(-2, -1), keepdim=True) / size
         X = torch.where(done, X, following)
         contraction = change.clamp_max(0.5) if contraction is None else contraction
-        done = done | ~(change * contraction > tolerance)
+        done = done | (change * contraction > tolerance).logical_not()
         if _all(done):
             break
     return X
