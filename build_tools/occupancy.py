@@ -17,7 +17,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "csrc" / "cuda"
-KERNELS = ("mpa", "mtp", "sqrtm_lya_backward", "inv_sqrtm_lya_backward", "lyapunov")
+KERNELS = (
+    "mpa",
+    "mtp",
+    "sqrtm_lya_backward",
+    "inv_sqrtm_lya_backward",
+    "lyapunov",
+    "accurate_roots",
+    "accurate_backward",
+    "lyapunov_newton",
+)
 
 
 @dataclass(frozen=True)

@@ -232,6 +232,23 @@ struct Triangle {
       for (int e = 0; e < vec; ++e) value[e] = f(value[e], pack.value[e]);
     });
   }
+
+  __device__ __forceinline__ void load(Fragment<V, split>& fragment) const {
+    fragment.apply([](T) { return T(0); });  // of lanes without a tile
+    combine_into(fragment, [](T, T value) { return value; });
+  }
+
+  // triangle = f(triangle, fragment)
+  template <class F>
+  __device__ __forceinline__ void update(Fragment<V, split>& fragment, F f) const {
+    T* target = data;
+    for_each(fragment, [target, f](int slot, T* value) {
+      auto pack = *reinterpret_cast<const Pack<T, vec>*>(target + slot);
+#pragma unroll
+      for (int e = 0; e < vec; ++e) pack.value[e] = f(pack.value[e], value[e]);
+      *reinterpret_cast<Pack<T, vec>*>(target + slot) = pack;
+    });
+  }
 };
 
 }  // namespace cuda

@@ -23,6 +23,10 @@ void launch_sqrtm_lya_backward(const SqrtmLyaBackwardArguments& arguments, const
 void launch_inv_sqrtm_lya_backward(const InvSqrtmLyaBackwardArguments& arguments, const FusedPlan& plan,
                                    cudaStream_t stream);
 void launch_lyapunov(const LyapunovArguments& arguments, const FusedPlan& plan, cudaStream_t stream);
+void launch_accurate_roots(const Problem& problem, const Input& a, bool root, bool inverse, const RootDesign& design,
+                           const FusedPlan& plan, cudaStream_t stream);
+void launch_accurate_backward(const AccurateBackwardArguments& arguments, const FusedPlan& plan, cudaStream_t stream);
+void launch_lyapunov_newton(const LyapunovNewtonArguments& arguments, const FusedPlan& plan, cudaStream_t stream);
 
 }  // namespace cuda
 }  // namespace fastsqrtm

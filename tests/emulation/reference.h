@@ -14,4 +14,10 @@ Matrix lyapunov(const Matrix& b, const Matrix& c, int n, int iterations);
 Matrix sqrtm_lya_backward(const Matrix& a, const Matrix& s, const Matrix& g, int n, int iterations);
 Matrix inv_sqrtm_lya_backward(const Matrix& z, const Matrix& g, int n, int iterations);
 
+// The exact functions, by the eigendecomposition: a^power and X with b X + X b = c, for the symmetric part of a and b.
+Matrix power(const Matrix& a, int n, double power);
+Matrix solve_lyapunov(const Matrix& b, const Matrix& c, int n);
+// With the given eigenvalues and random eigenvectors made from `random`.
+Matrix with_eigenvalues(const std::vector<double>& eigenvalues, const Matrix& random, int n);
+
 }  // namespace reference
