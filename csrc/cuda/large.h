@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "large_kernels.cuh"
+#include "large_newton_kernels.cuh"
 
 namespace fastsqrtm {
 namespace cuda {
@@ -25,7 +26,14 @@ struct LargeOp {
 };
 
 // Matrices of workspace for one matrix of the batch.
-inline int64_t large_matrices(Fused op, int degree) { return op == Fused::mpa ? 1 + 2 * degree : 6; }
+inline int64_t large_terms(Fused op, int degree) {
+  if (op == Fused::accurate_roots) return degree > 2 ? degree : 2;  // the poles; X and Y
+  return op == Fused::mpa ? degree : 1;
+}
+inline int64_t large_matrices(Fused op, int degree) {
+  if (op == Fused::accurate_roots) return 3 + 2 * large_terms(op, degree);
+  return op == Fused::mpa ? 1 + 2 * degree : 6;
+}
 
 inline int64_t large_tiles(int64_t n) {
   const int64_t edge = (n + tile_edge - 1) / tile_edge;
@@ -36,9 +44,10 @@ inline int64_t large_tiles(int64_t n) {
 inline int64_t large_workspace_bytes(Fused op, int64_t batch, int64_t n, int degree, int element_bytes) {
   const int64_t partial = element_bytes == 8 ? sizeof(PartialNorm<double>) : sizeof(PartialNorm<float>);
   const int64_t norm = element_bytes == 8 ? sizeof(Norm<double>) : sizeof(Norm<float>);
-  const int64_t terms = op == Fused::mpa ? degree : 1;
+  const int64_t sums = element_bytes == 8 ? sizeof(ColumnSums<double>) : sizeof(ColumnSums<float>);
+  const int64_t state = element_bytes == 8 ? sizeof(NewtonState<double>) : sizeof(NewtonState<float>);
   const int64_t bytes = large_matrices(op, degree) * n * n * element_bytes + large_tiles(n) * partial + norm +
-                        terms * (2 * sizeof(void*) + sizeof(int));
+                        large_terms(op, degree) * (2 * sizeof(void*) + sizeof(int)) + sizeof(int) + n * sums + state;
   return batch * bytes + 16 * 256;  // every part starts at a multiple of 256 bytes
 }
 
@@ -76,10 +85,12 @@ class Large {
         return inv_sqrtm_lya_backward();
       case Fused::lyapunov:
         return lyapunov();
+      default:
+        return;  // the accurate methods: large_newton.h
     }
   }
 
- private:
+ protected:
   template <class S>
   S* take(int64_t count) {
     S* start = reinterpret_cast<S*>(next_);

@@ -135,7 +135,8 @@ __device__ __forceinline__ void invert(const NewtonMemory<V>& m, T unit, int blo
     add_identity(f, owner, n, good ? T(0) : T(ridge_of(attempt)) * unit);
     m.b.store(f);
     sweep_own(f, owner, n, blocks, m.panels());
-    good = good || team_max<V>(has_nan(f) ? T(1) : T(0), m.scratch) == T(0);
+    const bool failed = team_max<V>(has_nan(f) ? T(1) : T(0), m.scratch) != T(0);  // by all lanes, so not behind ||
+    good = good || !failed;
     if (!any_team<V>(!good && unit > T(0) && attempt + 1 < ridge_count)) break;
   }
   f.apply([](T value) { return -value; });

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <random>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "emulation.h"
@@ -480,9 +481,14 @@ void large_path(int n) {
           std::string("large ") + op.name + " " + storages[static_cast<int>(storage)] + " n=" + std::to_string(n));
     }
     if (op.is_accurate()) {
-      const double condition = op.is_root() ? 1e4 : 1e3;
-      check_values(op, n, make_inputs(op, n, 2, Storage::float32, false, 1, condition), large,
-                   std::string("large hard ") + op.name + " n=" + std::to_string(n), 20 * condition * 6e-8);
+      // What the fixed number of steps is meant for.
+      for (const auto& [storage, condition, precision] :
+           {std::make_tuple(Storage::float32, 1e4, 6e-8), std::make_tuple(Storage::float64, 1e7, 1.1e-16)}) {
+        check_values(op, n, make_inputs(op, n, 2, storage, false, 1, condition), large,
+                     std::string("large hard ") + op.name + " " + storages[static_cast<int>(storage)] +
+                         " n=" + std::to_string(n),
+                     20 * condition * precision);
+      }
     }
     if (op.is_root() || op.fused == Fused::sqrtm_lya_backward) {
       for (double scale : {1e-30, 1e30}) {
