@@ -29,9 +29,10 @@ __global__ void __launch_bounds__(max_threads(Fused::accurate_backward, V::shape
   sync_team<V::threads>();
   Fragment<V, V::split_sweep> f;
   read_part(m.work, T(1), by_sweep, f);
-  const Norm<T> norm = frobenius_norm(f, m.scratch);
+  Norm<T> norm = frobenius_norm(f, m.scratch);
   const bool infinite = is_infinite_identity(f, by_sweep, n, m.scratch);  // by all lanes, so not behind ||
-  const bool zero = norm.is_zero || infinite;
+  norm.is_zero = norm.is_zero || infinite;
+  if (threadIdx.x == 0) *m.norm = norm;
   f.apply([norm](T value) { return norm.normalise(value); });
   write(m.w, by_sweep, f, T(1));
   sync_team<V::threads>();
@@ -43,6 +44,7 @@ __global__ void __launch_bounds__(max_threads(Fused::accurate_backward, V::shape
     load_matrix<V>(m.work, arguments.inverse_root, problem, index, threadIdx.x, V::threads);
     sync_team<V::threads>();
     read_part(m.work, T(1), by_sweep, f);
+    norm = *m.norm;
     f.apply([norm](T value) { return norm.restore(value); });
     write(m.w, by_sweep, f, T(1));
     sync_team<V::threads>();
@@ -87,6 +89,7 @@ __global__ void __launch_bounds__(max_threads(Fused::accurate_backward, V::shape
     sync_team<V::threads>();
     symmetric_product(m.w, m.work, blocks, owner, x);
     if (has_root) {
+      norm = *m.norm;
       x.apply([norm](T value) { return -norm.normalise(norm.normalise(value)); });
       m.c.store(x);
       sync_team<V::threads>();
@@ -99,14 +102,15 @@ __global__ void __launch_bounds__(max_threads(Fused::accurate_backward, V::shape
     }
   }
   m.c.store(x);
-  solve_newton(m, static_cast<T>(arguments.tolerance), T(1), norm_b, norm_w, blocks, n, by_sweep, owner, x);
+  solve_newton(m, static_cast<T>(arguments.tolerance), T(1), norm_b, norm_w, blocks, n, owner, x);
+  norm = *m.norm;
   if (has_root) {
     x.apply([norm](T value) { return norm.normalise(value); });
   } else {
     // The powers of 1/s come last, where they overflow only if the gradient does.
     x.apply([norm](T value) { return norm.restore(norm.restore(norm.restore(value))); });
   }
-  if (zero) x.apply([](T) { return T(0); });
+  if (norm.is_zero) x.apply([](T) { return T(0); });
   sync_team<V::threads>();
   write(m.work, owner, x, T(1));
   sync_team<V::threads>();

@@ -7,6 +7,20 @@
 namespace fastsqrtm {
 namespace cuda {
 
+// Whether this lane sees an element that differs from its mirror image. Element by element: with fragments, as they
+// are used below, the compiler would run out of registers.
+template <class V, typename T>
+__device__ __forceinline__ bool has_skew_part(const T* matrix) {
+  using L = Layout<V>;
+  bool differs = false;
+#pragma unroll 1
+  for (int item = threadIdx.x; item < V::matrix_elements; item += V::threads) {
+    const int row = item / V::padded, column = item % V::padded;
+    differs = differs || !(matrix[L::at(row, column)] - matrix[L::at(column, row)] == T(0));
+  }
+  return differs;
+}
+
 template <class V>
 __global__ void __launch_bounds__(max_threads(Fused::lyapunov_newton, V::shape), 1)
     lyapunov_newton_kernel(const __grid_constant__ LyapunovNewtonArguments arguments) {
@@ -16,11 +30,11 @@ __global__ void __launch_bounds__(max_threads(Fused::lyapunov_newton, V::shape),
   const int blocks = (n + V::tile - 1) / V::tile;
   const NewtonMemory<V> m(reinterpret_cast<T*>(dynamic_shared()) +
                           static_cast<int>(threadIdx.y) * shared_elements(Fused::lyapunov_newton, V::shape, 1));
-  const Owner<V, V::split_sweep> by_sweep;
   const Owner<V, V::split_symmetric> owner;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
 
   bool skew = false;
+#pragma unroll 1
   for (int part = 0; part < (skew ? 2 : 1); ++part) {
     const T sign = part == 0 ? T(1) : T(-1);
     load_matrix<V>(m.work, arguments.c, problem, index, threadIdx.x, V::threads);
@@ -29,22 +43,17 @@ __global__ void __launch_bounds__(max_threads(Fused::lyapunov_newton, V::shape),
     Fragment<V, V::split_symmetric> x;
     if (part == 0) {
       // All matrices of the block take the second part or none: they pass its barriers together.
-      bool own = false;
-      read_part(m.work, T(-1), owner, x);
-      x.apply([&own](T value) {
-        own = own || !(value == T(0));
-        return value;
-      });
-      skew = __syncthreads_or(own);
+      skew = __syncthreads_or(has_skew_part<V>(m.work));
     }
     read_part(m.work, sign, owner, x);
     m.c.store(x);
-    Norm<T> norm;
     T norm_b;
     {
+      const Owner<V, V::split_sweep> by_sweep;
       Fragment<V, V::split_sweep> f;
       read_part(m.w, T(1), by_sweep, f);
-      norm = frobenius_norm(f, m.scratch);
+      const Norm<T> norm = frobenius_norm(f, m.scratch);
+      if (threadIdx.x == 0) *m.norm = norm;
       f.apply([norm](T value) { return norm.normalise(value); });
       sync_team<V::threads>();  // all have read the inputs
       write(m.w, by_sweep, f, T(1));
@@ -55,7 +64,8 @@ __global__ void __launch_bounds__(max_threads(Fused::lyapunov_newton, V::shape),
     }
     sync_team<V::threads>();
     const T norm_w = one_norm<V>(m.w, blocks, n, m.scratch);
-    solve_newton(m, static_cast<T>(arguments.tolerance), sign, norm_b, norm_w, blocks, n, by_sweep, owner, x);
+    solve_newton(m, static_cast<T>(arguments.tolerance), sign, norm_b, norm_w, blocks, n, owner, x);
+    const Norm<T> norm = *m.norm;
     x.apply([norm](T value) { return norm.normalise(value); });
     if (norm.is_zero) x.apply([](T) { return T(0); });
     sync_team<V::threads>();

@@ -113,13 +113,16 @@ struct NewtonMemory {
   Triangle<V, V::split_symmetric> c;
   Triangle<V, V::split_sweep> b;
   T* scratch;
+  Norm<T>* norm;  // waits here for the end: registers are full
+  static_assert(sizeof(Norm<T>) <= newton_norm_elements * sizeof(T), "room for the norm");
 
   explicit __device__ __forceinline__ NewtonMemory(T* shared)
       : work(shared),
         w(work + V::matrix_elements),
         c{w + V::matrix_elements},
         b{c.data + c.elements},
-        scratch(b.data + b.elements) {}
+        scratch(b.data + b.elements),
+        norm(reinterpret_cast<Norm<T>*>(scratch + V::scratch_elements)) {}
   __device__ __forceinline__ Panels<V> panels() const { return Panels<V>(work); }
 };
 
@@ -130,6 +133,7 @@ __device__ __forceinline__ void invert(const NewtonMemory<V>& m, T unit, int blo
                                        const Owner<V, V::split_sweep>& owner, Fragment<V, V::split_sweep>& f) {
   bool good = false;
   m.b.store(f);
+#pragma unroll 1
   for (int attempt = 0;; ++attempt) {
     m.b.load(f);
     add_identity(f, owner, n, good ? T(0) : T(ridge_of(attempt)) * unit);
@@ -146,13 +150,13 @@ __device__ __forceinline__ void invert(const NewtonMemory<V>& m, T unit, int blo
 // solution; m is free after the next barrier.
 template <class V, typename T>
 __device__ __forceinline__ void solve_newton(const NewtonMemory<V>& m, T tolerance, T sign, T norm_b, T norm_w,
-                                             int blocks, int n, const Owner<V, V::split_sweep>& by_sweep,
-                                             const Owner<V, V::split_symmetric>& owner,
+                                             int blocks, int n, const Owner<V, V::split_symmetric>& owner,
                                              Fragment<V, V::split_symmetric>& x) {
   constexpr int most_steps = 12, most_corrections = 6;
   const T per_row = reciprocal(T(n));
   bool done = false;
   T theta = 1;
+#pragma unroll 1
   for (int step = 1;; ++step) {
     const T mu = square_root(norm_w * reciprocal(norm_b));
     const T keep = T(0.5) * mu, take = T(0.5) * reciprocal(mu);
@@ -170,6 +174,7 @@ __device__ __forceinline__ void solve_newton(const NewtonMemory<V>& m, T toleran
     symmetric_product(m.w, m.work, blocks, owner, x, sign);
     if (!done) m.c.update(x, [=](T c, T v) { return keep * c + sign * (take * v); });
     {
+      const Owner<V, V::split_sweep> by_sweep;  // again in every step: that is cheaper than its registers
       Fragment<V, V::split_sweep> f;
       read(m.w, by_sweep, f);
       if (!done) m.b.update(f, [=](T b, T w) { return keep * b + take * w; });
@@ -205,6 +210,7 @@ __device__ __forceinline__ void solve_newton(const NewtonMemory<V>& m, T toleran
   const Norm<T> size = frobenius_norm(x, m.scratch);
   done = false;
   T contraction = 0;
+#pragma unroll 1
   for (int step = 1;; ++step) {
     sync_team<V::threads>();
     write(m.work, owner, x, sign);

@@ -84,6 +84,9 @@ constexpr int double_shape_count = sizeof(double_shapes) / sizeof(Shape);
 FASTSQRTM_HOST_DEVICE constexpr int larger(int a, int b) { return a > b ? a : b; }
 FASTSQRTM_HOST_DEVICE constexpr int smaller(int a, int b) { return a < b ? a : b; }
 
+// Room for a Norm in either precision, which waits there for the end of the Newton steps.
+constexpr int newton_norm_elements = 8;
+
 // Shared memory of one matrix, in elements. `groups` teams work on one matrix in mpa, each on its own shift.
 FASTSQRTM_HOST_DEVICE constexpr int shared_elements(Fused op, const Shape& s, int groups) {
   switch (op) {
@@ -103,7 +106,7 @@ FASTSQRTM_HOST_DEVICE constexpr int shared_elements(Fused op, const Shape& s, in
     case Fused::lyapunov_newton:
       // B^-1 and one work matrix, which the panels of the sweep share; B and C wait as packed triangles.
       return 2 * s.matrix_elements() + s.triangle_elements(s.split_symmetric) + s.triangle_elements(s.split_sweep) +
-             s.scratch_elements();
+             s.scratch_elements() + newton_norm_elements;
     default:
       // B, C and one work matrix: the fourth, U or M, is held in registers until its place is free.
       return 3 * s.matrix_elements() + s.scratch_elements();
