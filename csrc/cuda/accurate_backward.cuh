@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(max_threads(Fused::accurate_backward, V::shape
     }
   }
   m.c.store(x);
-  solve_newton(m, static_cast<T>(arguments.tolerance), T(1), norm_b, norm_w, blocks, n, owner, x);
+  solve_newton(m, static_cast<T>(arguments.tolerance), T(1), norm_b, norm_w, blocks, n, x);
   norm = *m.norm;
   if (has_root) {
     x.apply([norm](T value) { return norm.normalise(value); });

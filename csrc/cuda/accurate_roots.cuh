@@ -102,8 +102,7 @@ __global__ void __launch_bounds__(max_threads(Fused::accurate_roots, V::shape), 
     for (int part = 0; part < parts; ++part) {
       const bool is_root = part == 0 && arguments.root;
       (is_root ? x : y).load(h);
-      const T scale =
-          is_root ? norm.root() * square_root(bound) : norm.inverse_root() * reciprocal(square_root(bound));
+      const T scale = is_root ? norm.root() * square_root(bound) : norm.inverse_root() * reciprocal(square_root(bound));
       h.apply([scale](T value) { return value * scale; });
       if (norm.is_zero) {
         h.apply([](T) { return T(0); });

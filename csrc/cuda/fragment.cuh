@@ -27,8 +27,7 @@ struct Owner {
   int i = V::tiles, j = 0, slice = 0;  // tile under the diagonal, j < i, and this lane's share of its rows
   int d = V::tiles, row = 0;           // tile on the diagonal and this lane's row of it
 
-  __device__ __forceinline__ Owner() {
-    const int lane = threadIdx.x;
+  explicit __device__ __forceinline__ Owner(int lane = threadIdx.x) {
     slice = TileLane<V, split>::slice(lane);
     int index = TileLane<V, split>::tile(lane);
     if (index < V::shape.tiles_under_diagonal()) {

@@ -129,8 +129,8 @@ const void* advance(const void* data, int64_t elements, Storage storage) {
 // `matrices` for each of the batch.
 Problem part_of(Problem problem, int64_t first, int64_t count, int matrices = 1) {
   problem.batch = count;
-  problem.out = static_cast<char*>(problem.out) +
-                first * matrices * problem.n * problem.n * storage_bytes(problem.storage);
+  problem.out =
+      static_cast<char*>(problem.out) + first * matrices * problem.n * problem.n * storage_bytes(problem.storage);
   return problem;
 }
 
@@ -206,8 +206,7 @@ void launch_large_accurate_backward(const AccurateBackwardArguments& arguments, 
                   [&](auto& newton, auto, int64_t first, int64_t count) {
                     AccurateBackwardArguments part = arguments;
                     part.problem = part_of(arguments.problem, first, count);
-                    for (Input* in :
-                         {&part.root, &part.inverse_root, &part.root_cotangent, &part.inverse_cotangent}) {
+                    for (Input* in : {&part.root, &part.inverse_root, &part.root_cotangent, &part.inverse_cotangent}) {
                       *in = part_of(*in, first, arguments.problem.storage);
                     }
                     newton.accurate_backward(part);

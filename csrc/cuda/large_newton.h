@@ -1,5 +1,5 @@
-// The accurate methods for matrices that do not fit a block: the order of the steps, as in large.h. Inverses are batched
-// Cholesky factorisations and triangular solves of the identity.
+// The accurate methods for matrices that do not fit a block: the order of the steps, as in large.h. Inverses are
+// batched Cholesky factorisations and triangular solves of the identity.
 //
 // The host asks for a fixed number of steps; the matrices that need fewer are left alone from there on. Ridges are not
 // tried by passes of their own: a factorisation, a third of a product, tells beforehand which one a matrix needs.
@@ -155,8 +155,8 @@ class LargeNewton : private Large<T, Library> {
   void with_sums(const T* matrix, Kernel kernel, const Arguments&... arguments) {
     library_.run(&column_sums_kernel<T>, (n_ + tile_edge - 1) / tile_edge, batch_, tile_edge, tile_rows,
                  2 * tile_edge * tile_rows * sizeof(T), matrix, n_, sums_);
-    library_.run(kernel, batch_, 1, norm_threads, 1, norm_threads * sizeof(T),
-                 static_cast<const ColumnSums<T>*>(sums_), n_, arguments..., states_);
+    library_.run(kernel, batch_, 1, norm_threads, 1, norm_threads * sizeof(T), static_cast<const ColumnSums<T>*>(sums_),
+                 n_, arguments..., states_);
   }
   void begin(const T* matrix, bool roots) { with_sums(matrix, &begin_newton_kernel<T>, roots); }
 

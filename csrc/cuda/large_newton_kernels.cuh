@@ -17,14 +17,14 @@ struct ColumnSums {
 
 template <typename T>
 struct NewtonState {
-  T bound;         // roots: of the largest eigenvalue of A / ||A||_F
-  T unit;          // of the ridges
-  T ridge;         // what is added to the diagonal
-  T norm_b;        // 1-norm of B
-  T keep, take;    // a step is keep (B, C) + take (W, W C W)
-  T theta;         // mean of the diagonal of B
-  int has_ridge;   // it has been found
-  int done;        // B is near enough to theta I: steps change nothing any more
+  T bound;        // roots: of the largest eigenvalue of A / ||A||_F
+  T unit;         // of the ridges
+  T ridge;        // what is added to the diagonal
+  T norm_b;       // 1-norm of B
+  T keep, take;   // a step is keep (B, C) + take (W, W C W)
+  T theta;        // mean of the diagonal of B
+  int has_ridge;  // it has been found
+  int done;       // B is near enough to theta I: steps change nothing any more
 };
 
 // One column a lane; a block of 32 x 8 threads has 32 columns of matrix blockIdx.y.
@@ -156,8 +156,7 @@ __global__ void add_ridge_kernel(T* matrix, int64_t matrices, int n, const Newto
 
 // factor = M, right = I, and their addresses.
 template <typename T>
-__global__ void inverse_kernel(const T* matrix, int64_t matrices, int n, T* factor, T* right, T** factors,
-                               T** rights) {
+__global__ void inverse_kernel(const T* matrix, int64_t matrices, int n, T* factor, T* right, T** factors, T** rights) {
   const int64_t size = static_cast<int64_t>(n) * n;
   for_elements(matrices, n, [&](int64_t m, int i, int j, int64_t at) {
     factor[at] = matrix[at];

@@ -28,14 +28,14 @@ __global__ void __launch_bounds__(max_threads(Fused::lyapunov_newton, V::shape),
   const Problem& problem = arguments.problem;
   const int n = problem.n;
   const int blocks = (n + V::tile - 1) / V::tile;
-  const NewtonMemory<V> m(reinterpret_cast<T*>(dynamic_shared()) +
-                          static_cast<int>(threadIdx.y) * shared_elements(Fused::lyapunov_newton, V::shape, 1));
-  const Owner<V, V::split_symmetric> owner;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
 
   bool skew = false;
 #pragma unroll 1
   for (int part = 0; part < (skew ? 2 : 1); ++part) {
+    // The addresses that follow from this one would take more registers than there are, all through the loop.
+    const int start = opaque(static_cast<int>(threadIdx.y) * shared_elements(Fused::lyapunov_newton, V::shape, 1));
+    const NewtonMemory<V> m(reinterpret_cast<T*>(dynamic_shared()) + start);
     const T sign = part == 0 ? T(1) : T(-1);
     load_matrix<V>(m.work, arguments.c, problem, index, threadIdx.x, V::threads);
     load_matrix<V>(m.w, arguments.b, problem, index, threadIdx.x, V::threads);
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(max_threads(Fused::lyapunov_newton, V::shape),
       // All matrices of the block take the second part or none: they pass its barriers together.
       skew = __syncthreads_or(has_skew_part<V>(m.work));
     }
-    read_part(m.work, sign, owner, x);
+    read_part(m.work, sign, Owner<V, V::split_symmetric>(), x);
     m.c.store(x);
     T norm_b;
     {
@@ -64,12 +64,12 @@ __global__ void __launch_bounds__(max_threads(Fused::lyapunov_newton, V::shape),
     }
     sync_team<V::threads>();
     const T norm_w = one_norm<V>(m.w, blocks, n, m.scratch);
-    solve_newton(m, static_cast<T>(arguments.tolerance), sign, norm_b, norm_w, blocks, n, owner, x);
+    solve_newton(m, static_cast<T>(arguments.tolerance), sign, norm_b, norm_w, blocks, n, x);
     const Norm<T> norm = *m.norm;
     x.apply([norm](T value) { return norm.normalise(value); });
     if (norm.is_zero) x.apply([](T) { return T(0); });
     sync_team<V::threads>();
-    write(m.work, owner, x, sign);
+    write(m.work, Owner<V, V::split_symmetric>(opaque(threadIdx.x)), x, sign);
     sync_team<V::threads>();
     // As in lyapunov_kernel.cuh.
     if (part == 1) add_kept<V>(m.work, static_cast<const T*>(arguments.kept), problem, index, threadIdx.x, V::threads);

@@ -123,6 +123,11 @@ struct NewtonMemory {
         b{c.data + c.elements},
         scratch(b.data + b.elements),
         norm(reinterpret_cast<Norm<T>*>(scratch + V::scratch_elements)) {}
+  // The same, with addresses that are computed anew.
+  __device__ __forceinline__ NewtonMemory again() const {
+    T* base = reinterpret_cast<T*>(dynamic_shared());
+    return NewtonMemory(base + opaque(static_cast<int>(work - base)));
+  }
   __device__ __forceinline__ Panels<V> panels() const { return Panels<V>(work); }
 };
 
@@ -146,18 +151,20 @@ __device__ __forceinline__ void invert(const NewtonMemory<V>& m, T unit, int blo
   f.apply([](T value) { return -value; });
 }
 
-// On entry m.b, m.w and m.c hold B, B^-1 and C, and norm_b and norm_w are the 1-norms of B and B^-1. On return x is the
-// solution; m is free after the next barrier.
+// On entry the memory holds B, W = B^-1 and C in b, w and c, and norm_b and norm_w are the 1-norms of B and W. On
+// return x is the solution; the memory is free after the next barrier.
 template <class V, typename T>
-__device__ __forceinline__ void solve_newton(const NewtonMemory<V>& m, T tolerance, T sign, T norm_b, T norm_w,
-                                             int blocks, int n, const Owner<V, V::split_symmetric>& owner,
-                                             Fragment<V, V::split_symmetric>& x) {
+__device__ __forceinline__ void solve_newton(const NewtonMemory<V>& memory, T tolerance, T sign, T norm_b, T norm_w,
+                                             int blocks, int n, Fragment<V, V::split_symmetric>& x) {
   constexpr int most_steps = 12, most_corrections = 6;
   const T per_row = reciprocal(T(n));
   bool done = false;
   T theta = 1;
 #pragma unroll 1
   for (int step = 1;; ++step) {
+    // Addresses and owners again in every step: that is cheaper than to keep them, for which the registers are too few.
+    const NewtonMemory<V> m = memory.again();
+    const Owner<V, V::split_symmetric> owner(opaque(threadIdx.x));
     const T mu = square_root(norm_w * reciprocal(norm_b));
     const T keep = T(0.5) * mu, take = T(0.5) * reciprocal(mu);
     m.c.load(x);
@@ -174,7 +181,7 @@ __device__ __forceinline__ void solve_newton(const NewtonMemory<V>& m, T toleran
     symmetric_product(m.w, m.work, blocks, owner, x, sign);
     if (!done) m.c.update(x, [=](T c, T v) { return keep * c + sign * (take * v); });
     {
-      const Owner<V, V::split_sweep> by_sweep;  // again in every step: that is cheaper than its registers
+      const Owner<V, V::split_sweep> by_sweep(opaque(threadIdx.x));
       Fragment<V, V::split_sweep> f;
       read(m.w, by_sweep, f);
       if (!done) m.b.update(f, [=](T b, T w) { return keep * b + take * w; });
@@ -202,6 +209,8 @@ __device__ __forceinline__ void solve_newton(const NewtonMemory<V>& m, T toleran
     norm_w = one_norm<V>(m.w, blocks, n, m.scratch);
   }
   // X <- C/(2 theta) - (E X + X E)/(2 theta), E = B - theta I, which is where W was.
+  const NewtonMemory<V> m = memory.again();
+  const Owner<V, V::split_symmetric> owner(opaque(threadIdx.x));
   const T half = T(0.5) * reciprocal(theta);
   m.c.load(x);
   x.apply([half](T c) { return half * c; });
@@ -221,8 +230,7 @@ __device__ __forceinline__ void solve_newton(const NewtonMemory<V>& m, T toleran
     read(m.work, owner, old);
     x.combine(old, [done](T next, T before) { return done ? before : next; });
     old.combine(x, [](T before, T next) { return next - before; });
-    const T change =
-        square_root(team_sum<V>(sum_of_squares(old, size.down), m.scratch)) * size.inverse_ratio;
+    const T change = square_root(team_sum<V>(sum_of_squares(old, size.down), m.scratch)) * size.inverse_ratio;
     if (step == 1) contraction = change < T(0.5) ? change : T(0.5);
     done = done || !(change * contraction > tolerance) || step == most_corrections;
     if (!any_team<V>(!done)) break;

@@ -10,8 +10,9 @@
 // D^-1 costs its condition number in accuracy, which the shifts of mpa keep small. Elsewhere it is `factored`: with the
 // Cholesky factor L of D and G = C L^-T the update is H(i, j) -= G_i G_j^T, and F = G L^-1.
 //
-// Only the panels C, or G in its place, and F = C D^-1 go through shared memory, `tile` columns wide. The lanes of the next pivot tile
-// invert it by shuffles while the other warps still update their tiles, so a pivot block costs two barriers.
+// Only the panels C, or G in its place, and F = C D^-1 go through shared memory, `tile` columns wide. The lanes of the
+// next pivot tile invert it by shuffles while the other warps still update their tiles, so a pivot block costs two
+// barriers.
 #pragma once
 
 #include "fragment.cuh"

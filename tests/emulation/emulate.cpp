@@ -519,7 +519,8 @@ void manners() {
   }
   // Far from one, the normaliser keeps squares in range.
   for (double scale : {1e-30, 1e30}) {
-    for (const char* name : {"mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv", "sqrtm_lya_backward", "sqrtm_and_inv"}) {
+    for (const char* name :
+         {"mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv", "sqrtm_lya_backward", "sqrtm_and_inv"}) {
       const Op& op = *find_op(name);
       check_values(op, 20, make_inputs(op, 20, 2, Storage::float32, false, scale), {},
                    std::string(name) + " scale " + std::to_string(std::log10(scale)));

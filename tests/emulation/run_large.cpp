@@ -76,8 +76,8 @@ void run_typed(Fused op, const Operands& o) {
   if (op == Fused::accurate_roots || op == Fused::accurate_backward || op == Fused::lyapunov_newton) {
     LargeNewton<T, HostLibrary<T>> newton(library, op, o.problem, degree, workspace);
     if (op == Fused::accurate_roots) {
-      newton.accurate_roots(accurate_roots_arguments<T>(o.problem, o.first, o.both || !o.inverse, o.both || o.inverse,
-                                                        design_of(o)));
+      newton.accurate_roots(
+          accurate_roots_arguments<T>(o.problem, o.first, o.both || !o.inverse, o.both || o.inverse, design_of(o)));
     } else if (op == Fused::accurate_backward) {
       newton.accurate_backward(backward_arguments(o));
     } else {
