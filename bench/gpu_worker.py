@@ -27,10 +27,14 @@ from fastsqrtm.testing import spd
 
 ROOTS = ("mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv")
 EXACT = ("mpa", "mtp", "mpa_inv", "mtp_inv")  # with the gradient of the approximant
+ACCURATE = {"sqrtm": 1, "inv_sqrtm": 1, "sqrtm_backward": 2, "inv_sqrtm_backward": 2, "lyapunov_newton": 2}
 TENSORS = {
-    **dict.fromkeys(ROOTS, 1), "lyapunov": 2, "sqrtm_lya_backward": 3, "inv_sqrtm_lya_backward": 2,
-    **dict.fromkeys(EXACT, 1), **dict.fromkeys((f"{name}_backward" for name in EXACT), 2),
-}  # fmt: skip
+    **dict.fromkeys(ROOTS, 1),
+    **{"lyapunov": 2, "sqrtm_lya_backward": 3, "inv_sqrtm_lya_backward": 2},
+    **dict.fromkeys(EXACT, 1),
+    **dict.fromkeys((f"{name}_backward" for name in EXACT), 2),
+    **ACCURATE,
+}
 FULL_SHARED_MEMORY = 227 * 1024  # bytes a block may have on the chips with most of it
 
 LAUNCH_SIZES = {torch.float32: (1, 16, 48, 64, 96, 128, 256, 512), torch.float64: (8, 64, 96, 256)}

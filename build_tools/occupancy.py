@@ -25,6 +25,9 @@ KERNELS = (
     "lyapunov",
     "mpa_backward",
     "mtp_backward",
+    "accurate_roots",
+    "accurate_backward",
+    "lyapunov_newton",
 )
 
 

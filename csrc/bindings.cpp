@@ -71,7 +71,10 @@ py::object plan_cuda(const std::string& op, int64_t batch, int64_t n, int elemen
                                                      {"inv_sqrtm_lya_backward", cuda::Fused::inv_sqrtm_lya_backward},
                                                      {"lyapunov", cuda::Fused::lyapunov},
                                                      {"mpa_backward", cuda::Fused::mpa_backward},
-                                                     {"mtp_backward", cuda::Fused::mtp_backward}};
+                                                     {"mtp_backward", cuda::Fused::mtp_backward},
+                                                     {"accurate_roots", cuda::Fused::accurate_roots},
+                                                     {"accurate_backward", cuda::Fused::accurate_backward},
+                                                     {"lyapunov_newton", cuda::Fused::lyapunov_newton}};
   for (const auto& [name, fused] : ops) {
     if (op != name) continue;
     const cuda::FusedPlan plan =

@@ -13,7 +13,16 @@ import fastsqrtm
 from fastsqrtm import reference, testing
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # at the end: an installed fastsqrtm goes first
-from bench.gpu_worker import EXACT, ROOTS, TENSORS, fused_limit, launched, launched_by_passes, op_inputs
+from bench.gpu_worker import (
+    ACCURATE,
+    EXACT,
+    ROOTS,
+    TENSORS,
+    fused_limit,
+    launched,
+    launched_by_passes,
+    op_inputs,
+)
 
 pytestmark = pytest.mark.cuda
 
@@ -22,6 +31,7 @@ SOME_SIZES = [1, 7, 16, 32, 48, 64, 96, 128, 200]  # one for each way of sharing
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 KAPPAS = [1e1, 1e4]
 EXACT_GRADIENTS = [f"{name}_backward" for name in EXACT]
+PAIRS = ["sqrtm_and_inv", "sqrtm_and_inv_backward"]  # a root and an inverse root in one tensor
 
 
 def op(name):
@@ -39,9 +49,17 @@ def matrices(n, kappa, batch):
 
 def inputs(name, n, kappa, dtype, batch=4):
     A, S, Z, C = (x.to(dtype) for x in matrices(n, kappa, batch))
-    if name in EXACT_GRADIENTS:
-        return A, C
-    return {"lyapunov": (S, C), "sqrtm_lya_backward": (A, S, C), "inv_sqrtm_lya_backward": (Z, C)}.get(name, (A,))
+    several = {
+        **dict.fromkeys(EXACT_GRADIENTS, (A, C)),
+        "lyapunov": (S, C),
+        "lyapunov_newton": (S, C),
+        "sqrtm_lya_backward": (A, S, C),
+        "inv_sqrtm_lya_backward": (Z, C),
+        "sqrtm_backward": (S, C),
+        "inv_sqrtm_backward": (Z, C),
+        "sqrtm_and_inv_backward": (torch.stack((S, Z), 1), torch.stack((C, C.flip(0)), 1)),
+    }
+    return several.get(name, (A,))
 
 
 def allowed(theirs, dtype):
@@ -52,14 +70,14 @@ def allowed(theirs, dtype):
     return 2 * theirs.mean() + 3 * max(eps, torch.finfo(torch.float32).eps)
 
 
-@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("name", [*TENSORS, *PAIRS])
 def test_the_kernels_are_there(name):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastsqrtm::{name}", "CUDA")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("name", [*TENSORS, *PAIRS])
 def test_accuracy(name, n, dtype):
     for kappa in KAPPAS if dtype.itemsize > 2 else KAPPAS[:1]:
         arguments = inputs(name, n, kappa, dtype)
@@ -72,6 +90,67 @@ def test_accuracy(name, n, dtype):
         assert ours.mean() <= allowed(theirs, dtype), (kappa, ours, theirs)
         if dtype.itemsize == 2:
             assert torch.equal(out, op(name)(*(x.float() for x in arguments)).to(dtype)), "rounded more than once"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", SIZES)
+def test_a_pair_of_roots_is_its_two_roots(n, dtype):
+    """Bit for bit, forward; the gradient is the sum of the two gradients."""
+    A, S, Z, C = (x.to(dtype) for x in matrices(n, 1e3, 4))
+    assert torch.equal(op("sqrtm_and_inv")(A), torch.stack((op("sqrtm")(A), op("inv_sqrtm")(A)), 1))
+    R, G = torch.stack((S, Z), 1), torch.stack((C, C.flip(0)), 1)
+    expected = op("sqrtm_backward")(S, C).double() + op("inv_sqrtm_backward")(Z, C.flip(0)).double()
+    assert testing.relative_error(op("sqrtm_and_inv_backward")(R, G), expected).max() < 1e4 * torch.finfo(dtype).eps
+    # Views of every kind, and each matrix alone.
+    by_columns = (R.mT.contiguous().mT, G.transpose(0, 1).contiguous().transpose(0, 1))
+    together = op("sqrtm_and_inv_backward")(R, G)
+    assert torch.equal(op("sqrtm_and_inv_backward")(*by_columns), together)
+    for i in range(4):
+        assert torch.equal(op("sqrtm_and_inv_backward")(R[i], G[i]), together[i])
+        assert torch.equal(op("sqrtm_and_inv")(A[i]), op("sqrtm_and_inv")(A)[i])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [1, 7, 16, 33, 64, 96, 128, 200])
+@pytest.mark.parametrize("name", ACCURATE)
+def test_singular_matrices_get_a_ridge(name, n, dtype):
+    """And their neighbours do not notice; indefinite ones are NaN, zero is known."""
+    generator = torch.Generator().manual_seed(n)
+    arguments = [x.clone() for x in op_inputs(name, n, 6, dtype)]
+    expected = op(name)(*arguments)
+    v = torch.randn(n, 1, generator=generator, dtype=torch.float64).cuda()
+    arguments[0][1] = (v @ v.mT).to(dtype)
+    arguments[0][3] = 0
+    arguments[0][4] = -torch.eye(n)
+    out = op(name)(*arguments)
+    assert torch.equal(out[[0, 2, 5]], expected[[0, 2, 5]])
+    assert out[1].isfinite().all()
+    zero = torch.full((n,), math.inf if name == "inv_sqrtm" else 0.0, device="cuda", dtype=dtype).diag()
+    assert torch.equal(out[3], zero)
+    assert out[4].isnan().all()
+    if name == "sqrtm":
+        error = testing.relative_error(out[1].double() @ out[1].double(), arguments[0][1].double())
+        assert error < (1e-6 if dtype == torch.float64 else 1e-3)  # eigenvalues below the interval of the approximant
+
+
+@pytest.mark.parametrize("rtol", [0.0, 1e-5, 1e-2])
+@pytest.mark.parametrize("n", [16, 64, 130])
+@pytest.mark.parametrize("name", ACCURATE)
+def test_rtol(name, n, rtol):
+    arguments = inputs(name, n, 1e3, torch.float64)
+    exact = getattr(reference, name)(*arguments)
+    assert testing.relative_error(op(name)(*arguments, rtol), exact).max() <= rtol + 1e-9
+
+
+@pytest.mark.usefixtures("profiler_counts")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [1, 32, 64, 96, 128])
+@pytest.mark.parametrize("name", ACCURATE)
+def test_one_launch_of_the_accurate_ops(name, n, dtype):
+    if n > fused_limit(dtype):
+        pytest.skip("not promised for this size")
+    arguments = op_inputs(name, n, 3, dtype)
+    assert len(launched(lambda: op(name)(*arguments))) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -41,9 +41,18 @@ EVERY_OP = (
     "mtp_backward",
     "mpa_inv_backward",
     "mtp_inv_backward",
+    "sqrtm",
+    "inv_sqrtm",
+    "sqrtm_and_inv",
+    "sqrtm_backward",
+    "inv_sqrtm_backward",
+    "sqrtm_and_inv_backward",
+    "lyapunov_newton",
 )
-# Those of the inverse roots are the same kernels under another sign.
-SANITIZED_OPS = tuple(op for op in EVERY_OP if op not in ("mpa_inv_backward", "mtp_inv_backward"))
+# Between them they take every path through the kernels of the accurate ops.
+ACCURATE = ("sqrtm_and_inv", "inv_sqrtm_backward", "sqrtm_and_inv_backward", "lyapunov_newton")
+# The exact gradients of the inverse roots are those of the roots under another sign.
+SANITIZED = (*EVERY_OP[:9], *ACCURATE)
 
 
 def _sanitizers_work(tmp_path):
@@ -99,6 +108,21 @@ def test_values(build, op):
         assert status == 0, text
 
 
+@pytest.mark.parametrize("op", ["sqrtm_backward", *ACCURATE])
+def test_ill_conditioned_matrices(build, op):
+    for dtype, sizes in (("float32", (5, 13, 16, 33, 64, 100)), ("float64", (3, 16, 31, 48))):
+        status, text = run(build("plain"), "hard", op, dtype, *sizes)
+        assert status == 0, text
+
+
+@pytest.mark.parametrize("op", ACCURATE)
+def test_sanitizers_find_nothing_in_retries(build, op):
+    """A matrix that needs a ridge, beside others in the same warp that do not."""
+    for kind in ("thread", "address"):
+        status, text = run(build(kind), "answers", op, 7, 13, 31)
+        assert status == 0, text
+
+
 def test_manners(build):
     status, text = run(build("plain"), "manners")
     assert status == 0, text
@@ -115,7 +139,7 @@ def test_path_for_large_matrices(build, kind, sizes):
 def test_sanitizers_find_nothing(build, kind, dtype):
     program, sizes = build(kind), FLOAT_VARIANTS if dtype == "float32" else DOUBLE_VARIANTS
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for status, text in pool.map(lambda op: run(program, "values", op, dtype, *sizes), SANITIZED_OPS):
+        for status, text in pool.map(lambda op: run(program, "values", op, dtype, *sizes), SANITIZED):
             assert status == 0, text
 
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "../coefficients.h"
+#include "../zolotarev.h"
 #include "variants.h"
 
 namespace fastsqrtm {
@@ -76,6 +77,81 @@ struct LyapunovArguments {
   int iterations;
   void* kept;  // batch x n x n in the type of the computation: `out` itself, or a workspace if that is narrower
 };
+
+// `ridges` of csrc/zolotarev.h, which device code cannot index.
+constexpr int ridge_count = 5;
+FASTSQRTM_HOST_DEVICE constexpr int ridge_of(int attempt) {
+  return attempt == 0 ? 0 : attempt == 1 ? 1 : attempt == 2 ? 8 : attempt == 3 ? 64 : 1024;
+}
+static_assert(sizeof(ridges) / sizeof(double) == ridge_count && ridges[1] == ridge_of(1) && ridges[2] == ridge_of(2) &&
+              ridges[3] == ridge_of(3) && last_ridge == ridge_of(4));
+template <typename T>
+FASTSQRTM_HOST_DEVICE constexpr T machine_epsilon() {
+  return static_cast<T>(sizeof(T) == 8 ? 0x1p-52 : 0x1p-23);
+}
+// The rounding of its entries can make a matrix of half precision more indefinite than that.
+inline double last_ridge_of(Storage storage) {
+  const double epsilon = storage == Storage::float64 ? machine_epsilon<double>() : machine_epsilon<float>();
+  const double entries = storage == Storage::bfloat16 ? 0x1p-8 : storage == Storage::float16 ? 0x1p-11 : 0;
+  const double ridge = last_ridge * epsilon;
+  return ridge > entries ? ridge : entries;
+}
+
+// The scalars are those of csrc/zolotarev.h. Where both roots are wanted, `out` has two matrices for each of `a`.
+template <typename T>
+struct AccurateRootsArguments {
+  Problem problem;
+  Input a;
+  bool root;
+  bool inverse;
+  int poles;
+  int newton_steps;
+  T constant;
+  T inverse_shift[max_poles];
+  T weight[max_poles];
+  T half_scale[max_newton_steps];
+  T last_ridge;
+  T largest_inverse;
+};
+
+// The roots and their cotangents; data == nullptr: not there.
+struct AccurateBackwardArguments {
+  Problem problem;
+  Input root;
+  Input inverse_root;
+  Input root_cotangent;
+  Input inverse_cotangent;
+  double tolerance;
+};
+
+struct LyapunovNewtonArguments {
+  Problem problem;
+  Input b;
+  Input c;
+  double tolerance;
+  void* kept;  // as in LyapunovArguments
+};
+
+template <typename T>
+inline AccurateRootsArguments<T> accurate_roots_arguments(const Problem& problem, const Input& a, bool root,
+                                                          bool inverse, const RootDesign& design) {
+  AccurateRootsArguments<T> arguments{};
+  arguments.problem = problem;
+  arguments.a = a;
+  arguments.root = root;
+  arguments.inverse = inverse;
+  arguments.poles = design.poles;
+  arguments.newton_steps = design.newton_steps;
+  arguments.constant = static_cast<T>(design.constant);
+  for (int j = 0; j < design.poles; ++j) {
+    arguments.inverse_shift[j] = static_cast<T>(1 / design.shifts[j]);
+    arguments.weight[j] = static_cast<T>(design.weights[j]);
+  }
+  for (int k = 0; k < design.newton_steps; ++k) arguments.half_scale[k] = static_cast<T>(design.scales[k] / 2);
+  arguments.largest_inverse = static_cast<T>(design.largest_inverse(machine_epsilon<T>()));
+  arguments.last_ridge = static_cast<T>(last_ridge_of(problem.storage));
+  return arguments;
+}
 
 template <typename T>
 struct MpaBackwardArguments {

@@ -27,8 +27,7 @@ struct Owner {
   int i = V::tiles, j = 0, slice = 0;  // tile under the diagonal, j < i, and this lane's share of its rows
   int d = V::tiles, row = 0;           // tile on the diagonal and this lane's row of it
 
-  __device__ __forceinline__ Owner() {
-    const int lane = threadIdx.x;
+  explicit __device__ __forceinline__ Owner(int lane = threadIdx.x) {
     slice = TileLane<V, split>::slice(lane);
     int index = TileLane<V, split>::tile(lane);
     if (index < V::shape.tiles_under_diagonal()) {
@@ -230,6 +229,23 @@ struct Triangle {
       const auto pack = *reinterpret_cast<const Pack<T, vec>*>(source + slot);
 #pragma unroll
       for (int e = 0; e < vec; ++e) value[e] = f(value[e], pack.value[e]);
+    });
+  }
+
+  __device__ __forceinline__ void load(Fragment<V, split>& fragment) const {
+    fragment.apply([](T) { return T(0); });  // of lanes without a tile
+    combine_into(fragment, [](T, T value) { return value; });
+  }
+
+  // triangle = f(triangle, fragment)
+  template <class F>
+  __device__ __forceinline__ void update(Fragment<V, split>& fragment, F f) const {
+    T* target = data;
+    for_each(fragment, [target, f](int slot, T* value) {
+      auto pack = *reinterpret_cast<const Pack<T, vec>*>(target + slot);
+#pragma unroll
+      for (int e = 0; e < vec; ++e) pack.value[e] = f(pack.value[e], value[e]);
+      *reinterpret_cast<Pack<T, vec>*>(target + slot) = pack;
     });
   }
 };

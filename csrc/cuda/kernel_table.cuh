@@ -3,8 +3,11 @@
 
 #include <utility>
 
+#include "accurate_backward.cuh"
+#include "accurate_roots.cuh"
 #include "backward.cuh"
 #include "lyapunov_kernel.cuh"
+#include "lyapunov_newton.cuh"
 #include "mpa.cuh"
 #include "mpa_backward.cuh"
 #include "mtp.cuh"
@@ -59,6 +62,24 @@ Kernel<MpaBackwardArguments<T>> mpa_backward_kernel_of(int variant, std::integer
 template <typename T, int... index>
 Kernel<MtpBackwardArguments<T>> mtp_backward_kernel_of(int variant, std::integer_sequence<int, index...>) {
   static constexpr Kernel<MtpBackwardArguments<T>> table[] = {mtp_backward_kernel<Variant<T, index>>...};
+  return table[variant];
+}
+
+template <typename T, int... index>
+Kernel<AccurateRootsArguments<T>> accurate_roots_kernel_of(int variant, std::integer_sequence<int, index...>) {
+  static constexpr Kernel<AccurateRootsArguments<T>> table[] = {accurate_roots_kernel<Variant<T, index>>...};
+  return table[variant];
+}
+
+template <typename T, int... index>
+Kernel<AccurateBackwardArguments> accurate_backward_kernel_of(int variant, std::integer_sequence<int, index...>) {
+  static constexpr Kernel<AccurateBackwardArguments> table[] = {accurate_backward_kernel<Variant<T, index>>...};
+  return table[variant];
+}
+
+template <typename T, int... index>
+Kernel<LyapunovNewtonArguments> lyapunov_newton_kernel_of(int variant, std::integer_sequence<int, index...>) {
+  static constexpr Kernel<LyapunovNewtonArguments> table[] = {lyapunov_newton_kernel<Variant<T, index>>...};
   return table[variant];
 }
 

@@ -11,6 +11,7 @@
 
 #include "large.h"
 #include "large_library.h"
+#include "large_newton.h"
 #include "launch.cuh"
 
 namespace fastsqrtm {
@@ -97,16 +98,23 @@ class DeviceLibrary {
     }
   }
 
-  void solve(T** factors, T** rights, int* info, int n, int64_t terms) {
+  void factor(T** factors, int* info, int n, int64_t terms) {
     const int count = static_cast<int>(terms);
     const cusolverDnHandle_t solver = solver_handle(stream_);
+    if constexpr (sizeof(T) == 8) {
+      check_library(cusolverDnDpotrfBatched(solver, CUBLAS_FILL_MODE_LOWER, n, factors, n, info, count),
+                    "cusolverDnDpotrfBatched");
+    } else {
+      check_library(cusolverDnSpotrfBatched(solver, CUBLAS_FILL_MODE_LOWER, n, factors, n, info, count),
+                    "cusolverDnSpotrfBatched");
+    }
+  }
+
+  void solve(T** factors, T** rights, int* info, int n, int64_t terms) {
+    factor(factors, info, n, terms);
+    const int count = static_cast<int>(terms);
     const cublasFillMode_t lower = CUBLAS_FILL_MODE_LOWER;
     const T one = 1;
-    if constexpr (sizeof(T) == 8) {
-      check_library(cusolverDnDpotrfBatched(solver, lower, n, factors, n, info, count), "cusolverDnDpotrfBatched");
-    } else {
-      check_library(cusolverDnSpotrfBatched(solver, lower, n, factors, n, info, count), "cusolverDnSpotrfBatched");
-    }
     for (const cublasOperation_t transpose : {CUBLAS_OP_N, CUBLAS_OP_T}) {
       if constexpr (sizeof(T) == 8) {
         check_library(cublasDtrsmBatched(blas_, CUBLAS_SIDE_LEFT, lower, transpose, CUBLAS_DIAG_NON_UNIT, n, n, &one,
@@ -157,6 +165,41 @@ class DeviceLibrary {
 
 int element_bytes(Storage storage) { return storage == Storage::float64 ? 8 : 4; }
 
+// `matrices` for each of the batch.
+Problem part_of(Problem problem, int64_t first, int64_t count, int matrices = 1) {
+  problem.batch = count;
+  problem.out =
+      static_cast<char*>(problem.out) + first * matrices * problem.n * problem.n * storage_bytes(problem.storage);
+  return problem;
+}
+
+Input part_of(Input in, int64_t first, Storage storage) {
+  if (in.data) in.data = advance(in.data, first * in.batch_stride, storage);
+  return in;
+}
+
+// run(LargeNewton of a part of the batch, its first matrix, how many it has)
+template <class F>
+void newton_by_parts(Fused op, const Problem& problem, int poles, void* workspace, void* blas, cudaStream_t stream,
+                     F run) {
+  const auto handle = static_cast<cublasHandle_t>(blas);
+  const FullPrecision full_precision(handle);
+  const int64_t chunk = large_chunk(op, problem.batch, problem.n, poles, element_bytes(problem.storage));
+  for (int64_t first = 0; first < problem.batch; first += chunk) {
+    Problem part = problem;
+    part.batch = problem.batch - first < chunk ? problem.batch - first : chunk;
+    if (problem.storage == Storage::float64) {
+      DeviceLibrary<double> library(handle, stream);
+      LargeNewton<double, DeviceLibrary<double>> newton(library, op, part, poles, workspace);
+      run(newton, double(), first, part.batch);
+    } else {
+      DeviceLibrary<float> library(handle, stream);
+      LargeNewton<float, DeviceLibrary<float>> newton(library, op, part, poles, workspace);
+      run(newton, float(), first, part.batch);
+    }
+  }
+}
+
 }  // namespace
 
 int64_t large_workspace(Fused op, int64_t batch, int64_t n, int degree, Storage storage) {
@@ -179,6 +222,41 @@ void launch_large(Fused op, const Problem& problem, const Input (&inputs)[3], in
       Large<float, DeviceLibrary<float>>(library, part, workspace).run();
     }
   });
+}
+
+void launch_large_accurate_roots(const Problem& problem, const Input& a, bool root, bool inverse,
+                                 const RootDesign& design, void* workspace, void* blas, cudaStream_t stream) {
+  newton_by_parts(Fused::accurate_roots, problem, design.poles, workspace, blas, stream,
+                  [&](auto& newton, auto element, int64_t first, int64_t count) {
+                    newton.accurate_roots(accurate_roots_arguments<decltype(element)>(
+                        part_of(problem, first, count, root && inverse ? 2 : 1), part_of(a, first, problem.storage),
+                        root, inverse, design));
+                  });
+}
+
+void launch_large_accurate_backward(const AccurateBackwardArguments& arguments, void* workspace, void* blas,
+                                    cudaStream_t stream) {
+  newton_by_parts(Fused::accurate_backward, arguments.problem, 1, workspace, blas, stream,
+                  [&](auto& newton, auto, int64_t first, int64_t count) {
+                    AccurateBackwardArguments part = arguments;
+                    part.problem = part_of(arguments.problem, first, count);
+                    for (Input* in : {&part.root, &part.inverse_root, &part.root_cotangent, &part.inverse_cotangent}) {
+                      *in = part_of(*in, first, arguments.problem.storage);
+                    }
+                    newton.accurate_backward(part);
+                  });
+}
+
+void launch_large_lyapunov_newton(const LyapunovNewtonArguments& arguments, void* workspace, void* blas,
+                                  cudaStream_t stream) {
+  newton_by_parts(Fused::lyapunov_newton, arguments.problem, 1, workspace, blas, stream,
+                  [&](auto& newton, auto, int64_t first, int64_t count) {
+                    LyapunovNewtonArguments part = arguments;
+                    part.problem = part_of(arguments.problem, first, count);
+                    part.b = part_of(arguments.b, first, arguments.problem.storage);
+                    part.c = part_of(arguments.c, first, arguments.problem.storage);
+                    newton.lyapunov_newton(part);
+                  });
 }
 
 }  // namespace cuda

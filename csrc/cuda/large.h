@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "large_kernels.cuh"
+#include "large_newton_kernels.cuh"
 
 namespace fastsqrtm {
 namespace cuda {
@@ -26,9 +27,23 @@ struct LargeOp {
   bool inverse;
 };
 
+// Terms that are factored and solved at once, for one matrix of the batch.
+inline int64_t large_terms(Fused op, int degree) {
+  switch (op) {
+    case Fused::accurate_roots:
+      return degree > 2 ? degree : 2;  // the poles; X and Y
+    case Fused::mpa:
+    case Fused::mpa_backward:
+      return degree;
+    default:
+      return 1;
+  }
+}
 // Matrices of workspace for one matrix of the batch.
 inline int64_t large_matrices(Fused op, int degree) {
   switch (op) {
+    case Fused::accurate_roots:
+      return 3 + 2 * large_terms(op, degree);
     case Fused::mpa:
       return 1 + 2 * degree;
     case Fused::mpa_backward:
@@ -49,9 +64,11 @@ inline int64_t large_tiles(int64_t n) {
 inline int64_t large_workspace_bytes(Fused op, int64_t batch, int64_t n, int degree, int element_bytes) {
   const int64_t partial = element_bytes == 8 ? sizeof(PartialNorm<double>) : sizeof(PartialNorm<float>);
   const int64_t norm = element_bytes == 8 ? sizeof(Norm<double>) : sizeof(Norm<float>);
-  const int64_t terms = op == Fused::mpa || op == Fused::mpa_backward ? degree : 1;
+  const int64_t sums = element_bytes == 8 ? sizeof(ColumnSums<double>) : sizeof(ColumnSums<float>);
+  const int64_t state = element_bytes == 8 ? sizeof(NewtonState<double>) : sizeof(NewtonState<float>);
   const int64_t bytes = large_matrices(op, degree) * n * n * element_bytes +
-                        large_tiles(n) * (partial + element_bytes) + norm + terms * (3 * sizeof(void*) + sizeof(int));
+                        large_tiles(n) * (partial + element_bytes) + norm + n * sums + state +
+                        large_terms(op, degree) * (3 * sizeof(void*) + sizeof(int)) + sizeof(int);
   return batch * bytes + 16 * 256;  // every part starts at a multiple of 256 bytes
 }
 
@@ -109,10 +126,12 @@ class Large {
         return mpa_backward();
       case Fused::mtp_backward:
         return mtp_backward();
+      default:
+        return;  // the accurate methods: large_newton.h
     }
   }
 
- private:
+ protected:
   template <class S>
   S* take(int64_t count) {
     S* start = reinterpret_cast<S*>(next_);

@@ -108,10 +108,11 @@ __global__ void norm_kernel(const PartialNorm<T>* partial, int count, Norm<T>* n
   if (threadIdx.x == 0) norms[blockIdx.y] = norm;
 }
 
-enum class Scale { one, inverse_norm, inverse_root };
+enum class Scale { one, norm, inverse_norm, inverse_root };
 
 template <typename T>
 __device__ __forceinline__ T scaled(T x, const Norm<T>& norm, Scale scale) {
+  if (scale == Scale::norm) return norm.restore(x);
   return scale == Scale::one ? x : scale == Scale::inverse_norm ? norm.normalise(x) : x * norm.inverse_root();
 }
 

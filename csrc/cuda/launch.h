@@ -28,6 +28,10 @@ void launch_mpa_backward(const Problem& problem, const Input& a, const Input& co
                          void* kept, const FusedPlan& plan, cudaStream_t stream);
 void launch_mtp_backward(const Problem& problem, const Input& a, const Input& cotangent, int degree, bool inverse,
                          void* kept, const FusedPlan& plan, cudaStream_t stream);
+void launch_accurate_roots(const Problem& problem, const Input& a, bool root, bool inverse, const RootDesign& design,
+                           const FusedPlan& plan, cudaStream_t stream);
+void launch_accurate_backward(const AccurateBackwardArguments& arguments, const FusedPlan& plan, cudaStream_t stream);
+void launch_lyapunov_newton(const LyapunovNewtonArguments& arguments, const FusedPlan& plan, cudaStream_t stream);
 
 }  // namespace cuda
 }  // namespace fastsqrtm

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <initializer_list>
 #include <utility>
+#include <vector>
 
 #include "../check.h"
 #include "large_library.h"
@@ -84,6 +85,8 @@ void launch_fused_op(const Call& call, const Problem& problem, const Input (&in)
       return launch_mpa_backward(problem, in[0], in[1], call.degree, call.inverse, kept, plan, stream);
     case Fused::mtp_backward:
       return launch_mtp_backward(problem, in[0], in[1], call.degree, call.inverse, kept, plan, stream);
+    default:
+      return;  // the accurate methods have arguments of their own
   }
 }
 
@@ -214,6 +217,158 @@ Tensor inv_sqrtm_lya_backward(const Tensor& Z, const Tensor& G, int64_t iteratio
              {&Z, &G});
 }
 
+enum class Wanted { root, inverse, both };
+
+// The device of `first`, its stream, and what a launch by either path needs.
+class Device {
+ public:
+  explicit Device(const Tensor& first)
+      : index_(first.get_device_index()),
+        guard_(index_),
+        stream_(static_cast<cudaStream_t>(current_stream(index_))),
+        like_(first) {}
+
+  FusedPlan plan(Fused op, const Problem& problem) const {
+    return plan_fused(op, problem.batch, problem.n, problem.storage == Storage::float64 ? 8 : 4, 1,
+                      device_limits(index_));
+  }
+  cudaStream_t stream() const { return stream_; }
+
+  // run(workspace, cuBLAS handle)
+  template <class F>
+  void with_workspace(Fused op, const Problem& problem, int poles, F run) const {
+    Tensor workspace = torch::stable::empty({large_workspace(op, problem.batch, problem.n, poles, problem.storage)},
+                                            ScalarType::Byte, std::nullopt, like_.device());
+    void* blas = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(torch_get_current_cuda_blas_handle(&blas));
+    run(workspace.mutable_data_ptr(), blas);
+  }
+
+ private:
+  int32_t index_;
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_;
+  const Tensor& like_;
+};
+
+Problem problem_of(Tensor& out, const Tensor& A) {
+  const int64_t n = A.size(-1);
+  return {out.mutable_data_ptr(), A.numel() / (n * n), static_cast<int>(n), storage_of(A)};
+}
+
+Tensor accurate_roots(const char* op, const Tensor& A, double rtol, Wanted wanted) {
+  check_matrices(op, "A", A);
+  check_rtol(op, rtol);
+  std::vector<int64_t> shape(A.sizes().begin(), A.sizes().end());
+  if (wanted == Wanted::both) shape.insert(shape.end() - 2, 2);
+  Tensor out = torch::stable::empty({shape.data(), shape.size()}, A.scalar_type(), std::nullopt, A.device());
+  if (A.numel() == 0) return out;
+  const Device device(A);
+  const Tensor held = with_one_batch_stride(A);
+  const Input in = input_of(held, true);
+  const Problem problem = problem_of(out, A);
+  const RootDesign design = root_design(rtol, problem.storage == Storage::float64 ? 8 : 4);
+  const bool root = wanted != Wanted::inverse, inverse = wanted != Wanted::root;
+  const FusedPlan plan = device.plan(Fused::accurate_roots, problem);
+  if (plan.variant >= 0) {
+    launch_accurate_roots(problem, in, root, inverse, design, plan, device.stream());
+    return out;
+  }
+  device.with_workspace(Fused::accurate_roots, problem, design.poles, [&](void* workspace, void* blas) {
+    launch_large_accurate_roots(problem, in, root, inverse, design, workspace, blas, device.stream());
+  });
+  return out;
+}
+
+Tensor sqrtm(const Tensor& A, double rtol) { return accurate_roots("sqrtm", A, rtol, Wanted::root); }
+
+Tensor inv_sqrtm(const Tensor& A, double rtol) { return accurate_roots("inv_sqrtm", A, rtol, Wanted::inverse); }
+
+Tensor sqrtm_and_inv(const Tensor& A, double rtol) { return accurate_roots("sqrtm_and_inv", A, rtol, Wanted::both); }
+
+double newton_tolerance(const Tensor& A, double rtol) {
+  return std::max(rtol, finest_tolerance(A.scalar_type() == ScalarType::Double ? 8 : 4));
+}
+
+void check_one_device(const char* op, const Tensor& A, const Tensor& B) {
+  if (A.device() != B.device()) fail(op, "all tensors must be on one device", "several");
+}
+
+Tensor accurate_backward(const char* op, const Tensor& R, const char* root_name, const Tensor& G, double rtol,
+                         Wanted wanted) {
+  check_matrices(op, root_name, R);
+  check_like(op, "G", G, root_name, R);
+  const bool both = wanted == Wanted::both;
+  if (both && (R.dim() < 3 || R.size(-3) != 2))
+    fail(op, std::string(root_name) + " must be (..., 2, n, n)", shape_name(R));
+  check_rtol(op, rtol);
+  check_one_device(op, R, G);
+  // Of a pair the first halves, then the second ones.
+  const auto half = [both](const Tensor& A, int64_t i) { return both ? torch::stable::select(A, -3, i) : A; };
+  const Tensor first = half(R, 0);
+  Tensor out = torch::stable::empty(first.sizes(), R.scalar_type(), std::nullopt, R.device());
+  if (first.numel() == 0) return out;
+  const Device device(R);
+  const Tensor held[] = {with_one_batch_stride(first), with_one_batch_stride(half(G, 0)),
+                         with_one_batch_stride(half(R, both ? 1 : 0)), with_one_batch_stride(half(G, both ? 1 : 0))};
+  AccurateBackwardArguments arguments{problem_of(out, first), {}, {}, {}, {}, newton_tolerance(R, rtol)};
+  if (wanted != Wanted::inverse) {
+    arguments.root = input_of(held[0], true);
+    arguments.root_cotangent = input_of(held[1], true);
+  }
+  if (wanted != Wanted::root) {
+    arguments.inverse_root = input_of(held[2], true);
+    arguments.inverse_cotangent = input_of(held[3], true);
+  }
+  const FusedPlan plan = device.plan(Fused::accurate_backward, arguments.problem);
+  if (plan.variant >= 0) {
+    launch_accurate_backward(arguments, plan, device.stream());
+    return out;
+  }
+  device.with_workspace(Fused::accurate_backward, arguments.problem, 1, [&](void* workspace, void* blas) {
+    launch_large_accurate_backward(arguments, workspace, blas, device.stream());
+  });
+  return out;
+}
+
+Tensor sqrtm_backward(const Tensor& S, const Tensor& G, double rtol) {
+  return accurate_backward("sqrtm_backward", S, "S", G, rtol, Wanted::root);
+}
+
+Tensor inv_sqrtm_backward(const Tensor& Z, const Tensor& G, double rtol) {
+  return accurate_backward("inv_sqrtm_backward", Z, "Z", G, rtol, Wanted::inverse);
+}
+
+Tensor sqrtm_and_inv_backward(const Tensor& R, const Tensor& G, double rtol) {
+  return accurate_backward("sqrtm_and_inv_backward", R, "R", G, rtol, Wanted::both);
+}
+
+Tensor lyapunov_newton(const Tensor& B, const Tensor& C, double rtol) {
+  constexpr const char* op = "lyapunov_newton";
+  check_matrices(op, "B", B);
+  check_like(op, "C", C, "B", B);
+  check_rtol(op, rtol);
+  check_one_device(op, B, C);
+  Tensor out = torch::stable::empty(B.sizes(), B.scalar_type(), std::nullopt, B.device());
+  if (B.numel() == 0) return out;
+  const Device device(B);
+  const Tensor held_B = with_one_batch_stride(B), held_C = with_one_batch_stride(C);
+  LyapunovNewtonArguments arguments{problem_of(out, B), input_of(held_B, true), input_of(held_C, false),
+                                    newton_tolerance(B, rtol), nullptr};
+  const FusedPlan plan = device.plan(Fused::lyapunov_newton, arguments.problem);
+  if (plan.variant >= 0) {
+    Tensor kept = out;
+    if (B.element_size() < 4) kept = torch::stable::empty(B.sizes(), ScalarType::Float, std::nullopt, B.device());
+    arguments.kept = kept.mutable_data_ptr();
+    launch_lyapunov_newton(arguments, plan, device.stream());
+    return out;
+  }
+  device.with_workspace(Fused::lyapunov_newton, arguments.problem, 1, [&](void* workspace, void* blas) {
+    launch_large_lyapunov_newton(arguments, workspace, blas, device.stream());
+  });
+  return out;
+}
+
 }  // namespace
 }  // namespace fastsqrtm
 
@@ -234,4 +389,11 @@ STABLE_TORCH_LIBRARY_IMPL(fastsqrtm, CUDA, m) {
   m.impl("mtp_backward", TORCH_BOX(&mtp_backward));
   m.impl("mpa_inv_backward", TORCH_BOX(&mpa_inv_backward));
   m.impl("mtp_inv_backward", TORCH_BOX(&mtp_inv_backward));
+  m.impl("sqrtm", TORCH_BOX(&sqrtm));
+  m.impl("inv_sqrtm", TORCH_BOX(&inv_sqrtm));
+  m.impl("sqrtm_and_inv", TORCH_BOX(&sqrtm_and_inv));
+  m.impl("lyapunov_newton", TORCH_BOX(&lyapunov_newton));
+  m.impl("sqrtm_backward", TORCH_BOX(&sqrtm_backward));
+  m.impl("inv_sqrtm_backward", TORCH_BOX(&inv_sqrtm_backward));
+  m.impl("sqrtm_and_inv_backward", TORCH_BOX(&sqrtm_and_inv_backward));
 }

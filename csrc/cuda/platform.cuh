@@ -75,6 +75,12 @@ __device__ __forceinline__ T power_of_two(int e) {
   }
 }
 
+// x, of which the compiler knows nothing more: what is computed from it stays inside of a loop.
+__device__ __forceinline__ int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 __device__ __forceinline__ unsigned char* dynamic_shared() {
   extern __shared__ __align__(16) unsigned char storage[];
   return storage;

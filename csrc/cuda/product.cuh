@@ -106,16 +106,17 @@ __device__ __forceinline__ void triangle_of_tiles(const Owner<V, split>& owner, 
   }
 }
 
-// out = left right, known to be symmetric: one triangle, half the work.
+// out = left right, known to be symmetric (or skew, sign -1): one triangle, half the work.
 template <class V, int split, typename T>
 __device__ __forceinline__ void symmetric_product(const T* left, const T* right, int blocks,
-                                                  const Owner<V, split>& owner, Fragment<V, split>& out) {
+                                                  const Owner<V, split>& owner, Fragment<V, split>& out,
+                                                  T sign = T(1)) {
   triangle_of_tiles(
       owner, blocks, out,
       [&](T(&acc)[V::tile][V::tile]) { accumulate<V, split>(left, right, owner.i, owner.j, owner.slice, blocks, acc); },
       [&](T(&acc)[V::tile][V::tile]) {
         accumulate<V, V::tile>(left, right, owner.d, owner.d, owner.row, blocks, acc);
-        symmetrise(acc, T(1), T(0.5));
+        symmetrise(acc, sign, T(0.5));
       });
 }
 

@@ -14,8 +14,19 @@
 namespace fastsqrtm {
 namespace cuda {
 
-enum class Fused { mpa, mtp, sqrtm_lya_backward, inv_sqrtm_lya_backward, lyapunov, mpa_backward, mtp_backward };
-constexpr int fused_count = 7;
+enum class Fused {
+  mpa,
+  mtp,
+  sqrtm_lya_backward,
+  inv_sqrtm_lya_backward,
+  lyapunov,
+  mpa_backward,
+  mtp_backward,
+  accurate_roots,
+  accurate_backward,
+  lyapunov_newton
+};
+constexpr int fused_count = 10;
 
 // A matrix is padded to `padded` and cut into square tiles. A tile of a product is shared by `split` lanes, each of
 // which takes 1/split of the inner dimension and ends with 1/split of the tile's rows: large tiles spare shared-memory
@@ -75,6 +86,9 @@ constexpr int double_shape_count = sizeof(double_shapes) / sizeof(Shape);
 FASTSQRTM_HOST_DEVICE constexpr int larger(int a, int b) { return a > b ? a : b; }
 FASTSQRTM_HOST_DEVICE constexpr int smaller(int a, int b) { return a < b ? a : b; }
 
+// Room for a Norm in either precision, which waits there for the end of the Newton steps.
+constexpr int newton_norm_elements = 8;
+
 // Shared memory of one matrix, in elements. `groups` teams work on one matrix in mpa, each on its own shift.
 FASTSQRTM_HOST_DEVICE constexpr int shared_elements(Fused op, const Shape& s, int groups) {
   switch (op) {
@@ -87,6 +101,14 @@ FASTSQRTM_HOST_DEVICE constexpr int shared_elements(Fused op, const Shape& s, in
     case Fused::mtp:
       // Two factors of a product, and the powers W and W^2 as packed triangles.
       return 2 * s.matrix_elements() + 2 * s.triangle_elements(s.split_symmetric) + s.scratch_elements();
+    case Fused::accurate_roots:
+      // The triangles of A, which each inverse of a Newton step replaces, X and Y; input and output lie over them.
+      return 3 * s.triangle_elements(s.split_sweep) + s.panel_elements() + s.scratch_elements();
+    case Fused::accurate_backward:
+    case Fused::lyapunov_newton:
+      // B^-1 and one work matrix, which the panels of the sweep share; B and C wait as packed triangles.
+      return 2 * s.matrix_elements() + s.triangle_elements(s.split_symmetric) + s.triangle_elements(s.split_sweep) +
+             s.scratch_elements() + newton_norm_elements;
     default:
       // B, C and one work matrix: the fourth, U or M, is held in registers until its place is free. The exact gradients
       // need three as well; what they hold besides is in registers or in kept_elements.

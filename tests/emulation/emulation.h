@@ -122,6 +122,7 @@ T power_of_two(int e) {
 }
 inline float square_root(float x) { return std::sqrt(x); }
 inline double square_root(double x) { return std::sqrt(x); }
+inline int opaque(int x) { return x; }
 inline unsigned char* dynamic_shared() { return emulation::shared_memory; }
 
 }  // namespace cuda

@@ -63,6 +63,50 @@ Matrix iterate(Matrix b, Matrix c, int n, int iterations) {
   return scaled(c, 0.5);
 }
 
+Matrix transposed(const Matrix& a, int n) {
+  Matrix out(n * n);
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < n; ++j) out[j * n + i] = a[i * n + j];
+  }
+  return out;
+}
+
+// Jacobi's rotations: rows of `vectors` are eigenvectors. Small eigenvalues come out with small relative errors.
+std::vector<double> eigenvalues_of(Matrix a, Matrix& vectors, int n) {
+  vectors.assign(n * n, 0.0);
+  for (int i = 0; i < n; ++i) vectors[i * n + i] = 1;
+  for (int sweep = 0; sweep < 30; ++sweep) {
+    double off = 0;
+    for (int p = 0; p < n; ++p) {
+      for (int q = p + 1; q < n; ++q) {
+        const double x = a[p * n + q];
+        off = std::fmax(off, std::fabs(x) / std::sqrt(std::fabs(a[p * n + p] * a[q * n + q])));
+        if (x == 0) continue;
+        const double theta = (a[q * n + q] - a[p * n + p]) / (2 * x);
+        const double t = (theta < 0 ? -1 : 1) / (std::fabs(theta) + std::hypot(theta, 1));
+        const double c = 1 / std::hypot(t, 1), s = t * c;
+        for (int k = 0; k < n; ++k) {
+          const double u = a[p * n + k], v = a[q * n + k];
+          a[p * n + k] = c * u - s * v;
+          a[q * n + k] = s * u + c * v;
+          const double x_p = vectors[p * n + k], x_q = vectors[q * n + k];
+          vectors[p * n + k] = c * x_p - s * x_q;
+          vectors[q * n + k] = s * x_p + c * x_q;
+        }
+        for (int k = 0; k < n; ++k) {
+          const double u = a[k * n + p], v = a[k * n + q];
+          a[k * n + p] = c * u - s * v;
+          a[k * n + q] = s * u + c * v;
+        }
+      }
+    }
+    if (!(off > 1e-15)) break;
+  }
+  std::vector<double> values(n);
+  for (int i = 0; i < n; ++i) values[i] = a[i * n + i];
+  return values;
+}
+
 }  // namespace
 
 Matrix symmetric_part(const Matrix& a, int n) {
@@ -177,6 +221,33 @@ Matrix root_backward(const Matrix& a, const Matrix& g, int n, bool pade, int deg
   for (int i = 0; i < n * n; ++i)
     gradient[i] = scale * (derivative[i] - radial * x[i]) + (inverse ? -0.5 : 0.5) * along / nu * x[i];
   return gradient;
+}
+
+Matrix power(const Matrix& a, int n, double power) {
+  Matrix q;
+  const std::vector<double> values = eigenvalues_of(symmetric_part(a, n), q, n);
+  Matrix scaled_rows = q;
+  for (int i = 0; i < n * n; ++i) scaled_rows[i] *= std::pow(values[i / n], power);
+  return multiply(transposed(q, n), scaled_rows, n);
+}
+
+Matrix solve_lyapunov(const Matrix& b, const Matrix& c, int n) {
+  Matrix q;
+  const std::vector<double> values = eigenvalues_of(symmetric_part(b, n), q, n);
+  const Matrix columns = transposed(q, n);
+  Matrix x = multiply(multiply(q, c, n), columns, n);
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < n; ++j) x[i * n + j] /= values[i] + values[j];
+  }
+  return multiply(multiply(columns, x, n), q, n);
+}
+
+Matrix with_eigenvalues(const std::vector<double>& eigenvalues, const Matrix& random, int n) {
+  Matrix q;
+  eigenvalues_of(symmetric_part(random, n), q, n);
+  Matrix scaled_rows = q;
+  for (int i = 0; i < n * n; ++i) scaled_rows[i] *= eigenvalues[i / n];
+  return symmetric_part(multiply(transposed(q, n), scaled_rows, n), n);
 }
 
 }  // namespace reference

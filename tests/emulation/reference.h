@@ -16,4 +16,10 @@ Matrix inv_sqrtm_lya_backward(const Matrix& z, const Matrix& g, int n, int itera
 // The gradient of `root` for the cotangent g.
 Matrix root_backward(const Matrix& a, const Matrix& g, int n, bool pade, int degree, bool inverse);
 
+// The exact functions, by the eigendecomposition: a^power and X with b X + X b = c, for the symmetric part of a and b.
+Matrix power(const Matrix& a, int n, double power);
+Matrix solve_lyapunov(const Matrix& b, const Matrix& c, int n);
+// With the given eigenvalues and random eigenvectors made from `random`.
+Matrix with_eigenvalues(const std::vector<double>& eigenvalues, const Matrix& random, int n);
+
 }  // namespace reference

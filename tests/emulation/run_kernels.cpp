@@ -40,6 +40,16 @@ void run_typed(Fused op, const Operands& o, const FusedPlan& plan) {
                    MtpBackwardArguments<T>{mtp_arguments<T>(o.problem, o.first, o.degree, o.inverse), o.second,
                                            static_cast<T*>(o.kept)},
                    threads, plan);
+    case Fused::accurate_roots:
+      return start(
+          accurate_roots_kernel_of<T>(plan.variant, all),
+          accurate_roots_arguments<T>(o.problem, o.first, o.both || !o.inverse, o.both || o.inverse, design_of(o)),
+          threads, plan);
+    case Fused::accurate_backward:
+      return start(accurate_backward_kernel_of<T>(plan.variant, all), backward_arguments(o), threads, plan);
+    case Fused::lyapunov_newton:
+      return start(lyapunov_newton_kernel_of<T>(plan.variant, all),
+                   LyapunovNewtonArguments{o.problem, o.first, o.second, tolerance_of(o), o.kept}, threads, plan);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "large.h"
+#include "large_newton.h"
 #include "run_kernels.h"
 
 namespace emulation {
@@ -44,10 +45,9 @@ struct HostLibrary {
     }
   }
 
-  void solve(T** factors, T** rights, int* info, int n, int64_t count) {
+  void factor(T** factors, int* info, int n, int64_t count) {
     for (int64_t m = 0; m < count; ++m) {
       T* l = factors[m];
-      T* r = rights[m];
       info[m] = 0;
       for (int j = 0; j < n; ++j) {
         for (int k = 0; k < j; ++k) {
@@ -57,6 +57,14 @@ struct HostLibrary {
         const T pivot = std::sqrt(l[j * n + j]);
         for (int i = j; i < n; ++i) l[i * n + j] /= pivot;
       }
+    }
+  }
+
+  void solve(T** factors, T** rights, int* info, int n, int64_t count) {
+    factor(factors, info, n, count);
+    for (int64_t m = 0; m < count; ++m) {
+      const T* l = factors[m];
+      T* r = rights[m];
       for (int c = 0; c < n; ++c) {
         for (int i = 0; i < n; ++i) {
           for (int k = 0; k < i; ++k) r[i * n + c] -= l[i * n + k] * r[k * n + c];
@@ -71,29 +79,55 @@ struct HostLibrary {
   }
 };
 
+// The workspace of the path: NaN, so that nothing may rest on what was there before; aligned as an allocation of the
+// device is.
+class Workspace {
+ public:
+  explicit Workspace(int64_t bytes) : memory_(bytes + 256, 0xff) {}
+  void* data() {
+    const auto address = reinterpret_cast<uintptr_t>(memory_.data());
+    return reinterpret_cast<void*>((address + 255) / 256 * 256);
+  }
+
+ private:
+  std::vector<unsigned char> memory_;
+};
+
+bool is_accurate(Fused op) {
+  return op == Fused::accurate_roots || op == Fused::accurate_backward || op == Fused::lyapunov_newton;
+}
+
 template <typename T>
-void run_typed(const LargeOp& op) {
-  const int64_t bytes = large_workspace_bytes(op.op, op.problem.batch, op.problem.n, op.degree, sizeof(T));
-  // NaN, so that nothing may rest on what was there before; aligned as an allocation of the device is.
-  std::vector<unsigned char> memory(bytes + 256, 0xff);
-  const auto address = reinterpret_cast<uintptr_t>(memory.data());
+void run_newton(Fused op, const Operands& o) {
+  const int poles = op == Fused::accurate_roots ? design_of(o).poles : o.degree;
+  Workspace workspace(large_workspace_bytes(op, o.problem.batch, o.problem.n, poles, sizeof(T)));
   HostLibrary<T> library;
-  Large<T, HostLibrary<T>>(library, op, reinterpret_cast<void*>((address + 255) / 256 * 256)).run();
+  LargeNewton<T, HostLibrary<T>> newton(library, op, o.problem, poles, workspace.data());
+  if (op == Fused::accurate_roots) {
+    newton.accurate_roots(
+        accurate_roots_arguments<T>(o.problem, o.first, o.both || !o.inverse, o.both || o.inverse, design_of(o)));
+  } else if (op == Fused::accurate_backward) {
+    newton.accurate_backward(backward_arguments(o));
+  } else {
+    newton.lyapunov_newton({o.problem, o.first, o.second, tolerance_of(o), nullptr});
+  }
+}
+
+template <typename T>
+void run_typed(const LargeOp& part) {
+  Workspace workspace(large_workspace_bytes(part.op, part.problem.batch, part.problem.n, part.degree, sizeof(T)));
+  HostLibrary<T> library;
+  Large<T, HostLibrary<T>>(library, part, workspace.data()).run();
 }
 
 }  // namespace
 
 void run_large(Fused op, const Operands& o, int64_t chunk) {
+  const bool wide = o.problem.storage == Storage::float64;
+  if (is_accurate(op)) return wide ? run_newton<double>(op, o) : run_newton<float>(op, o);
   const LargeOp whole{op, o.problem, o.first, o.second, o.third, o.degree, o.iterations, o.inverse};
-  const int element_bytes = o.problem.storage == Storage::float64 ? 8 : 4;
-  if (chunk == 0) chunk = large_chunk(op, o.problem.batch, o.problem.n, o.degree, element_bytes);
-  in_parts(whole, chunk, [&](const LargeOp& part) {
-    if (element_bytes == 8) {
-      run_typed<double>(part);
-    } else {
-      run_typed<float>(part);
-    }
-  });
+  if (chunk == 0) chunk = large_chunk(op, o.problem.batch, o.problem.n, o.degree, wide ? 8 : 4);
+  in_parts(whole, chunk, [&](const LargeOp& part) { wide ? run_typed<double>(part) : run_typed<float>(part); });
 }
 
 }  // namespace emulation
