@@ -4,6 +4,7 @@
 //   emulate answers <op> <n>...                                     the documented answers: zero, NaN, singular
 //   emulate manners                                                 what a user relies on beside the values
 //   emulate large <n>...                                            the path for large matrices
+//   emulate large_brief <n>...                                      every step of it once, for the slow builds
 //   emulate far                                                     offsets beyond 2^31 elements
 //   emulate plans                                                   the choice of variants, the walk over a large batch
 //   emulate skipped_barrier                                         a kernel with a fault, to show that it is found
@@ -511,10 +512,15 @@ void answers(const Op& op, int n, Storage storage, const Setting& setting) {
   if (op.is_root()) OneOfThree(op, n, Storage::bfloat16, setting).check(rank_one(n), "rank one", is_finite);
 }
 
-void large_path(int n) {
+void large_path(int n, bool brief) {
   Setting large;
   large.large = true;
   for (const Op& op : ops) {
+    if (brief) {
+      check_values(op, n, make_inputs(op, n, 2, Storage::float32, false), large,
+                   std::string("large ") + op.name + " n=" + std::to_string(n));
+      continue;
+    }
     answers(op, n, Storage::float32, large);
     if (!op.is_accurate()) {
       std::vector<Batch> five = make_inputs(op, n, 5, Storage::bfloat16, false);
@@ -809,8 +815,8 @@ int main(int argc, char** argv) {
       }
       for (const Op& op : ops) values(op.name, argv[3], std::atoi(argv[i]));
     }
-  } else if (command == "large") {
-    for (int i = 2; i < argc; ++i) large_path(std::atoi(argv[i]));
+  } else if (command == "large" || command == "large_brief") {
+    for (int i = 2; i < argc; ++i) large_path(std::atoi(argv[i]), command == "large_brief");
   } else if (command == "manners") {
     manners();
   } else if (command == "far") {
