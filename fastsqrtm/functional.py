@@ -493,7 +493,7 @@ def plan(A: Tensor, rtol: float | None = None) -> dict[str, object]:
 
     `design`: what `sqrtm` computes at this rtol, and the largest relative error of an eigenvalue of the root.
     Native on CPU: the instruction set, how many matrices are computed by one thread each (alone) and how many by all
-    threads together (shared), the number of threads, and the workspace in bytes. Native on CUDA: for `mpa_lya` and its
+    threads together (shared), the number of threads, and the workspace in bytes. Native on CUDA: for `sqrtm` and its
     backward the fused kernel and its grid, or None for the kernel where the libraries take over.
 
     Example:
@@ -517,5 +517,5 @@ def plan(A: Tensor, rtol: float | None = None) -> dict[str, object]:
         return {"path": "native", **design, **native.C.plan(*sizes, torch.get_num_threads())}
     chip = torch.cuda.get_device_properties(A.device)
     limits = (chip.shared_memory_per_block_optin, chip.multi_processor_count)
-    ops = {"forward": "mpa", "backward": "sqrtm_lya_backward"}
+    ops = {"forward": "accurate_roots", "backward": "accurate_backward"}
     return {"path": "native", **design, **{pass_: native.C.plan_cuda(op, *sizes, *limits) for pass_, op in ops.items()}}
