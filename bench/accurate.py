@@ -217,6 +217,8 @@ def draw(record: dict, path: Path) -> None:
                        markersize=7 if ours else 5, zorder=3 if ours else 2)  # fmt: skip
         panel.set_xscale("log")
         panel.set_yscale("log")
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter("")
         panel.grid(alpha=0.3, which="both", linewidth=0.5)
         panel.set_title(f"{'gradient' if gradient else 'root'}, condition number {row['kappa']:.0e}")
         panel.spines[["top", "right"]].set_visible(False)
