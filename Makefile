@@ -50,7 +50,6 @@ cuda_checked := $(patsubst %,tests/test_%.py,packaging fallback without_gpu forw
 cuda-check:  ## without a GPU: the CUDA half compiled, warnings as errors, imported, no spills; CPU tests beside it
 	FASTSQRTM_CUDA=ON FASTSQRTM_CUDA_ARCHS=9.0 CMAKE_ARGS=-DFASTSQRTM_WERROR=ON \
 	  $(MAKE) test TORCH=$(CUDA_TORCH) VENV=$(VENV)-cuda ARGS='-m "not slow" $(cuda_checked)'
-	$(VENV)-cuda/bin/python build_tools/occupancy.py --check
 	$(VENV)-cuda/bin/python build_tools/fat_binary.py
 
 # Into the environment of PYTHON as it is, with its CUDA torch and build tools: a machine with a GPU may have no network.
