@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # at the end: an installed fastsqrtm stays in front of the sources
 
 pytest.importorskip("tqdm")
-from bench import report, run  # noqa: E402
+from bench import accurate, report, run  # noqa: E402
 
 SPEC = {"case": [2, 4], "methods": ["mpa_lya"], "peer": None, "dtype": "float32", "threads": 1, "seconds": 0.01}
 
@@ -100,3 +100,23 @@ def test_a_run_goes_on_without_the_peer_that_hangs(monkeypatch, tmp_path):
 
     plot.draw(record, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").exists()
+
+
+def test_the_record_of_the_accurate_methods_prints_and_draws(tmp_path):
+    pytest.importorskip("matplotlib")
+    record = json.loads(next((ROOT / "bench" / "results").glob("*-accurate.json")).read_text())
+    text = accurate.tables(record)
+    for row in record["speed"]:
+        assert f"{row['exact']['sqrtm']['ms']:.3f}" in text
+    accurate.draw(record, tmp_path / "front.png")
+    assert (tmp_path / "front.png").stat().st_size > 50_000
+
+
+def test_accurate_measures_what_it_runs():
+    A, G = accurate.make(3, 8, 1e2)
+    functions = {"sqrtm": accurate.sqrtm(), "rough": accurate.sqrtm(rtol=1e-1)}
+    result = accurate.measure(functions, A, G, 0.001, "both")
+    assert result["sqrtm"]["ratio"] == 1
+    assert result["sqrtm"]["root_error"] < 1e-6 < result["rough"]["root_error"]
+    assert accurate.equal_accuracy(A, G) <= 1e-4
+    assert 10 <= accurate.flops(A, G) <= 30
