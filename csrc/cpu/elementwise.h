@@ -29,7 +29,7 @@ Vector<T> load_valid(const T* p, int valid) {
 }
 
 template <class T>
-double sum_of_lanes(typename DoubleLanes<T>::Vector sum) {
+double sum_of_lanes(const typename DoubleLanes<T>::Vector& sum) {
   double total = 0;
   for (int c = 0; c < Simd<T>::lanes; ++c) total += sum[c];
   return total;
