@@ -174,7 +174,7 @@ Problem part_of(Problem problem, int64_t first, int64_t count, int matrices = 1)
 }
 
 Input part_of(Input in, int64_t first, Storage storage) {
-  if (in.data) in.data = advance(in.data, first * in.batch_stride, storage);
+  if (in.data) in.data = static_cast<const char*>(in.data) + first * in.batch_stride * storage_bytes(storage);
   return in;
 }
 
