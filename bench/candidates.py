@@ -4,12 +4,17 @@ Counts of inverses and symmetric products come from the scalar iterations on 400
 from the kernels: a sweep as the difference of `mpa` at degrees 8 and 1, a product as a sixth of a Lyapunov step.
 """
 
+import argparse
 import itertools
+import json
 import math
+import sys
+from pathlib import Path
 
 import torch
 
 from bench.accurate import make
+from bench.run import about
 from fastsqrtm import reference
 from fastsqrtm.baselines import time_in_turn
 
@@ -87,17 +92,38 @@ def unit_times(batch: int, n: int) -> tuple[float, float]:
     return (best["mpa 8"] - best["mpa 1"]) / 7, (best["lya 10"] - best["lya 2"]) / 48
 
 
+def measure() -> dict:
+    units = {f"{batch}x{n}": dict(zip(("sweep", "product"), unit_times(batch, n), strict=True)) for batch, n in SIZES}
+    counts = [
+        {"kappa": kappa, "method": name, **dict(zip(("inverses", "products"), count(kappa, tolerance), strict=True))}
+        for kappa, tolerance in ((1e2, 1e-6), (1e4, 1e-6), (1e6, 1e-5))
+        for name, count in CANDIDATES.items()
+    ]
+    return {**about({"threads": torch.get_num_threads()}), "seconds": units, "counts": counts}
+
+
+def table(record: dict) -> str:
+    units = record["seconds"].values()
+    out = ["| method | kappa | " + " | ".join("n = " + case.split("x")[1] for case in record["seconds"]) + " |"]
+    out.append("|---" * (2 + len(units)) + "|")
+    out.append("| *one inverse* | | " + " | ".join(f"{u['sweep'] / u['product']:.2f}" for u in units) + " |")
+    for row in record["counts"]:
+        inverses, products = row["inverses"], row["products"]
+        cost = f"{inverses} I" if inverses else f"{products} P"
+        times = (f"{inverses * u['sweep'] / u['product'] + products:.1f}" for u in units)
+        out.append(f"| {row['method']}, {cost} | {row['kappa']:.0e} | " + " | ".join(times) + " |")
+    return "\n".join(out)
+
+
 def main() -> None:
-    units = {case: unit_times(*case) for case in SIZES}
-    print("| method | kappa | " + " | ".join(f"n = {n}" for _, n in SIZES) + " |")
-    print("|---" * (2 + len(SIZES)) + "|")
-    print("| *one inverse* | | " + " | ".join(f"{sweep / product:.2f}" for sweep, product in units.values()) + " |")
-    for kappa, tolerance in ((1e2, 1e-6), (1e4, 1e-6), (1e6, 1e-5)):
-        for name, count in CANDIDATES.items():
-            inverses, products = count(kappa, tolerance)
-            cost = f"{inverses} I" if inverses else f"{products} P"
-            times = (f"{(inverses * sweep + products * product) / product:.1f}" for sweep, product in units.values())
-            print(f"| {name}, {cost} | {kappa:.0e} | " + " | ".join(times) + " |")
+    parser = argparse.ArgumentParser(prog="python -m bench.candidates", description=__doc__)
+    parser.add_argument("--output", type=Path, help="json file")
+    output = parser.parse_args().output
+    record = measure()
+    record["command"] = " ".join(["python -m bench.candidates", *sys.argv[1:]])
+    if output:
+        output.write_text(json.dumps(record, indent=1) + "\n")
+    print(table(record))
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def sqrtm(
         Method "auto" in float32: 6 n^3 flop forward (4 n^3 at rtol=1e-2) and 6 to 18 n^3 backward, more for larger
         condition numbers; in float64 10 n^3 forward. On CPU at most 5 matrices of workspace per thread; the root is
         saved for backward. "mpa" and "mtp" forward as `mpa_lya` and `mtp_lya`; their exact gradient takes 4 degree n^3
-        and (1.5 degree + 3) n^3, in at most 5 and 8 matrices of workspace.
+        and 1.5 degree n^3, in at most 5 and 8 matrices of workspace.
 
     Raises:
         RuntimeError: A is not square, of another dtype or layout; a number is out of range; method or backward do not
@@ -182,7 +182,7 @@ def sqrtm_and_inv(
         X with S X + X S = sym(G) - Z sym(H) Z for the cotangents G of S = A^(1/2) and H of Z = A^(-1/2).
 
     Cost:
-        As `sqrtm` and n^3 more forward, 2 n^3 more backward. Both roots are saved for backward.
+        As `sqrtm` and n^3 more forward, 3 n^3 more backward. Both roots are saved for backward.
 
     Raises:
         RuntimeError: as `sqrtm`.
@@ -211,13 +211,13 @@ def _roots(function, A, which, method, backward, rtol, eps, degree, iterations, 
     if backward != "auto" and backward not in backwards:
         _fail(function, f"backward of method {method} must be auto or one of {', '.join(backwards)}", repr(backward))
     backward = next(iter(backwards)) if backward == "auto" else backward
-    wrong = {
-        "rtol": rtol is not None and method != "auto",
-        "degree": degree is not None and method == "auto",
-        "iterations": iterations is not None and backward != "lyapunov",
-    }
-    for name in (name for name, is_wrong in wrong.items() if is_wrong):
-        _fail(function, f"{name} is not an argument of method {method} with backward {backward}", locals()[name])
+    for name, value, belongs in (
+        ("rtol", rtol, method == "auto"),
+        ("degree", degree, method != "auto"),
+        ("iterations", iterations, backward == "lyapunov"),
+    ):
+        if value is not None and not belongs:
+            _fail(function, f"{name} is not an argument of method {method} with backward {backward}", value)
     _check.matrices(function, "A", A)
     if not 0 <= eps < float("inf"):
         _fail(function, "eps must be finite and not negative", f"{eps:g}")

@@ -42,12 +42,13 @@ Frechet<T> pade_derivative(const Team& team, const RootMethod& method, const Pan
 }
 
 // The Horner steps of `taylor` and their derivatives: H <- W^2 H + c_2i I + c_2i+1 W with W = I - X, and
-// D <- (W G + G W) H + W^2 D + c_2i+1 G. The derivative with respect to X is -D. Turns X into W.
+// D <- (W G + G W) H + W^2 D + c_2i+1 G. The derivative with respect to X is -D. Turns X into W; the other six matrices
+// are workspace.
 template <class T>
 Frechet<T> taylor_derivative(const Team& team, const RootMethod& method, const Panels<T>& X, const Panels<T>& G,
-                             const Panels<T>* free) {
-  const Panels<T>&W = X, &W2 = free[0], &dW2 = free[1];
-  Panels<T> H = free[2], D = free[3], next_H = free[4], next_D = free[5];
+                             const Panels<T>& W2, const Panels<T>& dW2, Panels<T> H, Panels<T> D, Panels<T> next_H,
+                             Panels<T> next_D) {
+  const Panels<T>& W = X;
   const double* c = method.coefficients;
   mirror(team, W, T(-1), T(1));
   product(team, Triangle::full, W, G, dW2);
@@ -56,15 +57,20 @@ Frechet<T> taylor_derivative(const Team& team, const RootMethod& method, const P
   mirror<T, true>(team, W2, T(1));
   const int top = method.degree / 2;
   const bool odd = method.degree % 2;
-  // The highest pair: c_2top I + c_2top+1 W.
+  // The highest pair: c_2top I + c_2top+1 W, or c_2top I alone, which takes no product in the first step.
   combine_full(team, T(odd ? c[2 * top + 1] : 0), W, T(0), H);
   add_identity(H, T(c[2 * top]));
   combine_full(team, T(odd ? c[2 * top + 1] : 0), G, T(0), D);
   for (int i = top - 1; i >= 0; --i) {
-    product(team, Triangle::lower, dW2, H, next_D);
-    product(team, Triangle::lower, W2, D, next_D, true);
+    if (i == top - 1 && !odd) {
+      combine(team, T(c[2 * top]), dW2, T(0), next_D);
+      combine(team, T(c[2 * top]), W2, T(0), next_H);
+    } else {
+      product(team, Triangle::lower, dW2, H, next_D);
+      product(team, Triangle::lower, W2, D, next_D, true);
+      product(team, Triangle::lower, W2, H, next_H);
+    }
     mirror(team, next_D, T(1), G, T(c[2 * i + 1]));
-    product(team, Triangle::lower, W2, H, next_H);
     mirror(team, next_H, T(1), W, T(c[2 * i + 1]), T(c[2 * i]));
     std::swap(H, next_H);
     std::swap(D, next_D);

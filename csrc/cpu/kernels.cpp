@@ -143,20 +143,19 @@ void root_backward(int n, const RootMethod& method, MatrixIn A, MatrixIn G, void
                    const Team& team) {
   constexpr T nan = std::numeric_limits<T>::quiet_NaN();
   Storage* target = static_cast<Storage*>(out);
-  Panels<T> free[6] = {{nullptr, n}, {nullptr, n}, {nullptr, n}, {nullptr, n}, {nullptr, n}, {nullptr, n}};
-  for (int i = 0; i < (method.kind == RootMethod::Kind::taylor ? 6 : 3); ++i)
-    free[i] = workspace_matrix<T>(workspace, n, i + 2);
-  const Panels<T> X = workspace_matrix<T>(workspace, n, 0), cotangent = workspace_matrix<T>(workspace, n, 1);
+  const auto matrix = [=](int i) { return workspace_matrix<T>(workspace, n, i); };
+  const Panels<T> X = matrix(0), cotangent = matrix(1);
   load_symmetric<T, Storage>(team, A, X);
   double nu = frobenius(X);
   if (nu == 0) return fill(n, T(0), T(0), target);
   nu = normalise(team, nu, X);
   load_symmetric<T, Storage>(team, G, cotangent);
-  const Frechet<T> frechet = method.kind == RootMethod::Kind::taylor
-                                 ? taylor_derivative(team, method, X, cotangent, free)
-                                 : pade_derivative(team, method, X, cotangent, free[0], free[1], free[2]);
+  const bool is_taylor = method.kind == RootMethod::Kind::taylor;
+  const Frechet<T> frechet = is_taylor ? taylor_derivative(team, method, X, cotangent, matrix(2), matrix(3), matrix(4),
+                                                           matrix(5), matrix(6), matrix(7))
+                                       : pade_derivative(team, method, X, cotangent, matrix(2), matrix(3), matrix(4));
   if (!frechet.positive) return fill(n, nan, nan, target);
-  if (method.kind == RootMethod::Kind::taylor) mirror(team, X, T(-1), T(1));  // it holds I - X
+  if (is_taylor) mirror(team, X, T(-1), T(1));  // it holds I - X
   const double sign = method.inverse ? -1 : 1;
   const double radial = sign * frechet.along / 2 - inner_product(frechet.derivative, X);
   combine_full(team, T(radial), X, T(1), frechet.derivative);
