@@ -120,16 +120,17 @@ def test_covariances_of_photographs():
             check_against_eigh(A, power)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.data())
 def test_random_spectra(data):
-    n = data.draw(st.integers(3, 40))
+    """In the mean over eight random bases: of a single matrix the eigendecomposition may happen to be right."""
+    n = data.draw(st.integers(3, 24))
     dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
     smallest = -math.log10(LARGEST_KAPPA[dtype])
     exponents = data.draw(st.lists(st.floats(smallest, 0), min_size=n, max_size=n))
     values = 10 ** torch.tensor([0.0, *exponents[1:]], dtype=torch.float64)
-    Q = torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)).Q
-    A = ((Q * values) @ Q.mT).to(dtype)[None]
+    Q = torch.linalg.qr(torch.randn(8, n, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)).Q
+    A = ((Q * values) @ Q.mT).to(dtype)
     check_against_eigh((A + A.mT) / 2, data.draw(st.sampled_from(list(FUNCTIONS))))
 
 
