@@ -14,6 +14,8 @@ STABLE_TORCH_LIBRARY(fastsqrtm, m) {
   m.def("mtp(Tensor A, int degree=10) -> Tensor");
   m.def("mpa_inv(Tensor A, int degree=5) -> Tensor");
   m.def("mtp_inv(Tensor A, int degree=10) -> Tensor");
+  m.def("ns(Tensor A, int iterations=5) -> Tensor");
+  m.def("ns_inv(Tensor A, int iterations=5) -> Tensor");
   m.def("lyapunov_newton(Tensor B, Tensor C, float rtol=0.) -> Tensor");
   m.def("sqrtm_lya_backward(Tensor A, Tensor S, Tensor G, int iterations=8) -> Tensor");
   m.def("inv_sqrtm_lya_backward(Tensor Z, Tensor G, int iterations=8) -> Tensor");
@@ -24,4 +26,6 @@ STABLE_TORCH_LIBRARY(fastsqrtm, m) {
   m.def("mtp_backward(Tensor A, Tensor G, int degree=10) -> Tensor");
   m.def("mpa_inv_backward(Tensor A, Tensor G, int degree=5) -> Tensor");
   m.def("mtp_inv_backward(Tensor A, Tensor G, int degree=10) -> Tensor");
+  m.def("ns_backward(Tensor A, Tensor G, int iterations=5) -> Tensor");
+  m.def("ns_inv_backward(Tensor A, Tensor G, int iterations=5) -> Tensor");
 }

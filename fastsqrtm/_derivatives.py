@@ -182,6 +182,8 @@ RULES = {
     "mtp": _exact("mtp"),
     "mpa_inv": _exact("mpa_inv"),
     "mtp_inv": _exact("mtp_inv"),
+    "ns": _exact("ns"),
+    "ns_inv": _exact("ns_inv"),
     "lyapunov_newton": _lyapunov("lyapunov_newton"),
     "sqrtm_lya_backward": Rule(lambda A, S, G, X: (A, S, X), _sqrtm_lya_backward_vjp, _sqrtm_lya_backward_jvp),
     "inv_sqrtm_lya_backward": _inverse_root_backward("inv_sqrtm_lya_backward", "lyapunov"),
@@ -192,6 +194,8 @@ RULES = {
     "mtp_backward": _exact_backward("mtp"),
     "mpa_inv_backward": _exact_backward("mpa_inv"),
     "mtp_inv_backward": _exact_backward("mtp_inv"),
+    "ns_backward": _exact_backward("ns"),
+    "ns_inv_backward": _exact_backward("ns_inv"),
 }
 
 

@@ -13,6 +13,8 @@ SCHEMAS = {
     "mtp": "(Tensor A, int degree=10) -> Tensor",
     "mpa_inv": "(Tensor A, int degree=5) -> Tensor",
     "mtp_inv": "(Tensor A, int degree=10) -> Tensor",
+    "ns": "(Tensor A, int iterations=5) -> Tensor",
+    "ns_inv": "(Tensor A, int iterations=5) -> Tensor",
     "lyapunov_newton": "(Tensor B, Tensor C, float rtol=0.) -> Tensor",
     "sqrtm_lya_backward": "(Tensor A, Tensor S, Tensor G, int iterations=8) -> Tensor",
     "inv_sqrtm_lya_backward": "(Tensor Z, Tensor G, int iterations=8) -> Tensor",
@@ -23,6 +25,8 @@ SCHEMAS = {
     "mtp_backward": "(Tensor A, Tensor G, int degree=10) -> Tensor",
     "mpa_inv_backward": "(Tensor A, Tensor G, int degree=5) -> Tensor",
     "mtp_inv_backward": "(Tensor A, Tensor G, int degree=10) -> Tensor",
+    "ns_backward": "(Tensor A, Tensor G, int iterations=5) -> Tensor",
+    "ns_inv_backward": "(Tensor A, Tensor G, int iterations=5) -> Tensor",
 }
 """Name of the op -> arguments and result; `f"{name}{SCHEMAS[name]}"` is what `torch.library.define` takes."""
 

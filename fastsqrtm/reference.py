@@ -164,6 +164,19 @@ def _taylor(X: Tensor, degree: int, power: float) -> Tensor:
     return Y + _identity(X, c[0])
 
 
+def _newton_schulz(X: Tensor, iterations: int, inverse: bool) -> Tensor:
+    """Y of the steps Y <- Y P, M <- M P^2, P = (3 I - M)/2, from M = X and Y = X, for the inverse root Y = I.
+
+    The coupled iteration Y <- Y P, Z <- P Z, P = (3 I - Z Y)/2 with M for Z Y. Twin: csrc/cpu/newton_schulz.h.
+    """
+    M, Y = X, _identity(X) if inverse else X
+    for _ in range(iterations):
+        P = (3 * _identity(X) - M) / 2
+        Y = symmetric_part(Y @ P)
+        M = symmetric_part(M @ P @ P)
+    return Y
+
+
 def _root(A: Tensor, series: Callable[[Tensor], Tensor]) -> Tensor:
     X, nu = _normalise(symmetric_part(A))
     return symmetric_part(series(X)) * nu.sqrt()
@@ -230,6 +243,16 @@ def mtp_inv(A: Tensor, degree: int = 10) -> Tensor:
     return _inverse_root(A, lambda X: _taylor(X, degree, -0.5))
 
 
+@_twin
+def ns(A: Tensor, iterations: int = 5) -> Tensor:
+    return _root(A, lambda X: _newton_schulz(X, iterations, False))
+
+
+@_twin
+def ns_inv(A: Tensor, iterations: int = 5) -> Tensor:
+    return _inverse_root(A, lambda X: _newton_schulz(X, iterations, True))
+
+
 def _exact_gradient(A: Tensor, G: Tensor, inverse: bool, series: Callable[[Tensor, Tensor], tuple]) -> Tensor:
     """From series(X, G) = (derivative of r at X applied to G, r(X)); csrc/cpu/kernels.cpp, root_backward."""
     X, nu = _normalise(symmetric_part(A))
@@ -259,6 +282,19 @@ def _taylor_derivative(X: Tensor, G: Tensor, degree: int, power: float) -> tuple
     return -D, H
 
 
+def _newton_schulz_derivative(X: Tensor, G: Tensor, iterations: int, inverse: bool) -> tuple[Tensor, Tensor]:
+    """The steps of _newton_schulz, each matrix with its derivative along G."""
+    identity = _identity(X)
+    M, dM = X, G
+    Y, dY = (identity.expand_as(X), torch.zeros_like(X)) if inverse else (X, G)
+    for _ in range(iterations):
+        P, dP = (3 * identity - M) / 2, -dM / 2
+        Y, dY = symmetric_part(Y @ P), symmetric_part(dY @ P + Y @ dP)
+        N, dN = M @ P, dM @ P + M @ dP
+        M, dM = symmetric_part(N @ P), symmetric_part(dN @ P + N @ dP)
+    return dY, Y
+
+
 @_twin
 def mpa_backward(A: Tensor, G: Tensor, degree: int = 5) -> Tensor:
     return _exact_gradient(A, G, False, lambda X, G: _pade_derivative(X, G, degree, False))
@@ -277,6 +313,16 @@ def mpa_inv_backward(A: Tensor, G: Tensor, degree: int = 5) -> Tensor:
 @_twin
 def mtp_inv_backward(A: Tensor, G: Tensor, degree: int = 10) -> Tensor:
     return _exact_gradient(A, G, True, lambda X, G: _taylor_derivative(X, G, degree, -0.5))
+
+
+@_twin
+def ns_backward(A: Tensor, G: Tensor, iterations: int = 5) -> Tensor:
+    return _exact_gradient(A, G, False, lambda X, G: _newton_schulz_derivative(X, G, iterations, False))
+
+
+@_twin
+def ns_inv_backward(A: Tensor, G: Tensor, iterations: int = 5) -> Tensor:
+    return _exact_gradient(A, G, True, lambda X, G: _newton_schulz_derivative(X, G, iterations, True))
 
 
 # The accurate roots and their gradient: Newton iterations by SPD inverses.
