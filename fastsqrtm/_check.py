@@ -46,8 +46,8 @@ def like(op: str, name: str, C: Tensor, first: str, B: Tensor) -> None:
         _fail(op, f"{name} must be on the device of {first} ({B.device})", C.device)
 
 
-def count(op: str, name: str, value: int) -> None:
-    limit = LIMITS[op[:3] if name == "degree" else name]
+def count(op: str, name: str, value: int, method: str | None = None) -> None:
+    limit = LIMITS.get((method or op)[:3] if name == "degree" else name, LIMITS["iterations"])
     if not 1 <= value <= limit:
         _fail(op, f"{name} must be from 1 to {limit}", value)
 

@@ -10,18 +10,50 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _check
+from . import _check, combinations
 from ._derivatives import call
 from ._library import load_cuda, native
 from .reference import FINEST_TOLERANCE, root_design
 
-DEFAULT_DEGREE = {"mpa": 5, "mtp": 10}
+DEFAULT_DEGREE = {"mpa": 5, "mtp": 10, "ns": 5, "pi": 10}
 
-# method -> backward -> the ops of root and inverse root. The first backward of a row is what "auto" means.
+# Newton-Schulz with a gradient that takes its result for the root must have converged: so many steps are enough for
+# every eigenvalue that the rounding of the largest leaves, and a matrix that needs fewer takes fewer.
+CONVERGED_STEPS = {False: 28, True: 52}  # float64 or not
+
+
+class System(NamedTuple):
+    """A method with a backward. Where `combined`, these are forward functions, and combinations.py joins the backward."""
+
+    root: str
+    inverse: str | None
+    combined: bool = False
+
+
+# method -> backward -> system. The first backward of a row is what "auto" means.
 METHODS = {
-    "auto": {"exact": ("sqrtm", "inv_sqrtm")},
-    "mpa": {"exact": ("mpa", "mpa_inv"), "lyapunov": ("mpa_lya", "mpa_lya_inv")},
-    "mtp": {"exact": ("mtp", "mtp_inv"), "lyapunov": ("mtp_lya", "mtp_lya_inv")},
+    "auto": {"exact": System("sqrtm", "inv_sqrtm")},
+    "mpa": {
+        "exact": System("mpa", "mpa_inv"),
+        "lyapunov": System("mpa_lya", "mpa_lya_inv"),
+        "bartels_stewart": System("mpa", "mpa_inv", combined=True),
+    },
+    "mtp": {
+        "exact": System("mtp", "mtp_inv"),
+        "lyapunov": System("mtp_lya", "mtp_lya_inv"),
+        "bartels_stewart": System("mtp", "mtp_inv", combined=True),
+    },
+    "ns": {
+        "ns": System("ns", "ns_inv"),
+        "exact": System("ns", "ns_inv"),
+        "lyapunov": System("ns", "ns_inv", combined=True),
+        "bartels_stewart": System("ns", "ns_inv", combined=True),
+    },
+    "eigh": dict.fromkeys(
+        ("exact", "lyapunov", "svd_pi", "svd_taylor", "svd_pade", "bartels_stewart"),
+        System("eigh", "eigh", combined=True),
+    ),
+    "pi": {"exact": System("power_iteration", None, combined=True)},
 }
 
 
@@ -211,27 +243,39 @@ def _roots(function, A, which, method, backward, rtol, eps, degree, iterations, 
     if backward != "auto" and backward not in backwards:
         _fail(function, f"backward of method {method} must be auto or one of {', '.join(backwards)}", repr(backward))
     backward = next(iter(backwards)) if backward == "auto" else backward
+    system = backwards[backward]
     for name, value, belongs in (
         ("rtol", rtol, method == "auto"),
-        ("degree", degree, method != "auto"),
-        ("iterations", iterations, backward == "lyapunov"),
+        ("degree", degree, method in DEFAULT_DEGREE),
+        ("iterations", iterations, backward in combinations.DEFAULT_ITERATIONS),
     ):
         if value is not None and not belongs:
             _fail(function, f"{name} is not an argument of method {method} with backward {backward}", value)
+    if 1 in which and system.inverse is None:
+        _fail(function, "a method with an inverse root is needed", f"method {method}")
     _check.matrices(function, "A", A)
     if not 0 <= eps < float("inf"):
         _fail(function, "eps must be finite and not negative", f"{eps:g}")
     if eps:
         A = A + eps * torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    if degree is None:
+        converge = method == "ns" and system.combined
+        degree = CONVERGED_STEPS[A.dtype == torch.float64] if converge else DEFAULT_DEGREE.get(method)
+    if iterations is None:
+        iterations = combinations.DEFAULT_ITERATIONS.get(backward)
     if method == "auto":
         numbers = (0.0 if rtol is None else rtol,)
     else:
-        degree = DEFAULT_DEGREE[method] if degree is None else degree
-        numbers = (degree, 8 if iterations is None else iterations) if backward == "lyapunov" else (degree,)
-    if method == "auto" and len(which) == 2:
+        numbers = tuple(number for number in (degree, iterations) if number is not None)
+    if system.combined:
+        for name, value in (("degree", degree), ("iterations", iterations)):
+            if value is not None:
+                _check.count(function, name, value, method)
+        roots = tuple(combinations.combine(A, system[i], bool(i), degree, backward, iterations) for i in which)
+    elif method == "auto" and len(which) == 2:
         roots = call("sqrtm_and_inv", A, *numbers).unbind(-3)
     else:
-        roots = tuple(call(backwards[backward][i], A, *numbers) for i in which)
+        roots = tuple(call(system[i], A, *numbers) for i in which)
     if return_info or check:
         info = _info(A, roots, which, 0.0 if rtol is None else rtol, degree)
         if check:

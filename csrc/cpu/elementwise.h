@@ -87,20 +87,26 @@ void combine(const Team& team, T a, const Panels<T>& from, T b, const Panels<T>&
   });
 }
 
-// to <- a from + b to, everywhere.
+// to <- a A + b B, everywhere.
 template <class T>
-void combine_full(const Team& team, T a, const Panels<T>& from, T b, const Panels<T>& to) {
+void linear(const Team& team, T a, const Panels<T>& A, T b, const Panels<T>& B, const Panels<T>& to) {
   constexpr int lanes = Simd<T>::lanes;
   team.each([&](int member) {
     for (int p = member; p < to.panels(); p += team.threads) {
-      const T* x = from.panel(p);
-      for (T *y = to.panel(p), *end = to.panel(p + 1); y < end; x += lanes, y += lanes) {
+      const T *x = A.panel(p), *z = B.panel(p);
+      for (T *y = to.panel(p), *end = to.panel(p + 1); y < end; x += lanes, y += lanes, z += lanes) {
         Vector<T> value = a * FASTSQRTM_ISA::load(x);
-        if (b != 0) value += b * FASTSQRTM_ISA::load(y);
+        if (b != 0) value += b * FASTSQRTM_ISA::load(z);
         FASTSQRTM_ISA::store(y, value);
       }
     }
   });
+}
+
+// to <- a from + b to, everywhere.
+template <class T>
+void combine_full(const Team& team, T a, const Panels<T>& from, T b, const Panels<T>& to) {
+  linear(team, a, from, b, to, to);
 }
 
 template <class T>

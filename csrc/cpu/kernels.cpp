@@ -11,6 +11,7 @@
 #include "frechet.h"
 #include "lyapunov.h"
 #include "newton.h"
+#include "newton_schulz.h"
 #include "sweep.h"
 
 namespace fastsqrtm {
@@ -128,7 +129,11 @@ void root(int n, const RootMethod& method, MatrixIn A, void* out, void* workspac
   if (!(nu < std::numeric_limits<double>::infinity())) return fill(n, nan, nan, target);
   nu = normalise(team, nu, ws.first);
   Panels<T> value = ws.third;
-  if (method.kind == RootMethod::Kind::taylor)
+  if (method.kind == RootMethod::Kind::newton_schulz)
+    value = newton_schulz<T, false>(team, method.degree, method.inverse, [=](int i) {
+              return workspace_matrix<T>(workspace, n, i);
+            }).value;
+  else if (method.kind == RootMethod::Kind::taylor)
     value = taylor(team, method, ws.first, ws.second, ws.third, ws.fourth);
   else if (!pade(team, method, ws.first, ws.second, ws.third, SweepStrips<T>(ws.fourth)))
     return fill(n, nan, nan, target);
@@ -144,18 +149,34 @@ void root_backward(int n, const RootMethod& method, MatrixIn A, MatrixIn G, void
   constexpr T nan = std::numeric_limits<T>::quiet_NaN();
   Storage* target = static_cast<Storage*>(out);
   const auto matrix = [=](int i) { return workspace_matrix<T>(workspace, n, i); };
-  const Panels<T> X = matrix(0), cotangent = matrix(1);
-  load_symmetric<T, Storage>(team, A, X);
-  double nu = frobenius(X);
+  const auto load_X = [&](const Panels<T>& X) {
+    load_symmetric<T, Storage>(team, A, X);
+    const double nu = frobenius(X);
+    return nu == 0 ? 0 : normalise(team, nu, X);
+  };
+  Panels<T> X = matrix(0), cotangent = matrix(1);
+  const double nu = load_X(X);
   if (nu == 0) return fill(n, T(0), T(0), target);
-  nu = normalise(team, nu, X);
   load_symmetric<T, Storage>(team, G, cotangent);
-  const bool is_taylor = method.kind == RootMethod::Kind::taylor;
-  const Frechet<T> frechet = is_taylor ? taylor_derivative(team, method, X, cotangent, matrix(2), matrix(3), matrix(4),
-                                                           matrix(5), matrix(6), matrix(7))
-                                       : pade_derivative(team, method, X, cotangent, matrix(2), matrix(3), matrix(4));
+  Frechet<T> frechet = {X, 0, true};
+  switch (method.kind) {
+    case RootMethod::Kind::pade:
+      frechet = pade_derivative(team, method, X, cotangent, matrix(2), matrix(3), matrix(4));
+      break;
+    case RootMethod::Kind::taylor:
+      frechet = taylor_derivative(team, method, X, cotangent, matrix(2), matrix(3), matrix(4), matrix(5), matrix(6),
+                                  matrix(7));
+      mirror(team, X, T(-1), T(1));  // it holds I - X
+      break;
+    case RootMethod::Kind::newton_schulz:
+      const auto Y = newton_schulz<T, true>(team, method.degree, method.inverse, matrix);
+      X = matrix(newton_schulz_free[0]);
+      cotangent = matrix(newton_schulz_free[1]);
+      load_X(X);
+      load_symmetric<T, Storage>(team, G, cotangent);
+      frechet = {Y.derivative, inner_product(cotangent, Y.value), true};
+  }
   if (!frechet.positive) return fill(n, nan, nan, target);
-  if (is_taylor) mirror(team, X, T(-1), T(1));  // it holds I - X
   const double sign = method.inverse ? -1 : 1;
   const double radial = sign * frechet.along / 2 - inner_product(frechet.derivative, X);
   combine_full(team, T(radial), X, T(1), frechet.derivative);

@@ -129,7 +129,7 @@ class Series {
     check_iterations(op_, iterations);
     const Matrices a(A);
     return for_each_matrix(
-        A, 4,
+        A, kind_ == RootMethod::Kind::newton_schulz ? 5 : 4,
         [&, n = int(A.size(-1)), element = element_of(A)](int64_t i, void* out, void* workspace, const Team& team) {
           kernels().root(element, n, method(), a[i], out, workspace, team);
         });
@@ -137,8 +137,9 @@ class Series {
 
   Tensor backward(const Tensor& A, const Tensor& G) const {
     const Matrices a(A), g(G);
+    const int matrices = kind_ == RootMethod::Kind::pade ? 5 : kind_ == RootMethod::Kind::taylor ? 8 : 10;
     return for_each_matrix(
-        A, kind_ == RootMethod::Kind::taylor ? 8 : 5,
+        A, matrices,
         [&, n = int(A.size(-1)), element = element_of(A)](int64_t i, void* out, void* workspace, const Team& team) {
           kernels().root_backward(element, n, method(), a[i], g[i], out, workspace, team);
         });
@@ -154,7 +155,8 @@ class Series {
   double shifts_[max_pade_degree], weights_[max_pade_degree], coefficients_[max_taylor_degree + 1];
 };
 
-constexpr auto pade = RootMethod::Kind::pade, taylor = RootMethod::Kind::taylor;
+constexpr auto pade = RootMethod::Kind::pade, taylor = RootMethod::Kind::taylor,
+               newton_schulz = RootMethod::Kind::newton_schulz;
 
 Tensor mpa_lya(const Tensor& A, int64_t degree, int64_t iterations) {
   return Series("mpa_lya", pade, false, A, degree).root(A, iterations);
@@ -180,6 +182,12 @@ Tensor mpa_inv(const Tensor& A, int64_t degree) { return Series("mpa_inv", pade,
 
 Tensor mtp_inv(const Tensor& A, int64_t degree) { return Series("mtp_inv", taylor, true, A, degree).root(A); }
 
+Tensor ns(const Tensor& A, int64_t iterations) { return Series("ns", newton_schulz, false, A, iterations).root(A); }
+
+Tensor ns_inv(const Tensor& A, int64_t iterations) {
+  return Series("ns_inv", newton_schulz, true, A, iterations).root(A);
+}
+
 Tensor series_backward(const char* op, RootMethod::Kind kind, bool inverse, const Tensor& A, const Tensor& G,
                        int64_t degree) {
   check_matrices(op, "A", A);
@@ -201,6 +209,14 @@ Tensor mpa_inv_backward(const Tensor& A, const Tensor& G, int64_t degree) {
 
 Tensor mtp_inv_backward(const Tensor& A, const Tensor& G, int64_t degree) {
   return series_backward("mtp_inv_backward", taylor, true, A, G, degree);
+}
+
+Tensor ns_backward(const Tensor& A, const Tensor& G, int64_t iterations) {
+  return series_backward("ns_backward", newton_schulz, false, A, G, iterations);
+}
+
+Tensor ns_inv_backward(const Tensor& A, const Tensor& G, int64_t iterations) {
+  return series_backward("ns_inv_backward", newton_schulz, true, A, G, iterations);
 }
 
 constexpr int newton_matrices = 5;
@@ -340,6 +356,8 @@ STABLE_TORCH_LIBRARY_IMPL(fastsqrtm, CPU, m) {
   m.impl("mtp", TORCH_BOX(&mtp));
   m.impl("mpa_inv", TORCH_BOX(&mpa_inv));
   m.impl("mtp_inv", TORCH_BOX(&mtp_inv));
+  m.impl("ns", TORCH_BOX(&ns));
+  m.impl("ns_inv", TORCH_BOX(&ns_inv));
   m.impl("sqrtm", TORCH_BOX(&sqrtm));
   m.impl("inv_sqrtm", TORCH_BOX(&inv_sqrtm));
   m.impl("sqrtm_and_inv", TORCH_BOX(&sqrtm_and_inv));
@@ -351,6 +369,8 @@ STABLE_TORCH_LIBRARY_IMPL(fastsqrtm, CPU, m) {
   m.impl("mtp_backward", TORCH_BOX(&mtp_backward));
   m.impl("mpa_inv_backward", TORCH_BOX(&mpa_inv_backward));
   m.impl("mtp_inv_backward", TORCH_BOX(&mtp_inv_backward));
+  m.impl("ns_backward", TORCH_BOX(&ns_backward));
+  m.impl("ns_inv_backward", TORCH_BOX(&ns_inv_backward));
   m.impl("sqrtm_backward", TORCH_BOX(&sqrtm_backward));
   m.impl("inv_sqrtm_backward", TORCH_BOX(&inv_sqrtm_backward));
   m.impl("sqrtm_and_inv_backward", TORCH_BOX(&sqrtm_and_inv_backward));
