@@ -14,8 +14,10 @@ from torch.autograd.function import once_differentiable
 from ._derivatives import call
 from .reference import symmetric_part
 
-DEFAULT_ITERATIONS = {"lyapunov": 8, "svd_pi": 9, "svd_taylor": 9}
-"""Of the backward methods. The paper takes 9 for whitening and 100 for covariance pooling in the SVD family."""
+DEFAULT_ITERATIONS = {"lyapunov": None, "svd_pi": 9, "svd_taylor": 9}
+"""Of the backward methods that take a number. The paper has 9 for whitening and 100 for covariance pooling in the SVD
+family, and 8 for the Lyapunov iteration; None solves the equation to the precision of the dtype, because 8 steps at a
+root that has converged leave a gradient that is not its own (docs/method.md)."""
 
 
 def _column(x: Tensor) -> Tensor:
@@ -107,6 +109,8 @@ def _spectral_gradient(values: Tensor, V: Tensor, G: Tensor, inverse: bool, back
 
 def _gradient(A: Tensor, root: Tensor, values: Tensor, V: Tensor, G: Tensor, inverse: bool, backward: str, k: int):
     """Of <G, root>. The first three are what the forward left; only the SVD family looks at the spectrum of A."""
+    if backward == "lyapunov" and k is None:
+        return call("inv_sqrtm_backward", root, G, 0.0) if inverse else call("sqrtm_backward", root, G, 0.0)
     if backward == "lyapunov":
         return call("inv_sqrtm_lya_backward", root, G, k) if inverse else call("sqrtm_lya_backward", A, root, G, k)
     if backward == "bartels_stewart":  # S X + X S = G, by the Schur form of S, which is diagonal

@@ -17,8 +17,8 @@ from .reference import FINEST_TOLERANCE, root_design
 
 DEFAULT_DEGREE = {"mpa": 5, "mtp": 10, "ns": 5, "pi": 10}
 
-# Newton-Schulz with a gradient that takes its result for the root must have converged: so many steps are enough for
-# every eigenvalue that the rounding of the largest leaves, and a matrix that needs fewer takes fewer.
+# Newton-Schulz with a gradient that takes its result for the root must have converged (docs/method.md). So many steps are
+# enough for every eigenvalue that the rounding of the largest leaves; a matrix that needs fewer takes fewer.
 CONVERGED_STEPS = {False: 28, True: 52}  # float64 or not
 
 
@@ -261,21 +261,21 @@ def _roots(function, A, which, method, backward, rtol, eps, degree, iterations, 
     if degree is None:
         converge = method == "ns" and system.combined
         degree = CONVERGED_STEPS[A.dtype == torch.float64] if converge else DEFAULT_DEGREE.get(method)
-    if iterations is None:
-        iterations = combinations.DEFAULT_ITERATIONS.get(backward)
-    if method == "auto":
-        numbers = (0.0 if rtol is None else rtol,)
-    else:
-        numbers = tuple(number for number in (degree, iterations) if number is not None)
     if system.combined:
+        if iterations is None:
+            iterations = combinations.DEFAULT_ITERATIONS.get(backward)
         for name, value in (("degree", degree), ("iterations", iterations)):
             if value is not None:
                 _check.count(function, name, value, method)
         roots = tuple(combinations.combine(A, system[i], bool(i), degree, backward, iterations) for i in which)
-    elif method == "auto" and len(which) == 2:
-        roots = call("sqrtm_and_inv", A, *numbers).unbind(-3)
     else:
-        roots = tuple(call(system[i], A, *numbers) for i in which)
+        numbers = (0.0 if rtol is None else rtol,) if method == "auto" else (degree,)
+        if backward == "lyapunov":
+            numbers += (8 if iterations is None else iterations,)
+        if method == "auto" and len(which) == 2:
+            roots = call("sqrtm_and_inv", A, *numbers).unbind(-3)
+        else:
+            roots = tuple(call(system[i], A, *numbers) for i in which)
     if return_info or check:
         info = _info(A, roots, which, 0.0 if rtol is None else rtol, degree)
         if check:
