@@ -1,8 +1,9 @@
-"""``python -m bench``: measure, print the tables, write the json; ``--plot`` draws it."""
+"""``python -m bench``: measure, print the tables, write the json; ``--plot`` draws it. ``python -m bench paper`` makes
+docs/paper.md instead: the numerical studies of the paper.
+"""
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         record = _measure(options)
         output = options.output
         if not (output or options.quick or options.only):
-            output = RESULTS / f"{_machine_kind(record)}.json"
+            output = RESULTS / f"{run.machine_kind(record)}.json"
         if output:
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(json.dumps(record, indent=1) + "\n")
@@ -71,11 +72,10 @@ def _measure(options: argparse.Namespace) -> dict:
     return record
 
 
-def _machine_kind(record: dict) -> str:
-    cpu = re.sub(r"\((R|TM)\)", "", record["machine"]["cpu"], flags=re.IGNORECASE)
-    words = re.findall(r"[a-z0-9]+", f"{cpu} {record['torch_isa']} {record['threads']} threads".lower())
-    return "-".join(words)
-
-
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["paper"]:
+        from bench import paper
+
+        paper.main(sys.argv[2:])
+    else:
+        main()

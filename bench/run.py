@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -81,6 +82,12 @@ def about(common: dict) -> dict:
         "load_average_before": round(os.getloadavg()[0], 2),
         **common,
     }
+
+
+def machine_kind(record: dict) -> str:
+    cpu = re.sub(r"\((R|TM)\)", "", record["machine"]["cpu"], flags=re.IGNORECASE)
+    words = re.findall(r"[a-z0-9]+", f"{cpu} {record['torch_isa']} {record['threads']} threads".lower())
+    return "-".join(words)
 
 
 def _cpu_model() -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .functional import inv_sqrtm, sqrtm
 from .testing import paper_pade_coefficients, paper_taylor_coefficients
 
 
@@ -34,24 +35,18 @@ def mtp_lya(A: Tensor, degree: int = 10, iterations: int = 8, inverse: bool = Fa
 def newton_schulz(A: Tensor, iterations: int = 5, inverse: bool = False) -> Tensor:
     """Coupled Newton-Schulz iteration, differentiated by autograd (Li et al., arXiv 1712.01034; Lin and Maji)."""
     norm = torch.linalg.matrix_norm(A)[..., None, None]
-    three_eye = 3 * torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
-    Y = A / norm
-    T = (three_eye - Y) / 2  # the first step, where Z is the identity
-    Y, Z = Y @ T, T
-    for step in range(1, iterations):
-        T = (three_eye - Z @ Y) / 2
-        if step < iterations - 1:
-            Y, Z = Y @ T, T @ Z
-        elif inverse:  # the last step needs only the root that is asked for
-            Z = T @ Z
-        else:
-            Y = Y @ T
+    *_, (Y, Z) = _coupled_steps(A / norm, iterations, "Z" if inverse else "Y")
     return Z / norm.sqrt() if inverse else Y * norm.sqrt()
+
+
+def newton_schulz_adjoint(A: Tensor, iterations: int = 5) -> Tensor:
+    """The root of `newton_schulz` with the adjoint written out (Li et al., arXiv 1712.01034), ten products a step."""
+    return _NewtonSchulzRoot.apply(A, iterations)
 
 
 def eigh(A: Tensor, inverse: bool = False) -> Tensor:
     """Eigendecomposition, gradient by the Loewner matrix of the same decomposition: exact, and finite at ties."""
-    return _EighRoot.apply(A, inverse)
+    return (inv_sqrtm if inverse else sqrtm)(A, method="eigh")
 
 
 def matrix_sqrth(A: Tensor) -> Tensor:
@@ -80,6 +75,45 @@ def time_in_turn(contenders: dict[str, Callable[[], object]], seconds: float) ->
                 contender()
             times[name].append((time.perf_counter() - start) / calls[name])
     return times
+
+
+def _coupled_steps(X: Tensor, iterations: int, last: str):
+    """The iterates (Y, Z); no product with the identity, and of the last step only the root that is asked for."""
+    three_eye = 3 * torch.eye(X.shape[-1], dtype=X.dtype, device=X.device)
+    T = (three_eye - X) / 2  # the first step, where Z is the identity
+    Y, Z = X @ T, T
+    yield Y, Z
+    for step in range(1, iterations):
+        T = (three_eye - Z @ Y) / 2
+        final = step == iterations - 1
+        Y, Z = Y if final and last == "Z" else Y @ T, Z if final and last == "Y" else T @ Z
+        yield Y, Z
+
+
+class _NewtonSchulzRoot(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, A: Tensor, iterations: int) -> Tensor:
+        norm = torch.linalg.matrix_norm(A)[..., None, None]
+        steps = list(_coupled_steps(A / norm, iterations, "Y"))
+        ctx.save_for_backward(A, norm, *(x for step in steps for x in step))
+        return steps[-1][0] * norm.sqrt()
+
+    @staticmethod
+    def backward(ctx, G: Tensor):
+        A, norm, *steps = ctx.saved_tensors
+        three_eye = 3 * torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+        dY, dZ = G * norm.sqrt(), None
+        for Y, Z in zip(steps[-4::-2], steps[-3::-2], strict=True):  # the iterates before the last step, backwards
+            T, ZY = three_eye - Y @ Z, Z @ Y
+            if dZ is None:
+                dY, dZ = (dY @ T - ZY @ dY) / 2, -(Y @ dY @ Y) / 2
+            else:
+                dY, dZ = (dY @ T - Z @ dZ @ Z - ZY @ dY) / 2, (T @ dZ - Y @ dY @ Y - dZ @ ZY) / 2
+        X = A / norm
+        dX = (dY @ (three_eye - X) - X @ dY) / 2
+        dX = dX if dZ is None else dX - dZ / 2
+        along = (G * steps[-2]).sum((-2, -1), keepdim=True) / (2 * norm.sqrt())
+        return (dX - X * (dX * X).sum((-2, -1), keepdim=True)) / norm + along * X, None
 
 
 class _PaperRoot(torch.autograd.Function):
@@ -147,22 +181,3 @@ def _solve(Q: Tensor, P: Tensor) -> Tensor:
         return torch.linalg.solve(Q, P)
     finally:
         torch.set_num_threads(threads)
-
-
-class _EighRoot(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, A: Tensor, inverse: bool) -> Tensor:
-        values, V = torch.linalg.eigh(A)
-        s = values.clamp_min(torch.finfo(A.dtype).tiny).sqrt()
-        ctx.save_for_backward(s, V)
-        ctx.inverse = inverse
-        return (V / s[..., None, :] if inverse else V * s[..., None, :]) @ V.mT
-
-    @staticmethod
-    def backward(ctx, G: Tensor):
-        s, V = ctx.saved_tensors
-        # Divided differences of the function on the eigenvalues s^2: no difference of eigenvalues appears.
-        loewner = s[..., :, None] + s[..., None, :]
-        if ctx.inverse:
-            loewner = -loewner * s[..., :, None] * s[..., None, :]
-        return V @ ((V.mT @ G @ V) / loewner) @ V.mT, None

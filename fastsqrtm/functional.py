@@ -17,13 +17,13 @@ from .reference import FINEST_TOLERANCE, root_design
 
 DEFAULT_DEGREE = {"mpa": 5, "mtp": 10, "ns": 5, "pi": 10}
 
-# Newton-Schulz with a gradient that takes its result for the root must have converged (docs/method.md). So many steps are
-# enough for every eigenvalue that the rounding of the largest leaves; a matrix that needs fewer takes fewer.
+# Newton-Schulz with a gradient that takes its result for the root must have converged (docs/method.md). So many steps
+# are enough for every eigenvalue that the rounding of the largest leaves; a matrix that needs fewer takes fewer.
 CONVERGED_STEPS = {False: 28, True: 52}  # float64 or not
 
 
 class System(NamedTuple):
-    """A method with a backward. Where `combined`, these are forward functions, and combinations.py joins the backward."""
+    """A method with a backward. Where `combined`, these are forward functions; combinations.py joins the backward."""
 
     root: str
     inverse: str | None
