@@ -12,7 +12,7 @@ cpp_files = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh
 configure = $(bin)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(bin))/ninja \
             -DPython_EXECUTABLE=$(abspath $(bin))/python
 # The tests that take every kernel through its shapes, strides and dtypes; the rest would only be slow.
-sanitized := $(patsubst %,tests/test_%.py,forward backward lyapunov dtypes inputs invariance random sqrtm)
+sanitized := $(patsubst %,tests/test_%.py,forward backward lyapunov dtypes inputs invariance random sqrtm systems)
 
 .PHONY: demo test bench quality sanitize cuda-check gpu-check clean FORCE
 

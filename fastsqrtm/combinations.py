@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ._derivatives import call
 from .reference import symmetric_part
@@ -102,11 +101,6 @@ def divided_differences(values: Tensor, inverse: bool, backward: str, iterations
     return torch.where(diagonal, _column(derivative), quotient)
 
 
-def _spectral_gradient(values: Tensor, V: Tensor, G: Tensor, inverse: bool, backward: str, iterations: int) -> Tensor:
-    gradient = V @ (divided_differences(values, inverse, backward, iterations) * (V.mT @ G @ V)) @ V.mT
-    return torch.where(values[..., -1:, None] == 0, 0, symmetric_part(gradient))
-
-
 def _gradient(A: Tensor, root: Tensor, values: Tensor, V: Tensor, G: Tensor, inverse: bool, backward: str, k: int):
     """Of <G, root>. The first three are what the forward left; only the SVD family looks at the spectrum of A."""
     if backward == "lyapunov" and k is None:
@@ -117,7 +111,25 @@ def _gradient(A: Tensor, root: Tensor, values: Tensor, V: Tensor, G: Tensor, inv
         values, V = eigh(root)
         values = values.square().reciprocal().flip(-1) if inverse else values.clamp_min(0).square()
         V = V.flip(-1) if inverse else V
-    return _spectral_gradient(values, V, G, inverse, backward, k)
+    gradient = V @ (divided_differences(values, inverse, backward, k) * (V.mT @ G @ V)) @ V.mT
+    return torch.where((A == 0).all(-1, True).all(-2, True), 0, symmetric_part(gradient))
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that says so if it is differentiated: torch's once_differentiable leaves such terms out in silence."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient, A, G):
+        return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None: ...
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor):
+        raise RuntimeError("fastsqrtm: systems that combine a root with another method's backward differentiate once")
 
 
 class _Combination(torch.autograd.Function):
@@ -137,12 +149,16 @@ class _Combination(torch.autograd.Function):
         ctx.save_for_backward(A, *output)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, G: Tensor | None, *_: None):
         if G is None:
             return (None,) * 6
         inverse, _, backward, iterations = ctx.rest
-        return _gradient(*ctx.saved_tensors, symmetric_part(G), inverse, backward, iterations), *(None,) * 5
+        A, *factors = ctx.saved_tensors
+        with torch.no_grad():
+            gradient = _gradient(A, *factors, symmetric_part(G), inverse, backward, iterations)
+        if torch.is_grad_enabled():
+            gradient = _Once.apply(gradient, A, G)
+        return gradient, *(None,) * 5
 
 
 def combine(A: Tensor, forward: str, inverse: bool, degree: int | None, backward: str, iterations: int) -> Tensor:

@@ -90,16 +90,23 @@ def sqrtm(
         A: (..., n, n), float16, bfloat16, float32 or float64; its symmetric part is used, positive semidefinite.
             The half precisions are computed in float32.
         method: "auto", Zolotarev's rational approximation and Newton steps: right at any condition number up to 1e6
-            (float32) or 1e12 (float64). "mpa" and "mtp": the paper's Pade approximant and Taylor polynomial.
-        backward: "exact", the gradient of the map computed; for "mpa" and "mtp" also "lyapunov", the paper's: that of
-            the exact root at the point computed, by a truncated iteration. The two of them agree where the approximant
-            and the iteration have converged, at condition numbers near 1; at 1e3 and default degree they differ by
-            about 0.3 of the gradient. "auto" is "exact".
+            (float32) or 1e12 (float64). "mpa" and "mtp": the paper's Pade approximant and Taylor polynomial. "ns":
+            Newton-Schulz steps. For comparison, in plain torch: "eigh", the eigendecomposition, and "pi", power
+            iteration, the dominant eigenpair alone (for that there is no inverse root).
+        backward: "exact", the gradient of the map computed, which "auto" means; "ns" is its name for Newton-Schulz.
+            "lyapunov", the paper's: that of the exact root at the point computed, for "mpa" and "mtp" by a truncated
+            iteration; there the two agree where approximant and iteration have converged, at condition numbers near 1,
+            and at 1e3 and default degree they differ by about 0.3 of the gradient. "bartels_stewart": the same equation
+            solved by eigendecomposition. Of "eigh" also "svd_pi", "svd_taylor" and "svd_pade", the approximations of
+            1/(l_i - l_j) that others took. What goes with what: `fastsqrtm.functional.METHODS`, or any wrong name.
         rtol: for method "auto": largest relative error of the root and, normwise, of the gradient. Smaller is slower,
             and at most the precision of the dtype is reached; None: that precision.
         eps: what is added to the diagonal of A first.
-        degree: of "mpa" (1 to 32, default 5) and "mtp" (1 to 128, default 10).
-        iterations: of backward "lyapunov", 1 to 100, default 8.
+        degree: of the method: of "mpa" (1 to 32, default 5) and "mtp" (1 to 128, default 10), steps of "ns" (1 to 100,
+            default 5) and of "pi" (1 to 100, default 10). With "lyapunov" or "bartels_stewart", "ns" goes on until it
+            has converged, because that gradient at an unfinished root makes training diverge (docs/paper.md).
+        iterations: of the backward: of "lyapunov" (1 to 100; default 8 for "mpa" and "mtp", else until solved), terms
+            of "svd_pi" and "svd_taylor" (1 to 100, default 9).
         return_info: return (root, RootInfo) instead of the root; one more product per matrix, and no waiting.
         check: raise if a matrix did not converge; this waits for the device.
 
@@ -112,15 +119,16 @@ def sqrtm(
         precision of the computation; for half types the last d covers the rounding of their entries.)
 
     Gradient:
-        X with S X + X S = sym(G) for the root S returned and the cotangent G; symmetric, differentiable to any order.
-        At singular matrices it is finite, at most ||G|| over twice the smallest eigenvalue of S, which is at least
+        X with S X + X S = sym(G) for the root S returned and the cotangent G; symmetric, differentiable to any order
+        (a root combined with the backward of another method: once). At singular matrices it is finite, at most ||G|| over twice the smallest eigenvalue of S, which is at least
         2e-4 (8e-8) ||A||^(1/2); at the zero matrix it is 0. An `eps` of yours bounds it by ||G|| / (2 sqrt(eps)).
 
     Cost:
         Method "auto" in float32: 6 n^3 flop forward (4 n^3 at rtol=1e-2) and 6 to 18 n^3 backward, more for larger
         condition numbers; in float64 10 n^3 forward. On CPU at most 5 matrices of workspace per thread; the root is
         saved for backward. "mpa" and "mtp" forward as `mpa_lya` and `mtp_lya`; their exact gradient takes 4 degree n^3
-        and 1.5 degree n^3, in at most 5 and 8 matrices of workspace.
+        and 1.5 degree n^3, in at most 5 and 8 matrices of workspace. "ns": 2.5 (degree - 1) n^3 and three times as much
+        backward, in 5 and 10 matrices; a matrix stops when it has converged.
 
     Raises:
         RuntimeError: A is not square, of another dtype or layout; a number is out of range; method or backward do not
@@ -128,7 +136,7 @@ def sqrtm(
 
     Source:
         Nakatsukasa and Freund, SIAM Review 58(3), 2016, and Higham, Numer. Algorithms 15, 1997, for "auto"; Song, Sebe,
-        Wang, ICLR 2022, for the others; Roberts, Int. J. Control 32, 1980, for the Lyapunov equation.
+        Wang, ICLR 2022, for "mpa", "mtp" and "lyapunov", and what they compare with (docs/method.md); Roberts, Int. J. Control 32, 1980, for the Lyapunov equation.
 
     Example:
         >>> A = fastsqrtm.testing.spd(8, kappa=1e4, batch=(3,))

@@ -17,6 +17,17 @@ ACCURATE = {
 }
 
 
+def test_both_gradients_of_newton_schulz_are_those_of_the_op():
+    A = spd(7, kappa=20, batch=(2,), dtype=torch.float64).requires_grad_()
+    G = spd(7, kappa=10, batch=(2,), dtype=torch.float64, seed=1)
+    for iterations in (1, 2, 3, 5, 8):
+        expected = torch.ops.fastsqrtm.ns_backward(A.detach(), G, iterations)
+        for function in (baselines.newton_schulz, baselines.newton_schulz_adjoint):
+            root = function(A, iterations)
+            assert relative_error(root.detach(), torch.ops.fastsqrtm.ns(A.detach(), iterations)).max() < 1e-13
+            assert relative_error(torch.autograd.grad(root, A, G)[0], expected).max() < 1e-12
+
+
 @pytest.mark.parametrize("inverse", [False, True], ids=["root", "inverse_root"])
 @pytest.mark.parametrize("name", ACCURATE)
 def test_root_and_gradient_are_those_of_the_closed_form(name, inverse):

@@ -206,10 +206,10 @@ def test_writes_nothing_outside_its_result(path, name):
 def test_zero_matrix(path, n, dtype):
     A = torch.zeros(2, n, n, dtype=dtype)
     A[1] = torch.eye(n)
-    for name in ("mpa_lya", "mtp_lya", "mpa", "mtp", "sqrtm"):
+    for name in ("mpa_lya", "mtp_lya", "mpa", "mtp", "ns", "sqrtm"):
         assert torch.equal(path(name)(A)[0], A[0])
     infinite = torch.full((n,), math.inf, dtype=dtype).diag()
-    for name in ("mpa_lya_inv", "mtp_lya_inv", "mpa_inv", "mtp_inv", "inv_sqrtm"):
+    for name in ("mpa_lya_inv", "mtp_lya_inv", "mpa_inv", "mtp_inv", "ns_inv", "inv_sqrtm"):
         out = path(name)(A)
         assert torch.equal(out[0], infinite)
         assert out[1].isfinite().all()

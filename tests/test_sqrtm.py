@@ -200,7 +200,7 @@ def test_exact_gradient_is_that_of_the_approximant(path, n, degree, name):
     assert torch.equal(path(name)(A, degree), path(name.replace("mpa", "mpa_lya").replace("mtp", "mtp_lya"))(A, degree))
 
 
-@pytest.mark.parametrize("method", ["auto", "mpa", "mtp"])
+@pytest.mark.parametrize("method", ["auto", "mpa", "mtp", "ns"])
 @pytest.mark.parametrize("function", [fastsqrtm.sqrtm, fastsqrtm.inv_sqrtm, fastsqrtm.sqrtm_and_inv])
 def test_finite_differences_and_second_derivatives(function, method):
     A = testing.spd(3, kappa=20, batch=(2,), dtype=torch.float64).requires_grad_()
@@ -330,8 +330,8 @@ def failure(**arguments):
 
 def test_what_does_not_go_together_is_refused():
     prefix = "fastsqrtm.sqrtm: "
-    assert failure(method="cholesky") == prefix + "method must be one of auto, mpa, mtp, got 'cholesky'"
-    expected = "backward of method mpa must be auto or one of exact, lyapunov, got 'svd'"
+    assert failure(method="cholesky") == prefix + "method must be one of auto, mpa, mtp, ns, eigh, pi, got 'cholesky'"
+    expected = "backward of method mpa must be auto or one of exact, lyapunov, bartels_stewart, got 'svd'"
     assert failure(method="mpa", backward="svd") == prefix + expected
     assert failure(backward="lyapunov").startswith(prefix + "backward of method auto must be auto or one of exact")
     assert failure(degree=3) == prefix + "degree is not an argument of method auto with backward exact, got 3"

@@ -118,6 +118,8 @@ class Series {
         shifts_[j] = term.shift;
         weights_[j] = term.weight;
       }
+    } else if (kind == RootMethod::Kind::newton_schulz) {
+      check_iterations(op, degree);
     } else {
       check_count(op, "degree", degree, max_taylor_degree);
       coefficients_[0] = 1;

@@ -1,0 +1,319 @@
+"""Every system of the paper by its name: Newton-Schulz, the forward methods for comparison, and what goes with what."""
+
+import itertools
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastsqrtm
+from fastsqrtm.combinations import divided_differences
+from fastsqrtm.functional import METHODS
+from fastsqrtm.testing import exact_gradient, exact_sqrtm, relative_error, spd
+
+FUNCTIONS = {0.5: fastsqrtm.sqrtm, -0.5: fastsqrtm.inv_sqrtm}
+PAIRS = [(method, backward) for method, row in METHODS.items() for backward in row]
+COMBINED = [(m, b) for m, b in PAIRS if METHODS[m][b].combined]
+SPECTRAL = ["svd_pi", "svd_taylor", "svd_pade"]
+
+
+def gradient(function, A, G, **arguments):
+    leaf = A.detach().clone().requires_grad_()
+    return torch.autograd.grad(function(leaf, **arguments), leaf, G)[0]
+
+
+def cotangent(A, seed=1):
+    return torch.randn(A.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(A.dtype)
+
+
+def lyapunov_gradient(S, G, power):
+    """The exact Lyapunov solution at a computed root S, or inverse root, by its eigendecomposition."""
+    values, V = torch.linalg.eigh(S)
+    sums = values[..., :, None] + values[..., None, :]
+    if power < 0:
+        square = (values**2)[..., :, None] * (values**2)[..., None, :]
+        sums = -sums / square
+    return V @ ((V.mT @ ((G + G.mT) / 2) @ V) / sums) @ V.mT
+
+
+# Newton-Schulz: an op of its own, with the gradient of what it computes.
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 15, 16, 17, 33, 64, 70])
+@pytest.mark.parametrize("name", ["ns", "ns_inv"])
+def test_newton_schulz_is_the_coupled_iteration(path, name, n):
+    A = spd(n, 100, (2, 2), dtype=torch.float64, seed=n)
+    G = cotangent(A)
+    for steps in (1, 2, 3, 4, 5, 8):
+        leaf = A.clone().requires_grad_()
+        nu = torch.linalg.matrix_norm(leaf)[..., None, None]
+        Y, Z = leaf / nu, torch.eye(n, dtype=torch.float64).expand_as(A)
+        for _ in range(steps):
+            T = (3 * torch.eye(n, dtype=torch.float64) - Z @ Y) / 2
+            Y, Z = Y @ T, T @ Z
+        expected = Y * nu.sqrt() if name == "ns" else Z / nu.sqrt()
+        (expected_gradient,) = torch.autograd.grad(expected, leaf, (G + G.mT) / 2)
+        root, own = path(name)(A, steps), path(f"{name}_backward")(A, G, steps)
+        assert torch.equal(root, root.mT) and torch.equal(own, own.mT)
+        assert relative_error(root, expected).max() < 1e-12, steps
+        assert relative_error(own, expected_gradient).max() < 1e-11, steps
+        single = path(name)(A.float(), steps), path(f"{name}_backward")(A.float(), G.float(), steps)
+        assert relative_error(single[0], expected).max() < 1e-5, steps
+        assert relative_error(single[1], expected_gradient).max() < 1e-3, steps
+
+
+@pytest.mark.parametrize("kappa", [1e0, 1e2, 1e4, 1e6, 1e8])
+@pytest.mark.parametrize("power", FUNCTIONS)
+def test_newton_schulz_converges_and_stays(path, power, kappa):
+    """Rounding is not amplified, however many steps are taken: the error is that of the conditioning."""
+    name = "ns" if power > 0 else "ns_inv"
+    for dtype, largest in ((torch.float32, 1e6), (torch.float64, 1e8)):
+        if kappa > largest:
+            continue
+        A = spd(24, kappa, (3,), dtype=dtype)
+        eps, condition = torch.finfo(dtype).eps, kappa if power < 0 else kappa**0.5
+        for steps in (40, 41, 100):
+            assert relative_error(path(name)(A, steps), exact_sqrtm(A, power)).max() < 20 * eps * condition, steps
+
+
+def test_newton_schulz_stops_by_itself():
+    """The steps after convergence change nothing: not even the last bit, in root and gradient."""
+    A = spd(20, 10, (3,), dtype=torch.float64)
+    G = cotangent(A)
+    ops = torch.ops.fastsqrtm
+    if not fastsqrtm._library.native.loaded:
+        pytest.skip("the twin takes every step")
+    assert torch.equal(ops.ns(A, 20), ops.ns(A, 100))
+    assert torch.equal(ops.ns_backward(A, G, 20), ops.ns_backward(A, G, 100))
+
+
+# Every pair of the table.
+
+
+@pytest.mark.parametrize("power", FUNCTIONS)
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_gradients(pair, power):
+    """Exact ones against finite differences, the others against the Lyapunov solution at the root that was computed."""
+    method, backward = pair
+    if method == "pi" and power < 0:
+        return
+    A = spd(5, 30, (2,), dtype=torch.float64)
+    G = cotangent(A)
+    function, arguments = FUNCTIONS[power], {"method": method, "backward": backward}
+    if backward in ("exact", "ns"):
+        assert torch.autograd.gradcheck(lambda A: function(A, **arguments), (A.requires_grad_(),))
+        return
+    if backward == "lyapunov" and method in ("mpa", "mtp"):
+        arguments["iterations"] = 20
+    S = function(A, **arguments)
+    expected = lyapunov_gradient(S, G, power)
+    tolerance = {"svd_pi": 1e-9, "svd_taylor": 1e-9}.get(backward, 1e-10)
+    if backward in ("svd_pi", "svd_taylor"):
+        A = torch.diag_embed(torch.tensor([[1.0, 0.3, 0.09], [2.0, 0.5, 0.1]], dtype=torch.float64))
+        G, arguments["iterations"] = cotangent(A), 60
+        expected = exact_gradient(A, G, power)
+    assert relative_error(gradient(function, A, G, **arguments), expected).max() < tolerance
+
+
+@pytest.mark.parametrize("power", FUNCTIONS)
+@pytest.mark.parametrize("n", [1, 2, 7, 32])
+def test_eigendecomposition_is_the_closed_form(n, power):
+    for dtype, tolerance in ((torch.float32, 1e-3), (torch.float64, 1e-11)):
+        A = spd(n, 100, (2, 3), dtype=dtype)
+        for backward in ("exact", "lyapunov", "svd_pade", "bartels_stewart"):
+            arguments = {"method": "eigh", "backward": backward}
+            root = FUNCTIONS[power](A, **arguments)
+            assert relative_error(root, exact_sqrtm(A, power)).max() < tolerance
+            actual = gradient(FUNCTIONS[power], A, cotangent(A), **arguments)
+            assert relative_error(actual, exact_gradient(A, cotangent(A), power)).max() < tolerance, backward
+
+
+def test_power_iteration_is_the_dominant_pair():
+    A = spd(6, 50, (4,), dtype=torch.float64)
+    values, V = torch.linalg.eigh(A)
+    v = V[..., -1:]
+    root = fastsqrtm.sqrtm(A, method="pi", degree=100)
+    assert relative_error(root, values[:, -1, None, None].sqrt() * v @ v.mT).max() < 1e-6
+    leaf = A.clone().requires_grad_()
+    values, V = torch.linalg.eigh(leaf)
+    closed = values[:, -1, None, None].sqrt() * V[..., -1:] @ V[..., -1:].mT
+    (expected,) = torch.autograd.grad(closed, leaf, cotangent(A))
+    expected = (expected + expected.mT) / 2
+    assert relative_error(gradient(fastsqrtm.sqrtm, A, cotangent(A), method="pi", degree=100), expected).max() < 1e-5
+    zero = torch.zeros(3, 3, requires_grad=True)
+    root = fastsqrtm.sqrtm(zero, method="pi")
+    assert torch.equal(root, torch.zeros(3, 3))
+    assert torch.equal(torch.autograd.grad(root.sum(), zero)[0], torch.zeros(3, 3))
+
+
+# Ties: what the SVD family was made for.
+
+
+@pytest.mark.parametrize("backward", SPECTRAL)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("power", FUNCTIONS)
+def test_ties_and_near_ties_are_finite(power, dtype, backward):
+    """And bounded: by the largest quotient that the formula can give there, a few times the right one."""
+    for gap in (1e-3, 1e-5, 1e-7, 1e-9, 1e-12, 1e-15, 0.0):
+        values = torch.tensor([1.0, 1.0 - gap, 0.3, 0.3 * (1 - gap), 0.3, 1e-3, 1e-3 * (1 - gap)], dtype=torch.float64)
+        Q = torch.linalg.qr(torch.randn(7, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)).Q
+        A = ((Q * values) @ Q.mT).to(dtype)
+        A = (A + A.mT) / 2
+        X = gradient(FUNCTIONS[power], A, cotangent(A), method="eigh", backward=backward)
+        exact = exact_gradient(A, cotangent(A), power)
+        assert X.isfinite().all()
+        assert X.norm() < 10 * exact.norm(), (gap, X.norm() / exact.norm())
+
+
+def test_what_each_of_the_family_says_at_a_tie():
+    values = torch.tensor([0.25, 1.0, 1.0], dtype=torch.float64)
+    at_tie = {name: divided_differences(values, False, name, 9)[1, 2].item() for name in [*SPECTRAL, "exact"]}
+    assert at_tie == {"svd_pi": 1.0, "svd_taylor": 0.0, "svd_pade": 0.0, "exact": 0.5}
+    near = torch.tensor([0.25, 1.0 - 1e-6, 1.0], dtype=torch.float64)
+    pade, exact = (divided_differences(near, False, name, 0)[1, 2].item() for name in ("svd_pade", "exact"))
+    assert pade == pytest.approx(exact, rel=1e-8)
+
+
+def test_the_series_converge_with_their_length():
+    A = torch.diag(torch.tensor([1.0, 0.6, 0.2], dtype=torch.float64))
+    G = cotangent(A)
+    for backward, power in itertools.product(("svd_pi", "svd_taylor"), FUNCTIONS):
+        errors = [
+            relative_error(
+                gradient(FUNCTIONS[power], A, G, method="eigh", backward=backward, iterations=k),
+                exact_gradient(A, G, power),
+            ).item()
+            for k in (2, 9, 30, 90)
+        ]
+        assert errors == sorted(errors, reverse=True) and errors[0] > 1e-2 and errors[-1] < 1e-10
+
+
+# Root and gradient that belong together.
+
+
+@pytest.mark.parametrize("method", ["ns", "eigh"])
+@pytest.mark.parametrize("kappa", [1e2, 1e4])
+def test_lyapunov_gradient_of_a_converged_root_is_exact_by_default(kappa, method):
+    for power, dtype in itertools.product(FUNCTIONS, (torch.float32, torch.float64)):
+        A = spd(16, kappa, (3,), dtype=dtype)
+        actual = gradient(FUNCTIONS[power], A, cotangent(A), method=method, backward="lyapunov")
+        error = relative_error(actual, exact_gradient(A, cotangent(A), power)).max()
+        assert error < 100 * kappa * torch.finfo(dtype).eps
+    printed = gradient(fastsqrtm.sqrtm, A, cotangent(A), method=method, backward="lyapunov", iterations=8)
+    assert relative_error(printed, exact_gradient(A, cotangent(A))).max() > 1e-4
+
+
+def test_ns_lya_diverges_as_printed_and_converges_by_default():
+    pytest.importorskip("sklearn")
+    pytest.importorskip("tqdm")
+    sys.path.append(str(Path(__file__).resolve().parent.parent))
+    from bench.paper.training import TRAINED, train
+
+    final = {}
+    for name in ("NS-Lya as printed", "NS-Lya (default)", "MPA-Lya", "NS"):
+        final[name] = train(TRAINED[name], eps=1e-5, seed=0, epochs=3)["final_loss"]
+    assert not final.pop("NS-Lya as printed") < 10  # it began at 2.3
+    assert max(final.values()) < 0.5
+
+
+# Manners.
+
+
+def failure(function=fastsqrtm.sqrtm, **arguments):
+    with pytest.raises(RuntimeError) as error:
+        function(torch.eye(3), **arguments)
+    return str(error.value)
+
+
+def test_what_does_not_exist_is_refused_with_what_does():
+    for method, row in METHODS.items():
+        expected = f"fastsqrtm.sqrtm: backward of method {method} must be auto or one of {', '.join(row)}, got 'svd'"
+        assert failure(method=method, backward="svd") == expected
+    expected = "fastsqrtm.inv_sqrtm: a method with an inverse root is needed, got method pi"
+    assert failure(fastsqrtm.inv_sqrtm, method="pi") == expected
+    assert failure(method="eigh", degree=3).startswith("fastsqrtm.sqrtm: degree is not an argument of method eigh")
+    assert failure(method="ns", iterations=3).startswith("fastsqrtm.sqrtm: iterations is not an argument of method ns")
+    assert failure(method="eigh", backward="svd_pade", iterations=3).startswith("fastsqrtm.sqrtm: iterations is not")
+    assert failure(method="ns", rtol=0.1).startswith("fastsqrtm.sqrtm: rtol is not an argument of method ns")
+    assert failure(method="ns", backward="lyapunov", degree=101) == (
+        "fastsqrtm.sqrtm: degree must be from 1 to 100, got 101"
+    )
+    assert failure(method="eigh", backward="svd_pi", iterations=0) == (
+        "fastsqrtm.sqrtm: iterations must be from 1 to 100, got 0"
+    )
+    assert failure(method="mpa", backward="bartels_stewart", degree=33) == (
+        "fastsqrtm.sqrtm: degree must be from 1 to 32, got 33"
+    )
+
+
+@pytest.mark.parametrize("pair", COMBINED, ids="-".join)
+def test_batches_dtypes_and_bad_matrices(pair):
+    method, backward = pair
+    arguments = {"method": method, "backward": backward}
+    A = spd(4, 10, (5,), dtype=torch.float64)
+    alone = torch.stack([fastsqrtm.sqrtm(a, **arguments) for a in A])
+    assert relative_error(fastsqrtm.sqrtm(A, **arguments), alone).max() < 1e-13
+    assert fastsqrtm.sqrtm(A[:0], **arguments).shape == (0, 4, 4)
+    assert fastsqrtm.sqrtm(A.view(1, 5, 1, 4, 4), **arguments).shape == (1, 5, 1, 4, 4)
+    for dtype, tolerance in ((torch.float16, 5e-2), (torch.bfloat16, 1e-1)):
+        half = fastsqrtm.sqrtm(A.to(dtype), **arguments)
+        assert half.dtype == dtype and relative_error(half, alone).max() < tolerance
+    bad = A.clone()
+    bad[1, 0, 0], bad[2], bad[3, 1, 2] = math.nan, 0.0, math.inf
+    for function in (fastsqrtm.sqrtm, fastsqrtm.inv_sqrtm):
+        if function is fastsqrtm.inv_sqrtm and method == "pi":
+            continue
+        leaf = bad.clone().requires_grad_()
+        root = function(leaf, **arguments)
+        (X,) = torch.autograd.grad(root, leaf, torch.ones_like(leaf))
+        good = function(A[::4], **arguments)
+        assert relative_error(root.detach()[::4], good).max() < 1e-13
+        assert root[1].isnan().any() and root[3].isnan().any()
+        assert X[::4].isfinite().all() and torch.equal(X[2], torch.zeros(4, 4, dtype=torch.float64))
+    zero = torch.zeros(4, 4, dtype=torch.float64)
+    assert torch.equal(fastsqrtm.sqrtm(bad, **arguments)[2], zero)
+    if method != "pi":
+        infinite = torch.full((4,), math.inf, dtype=torch.float64).diag()
+        assert torch.equal(fastsqrtm.inv_sqrtm(bad, **arguments)[2], infinite)
+
+
+@pytest.mark.parametrize("backward", METHODS["eigh"])
+def test_singular_matrices_have_finite_gradients(backward):
+    A = spd(6, 10, (2,), "rank_deficient", torch.float64)
+    root = fastsqrtm.sqrtm(A, method="eigh", backward=backward)
+    assert relative_error(root @ root, A).max() < 1e-13
+    for function in FUNCTIONS.values():
+        assert gradient(function, A, cotangent(A), method="eigh", backward=backward).isfinite().all()
+    indefinite = torch.diag(torch.tensor([1.0, -0.1]))
+    assert fastsqrtm.sqrtm(indefinite, method="eigh", backward=backward).isnan().all()
+
+
+def test_transforms_and_compile():
+    A = spd(4, 10, (3,), dtype=torch.float64)
+    for method, backward in COMBINED:
+        if method == "pi":
+            continue
+
+        def loss(A, method=method, backward=backward):
+            return fastsqrtm.sqrtm(A, method=method, backward=backward).square().sum()
+
+        expected = gradient(lambda A, loss=loss: loss(A), A, None)
+        assert relative_error(torch.func.grad(loss)(A), expected).max() < 1e-12, (method, backward)
+        assert relative_error(torch.func.vmap(torch.func.grad(loss))(A), expected).max() < 1e-12, (method, backward)
+    leaf = A.clone().requires_grad_()
+    second = torch.autograd.grad(fastsqrtm.sqrtm(leaf, method="eigh").sum(), leaf, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="differentiate once"):
+        second.sum().backward()
+    compiled = torch.compile(lambda A: fastsqrtm.sqrtm(A, method="ns", backward="ns"), fullgraph=True)
+    assert torch.equal(compiled(A), fastsqrtm.sqrtm(A, method="ns"))
+
+
+def test_info_of_every_system():
+    A = spd(6, 5, (2,), dtype=torch.float64)
+    for method, backward in PAIRS:
+        _, info = fastsqrtm.sqrtm(A, method=method, backward=backward, return_info=True)
+        assert info.converged.shape == (2,)
+        converges = method in ("auto", "eigh") or (method == "ns" and backward in ("lyapunov", "bartels_stewart"))
+        assert info.converged.all() == converges, (method, backward)
