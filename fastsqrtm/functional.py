@@ -120,8 +120,9 @@ def sqrtm(
 
     Gradient:
         X with S X + X S = sym(G) for the root S returned and the cotangent G; symmetric, differentiable to any order
-        (a root combined with the backward of another method: once). At singular matrices it is finite, at most ||G|| over twice the smallest eigenvalue of S, which is at least
-        2e-4 (8e-8) ||A||^(1/2); at the zero matrix it is 0. An `eps` of yours bounds it by ||G|| / (2 sqrt(eps)).
+        (a root combined with the backward of another method: once). At singular matrices it is finite, at most ||G||
+        over twice the smallest eigenvalue of S, which is at least 2e-4 (8e-8) ||A||^(1/2); at the zero matrix it is 0.
+        An `eps` of yours bounds it by ||G|| / (2 sqrt(eps)).
 
     Cost:
         Method "auto" in float32: 6 n^3 flop forward (4 n^3 at rtol=1e-2) and 6 to 18 n^3 backward, more for larger
@@ -136,7 +137,8 @@ def sqrtm(
 
     Source:
         Nakatsukasa and Freund, SIAM Review 58(3), 2016, and Higham, Numer. Algorithms 15, 1997, for "auto"; Song, Sebe,
-        Wang, ICLR 2022, for "mpa", "mtp" and "lyapunov", and what they compare with (docs/method.md); Roberts, Int. J. Control 32, 1980, for the Lyapunov equation.
+        Wang, ICLR 2022, for "mpa", "mtp" and "lyapunov"; Roberts, Int. J. Control 32, 1980, for the Lyapunov equation;
+        docs/method.md for what they are compared with.
 
     Example:
         >>> A = fastsqrtm.testing.spd(8, kappa=1e4, batch=(3,))

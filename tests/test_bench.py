@@ -13,6 +13,8 @@ sys.path.append(str(ROOT))  # at the end: an installed fastsqrtm stays in front 
 
 pytest.importorskip("tqdm")
 from bench import accurate, report, run  # noqa: E402
+from bench.paper import claims, studies, systems, training  # noqa: E402
+from bench.paper import main as paper_main  # noqa: E402
 
 SPEC = {"case": [2, 4], "methods": ["mpa_lya"], "peer": None, "dtype": "float32", "threads": 1, "seconds": 0.01}
 
@@ -120,3 +122,38 @@ def test_accurate_measures_what_it_runs():
     assert result["sqrtm"]["root_error"] < 1e-6 < result["rough"]["root_error"]
     assert accurate.equal_accuracy(A, G) <= 1e-4
     assert 10 <= accurate.flops(A, G) <= 30
+
+
+def test_operations_are_counted():
+    """Table 2 of the paper, less the products with the identity that Newton-Schulz does not need."""
+    counted = {row["method"]: row["counted"] for row in studies.operation_counts(0.0)}
+    assert counted["MTP-Lya"] == [[9, 0], [48, 0]]
+    assert counted["MPA-Lya"] == [[4, 1], [48, 0]]
+    assert counted["NS"] == [[12, 0], [38, 0]]
+    assert counted["NS, autograd"] == [[12, 0], [24, 0]]
+
+
+def test_the_studies_of_the_paper_measure_what_they_name():
+    rows = {(r["method"], r["setting"]): r["error"] for r in studies.degree_sweep(0.0)}
+    assert rows["MPA", 9] < rows["MPA", 5] < rows["MPA", 3] and rows["sqrtm", 0] < 1e-6
+    errors = [r["error"] for r in studies.backward_sweep(0.0) if r["method"] == "Lyapunov"]
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-5
+    A, G = systems.covariances(2, 8)
+    for name, system in systems.SYSTEMS.items():
+        assert studies.gradient_error(system.root(), A, G) < 2, name
+    curves = training.scalar(7)["curves"]
+    assert curves["NS 5, solved"]["ratio"][3] == pytest.approx(9.07, rel=0.01)  # at x = 1e-3
+    assert max(max(curves[f"{name}, solved"]["ratio"]) for name in ("MPA 5", "MTP 10")) < 1.62
+
+
+def test_the_report_of_the_paper_is_made_from_its_record(tmp_path):
+    pytest.importorskip("matplotlib")
+    source = next((ROOT / "bench" / "results").glob("*-paper.json"))
+    paper_main(["--from", str(source), "--output", str(tmp_path)])
+    assert (tmp_path / "paper.md").read_text() == (ROOT / "docs" / "paper.md").read_text()
+    for figure in ("figure-1", "figure-2", "ns-lya"):
+        assert (tmp_path / "images" / "paper" / f"{figure}.png").stat().st_size > 30_000
+    record = json.loads(source.read_text())
+    assert record["commit"] and record["minutes"] < 10
+    assert claims.converged(record, "NS-Lya (default)") == [True] * 3
+    assert claims.converged(record, "NS-Lya as printed") == [False] * 3

@@ -194,16 +194,16 @@ def _ns_lya(record: dict) -> str:
         "**Why.** A whitening layer z = S^-1 x does not see the scale of a principal direction: with x = s u, the "
         "computed root f(s^2) and K in place of its derivative, the derivative of z by log s is "
         "(s u/f)(1 - 2 s^2 K/f), which is zero for the exact root. Five Newton-Schulz steps compute f = 7.6 x near "
-        "zero, whose derivative is 7.6; the Lyapunov equation at that root says 1/(2 f), and 8 of its iterations say at "
-        "most 12.8. So 2 x |K - f'|/f of a gradient that should cancel is left over, 1.4 for every small eigenvalue "
+        "zero, whose derivative is 7.6; the Lyapunov equation at that root says 1/(2 f), and 8 of its iterations say "
+        "at most 12.8. So 2 x |K - f'|/f of a gradient that should cancel is left over, 1.4 for every small eigenvalue "
         "(middle panel), and whitening amplifies it by 1/f = 1/(7.6 x). The same happens to an exact root with 8 "
         "iterations, which stop at 12.8 where 1/(2 sqrt x) is larger. MPA and MTP are as inconsistent at small "
-        "eigenvalues, a factor 1.5, but nothing is left over there, because f stays above 1/11, and nothing is amplified "
-        "beyond 11.\n\n"
+        "eigenvalues, a factor 1.5, but nothing is left over there, because f stays above 1/11, and nothing is "
+        "amplified beyond 11.\n\n"
         "**Remedy.** Root and gradient must belong together. "
         '`sqrtm(A, method="ns", backward="lyapunov")` iterates the root to convergence, each matrix for itself, and '
-        f"solves the Lyapunov equation to convergence. As printed {sum(printed)} of {len(printed)} runs converge at eps = "
-        f"{min(EPSILONS):g}, with the remedy {sum(remedy)} of {len(remedy)}. The other remedy is the gradient of the "
+        f"solves the Lyapunov equation to convergence. As printed {sum(printed)} of {len(printed)} runs converge at "
+        f"eps = {min(EPSILONS):g}, with the remedy {sum(remedy)} of {len(remedy)}. The other remedy is the gradient of the "
         'iteration itself, `backward="ns"`.\n'
     )
 
