@@ -70,8 +70,8 @@ def divided_differences(values: Tensor, inverse: bool, backward: str, iterations
     q = l_j/l_i < 1; what is approximated is 1/(1 - q):
 
     svd_taylor: the first iterations + 1 terms of the geometric series (Wang et al., TPAMI 2021).
-    svd_pi: the gradient of so many power iterations with deflation (Wang et al., NeurIPS 2019). That of the larger
-        eigenvalue's vector is the same series, that of the smaller one's has one term less.
+    svd_pi: the gradient of so many power iterations with deflation (Wang et al., NeurIPS 2019): so many terms for the
+        vector of the larger eigenvalue, and one less for that of the smaller.
     svd_pade: its diagonal Pade approximant (Song et al., ICCV 2021). The series is a rational function, so of every
         degree it is 1/(1 - q) itself; 1 - q is kept above rounding.
     exact: none of this, the quotient is 1/(s_i + s_j), s^2 = l; for l^(-1/2) -1/(s_i s_j (s_i + s_j)).
@@ -88,12 +88,12 @@ def divided_differences(values: Tensor, inverse: bool, backward: str, iterations
     if backward == "svd_pade":
         of_large = of_small = 1 / (1 - q).clamp_min(torch.finfo(q.dtype).eps)
     else:
-        of_small = torch.ones_like(q)
+        of_small = torch.zeros_like(q)
         for _ in range(iterations - 1):
             of_small = 1 + q * of_small
         of_large = 1 + q * of_small
         if backward == "svd_taylor":
-            of_small = of_large
+            of_large = of_small = 1 + q * of_large
     f_of_large, f_of_small = (torch.minimum, torch.maximum) if inverse else (torch.maximum, torch.minimum)
     f_of_large, f_of_small = (pick(_column(f), _row(f)) for pick in (f_of_large, f_of_small))
     quotient = (of_large * f_of_large - of_small * f_of_small) / large

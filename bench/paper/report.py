@@ -203,8 +203,8 @@ def _ns_lya(record: dict) -> str:
         "**Remedy.** Root and gradient must belong together. "
         '`sqrtm(A, method="ns", backward="lyapunov")` iterates the root to convergence, each matrix for itself, and '
         f"solves the Lyapunov equation to convergence. As printed {sum(printed)} of {len(printed)} runs converge at "
-        f"eps = {min(EPSILONS):g}, with the remedy {sum(remedy)} of {len(remedy)}. The other remedy is the gradient of the "
-        'iteration itself, `backward="ns"`.\n'
+        f"eps = {min(EPSILONS):g}, with the remedy {sum(remedy)} of {len(remedy)}. The other remedy is the gradient of "
+        'the iteration itself, `backward="ns"`.\n'
     )
 
 
