@@ -65,8 +65,11 @@ Dual<T, differentiated> newton_schulz(const Team& team, int iterations, bool inv
       F.derivative = M.derivative;
       linear(team, T(1), M.value, T(0), M.value, F.value);
       add_identity(F.value, T(-1));
-      const double size = frobenius(F.value);
-      last = last || !(size * size > std::numeric_limits<T>::epsilon());
+      const auto converged = [&] {
+        const double size = spectral_bound(F.value);
+        return !(size * size > std::numeric_limits<T>::epsilon());
+      };
+      last = last || converged();
       F2.product(team, F, F);
       H.combination(team, T(1.0 / 16), F2, T(-5.0 / 16), M, T(11.0 / 16));
       P.product(team, F2, H, T(-0.5), M, T(1.5));
