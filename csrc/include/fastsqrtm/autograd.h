@@ -20,32 +20,6 @@ namespace autograd {
 using at::Tensor;
 using torch::autograd::variable_list;
 
-/// The ops of fastsqrtm::ops, differentiable.
-struct ops {
-  static Tensor mpa_lya(const Tensor& A, int64_t degree = 5, int64_t iterations = 8);
-  static Tensor mtp_lya(const Tensor& A, int64_t degree = 10, int64_t iterations = 8);
-  static Tensor mpa_lya_inv(const Tensor& A, int64_t degree = 5, int64_t iterations = 8);
-  static Tensor mtp_lya_inv(const Tensor& A, int64_t degree = 10, int64_t iterations = 8);
-  static Tensor lyapunov(const Tensor& B, const Tensor& C, int64_t iterations = 8);
-  static Tensor sqrtm(const Tensor& A, double rtol = 0);
-  static Tensor inv_sqrtm(const Tensor& A, double rtol = 0);
-  static Tensor sqrtm_and_inv(const Tensor& A, double rtol = 0);
-  static Tensor mpa(const Tensor& A, int64_t degree = 5);
-  static Tensor mtp(const Tensor& A, int64_t degree = 10);
-  static Tensor mpa_inv(const Tensor& A, int64_t degree = 5);
-  static Tensor mtp_inv(const Tensor& A, int64_t degree = 10);
-  static Tensor lyapunov_newton(const Tensor& B, const Tensor& C, double rtol = 0);
-  static Tensor sqrtm_lya_backward(const Tensor& A, const Tensor& S, const Tensor& G, int64_t iterations = 8);
-  static Tensor inv_sqrtm_lya_backward(const Tensor& Z, const Tensor& G, int64_t iterations = 8);
-  static Tensor sqrtm_backward(const Tensor& S, const Tensor& G, double rtol = 0);
-  static Tensor inv_sqrtm_backward(const Tensor& Z, const Tensor& G, double rtol = 0);
-  static Tensor sqrtm_and_inv_backward(const Tensor& R, const Tensor& G, double rtol = 0);
-  static Tensor mpa_backward(const Tensor& A, const Tensor& G, int64_t degree = 5);
-  static Tensor mtp_backward(const Tensor& A, const Tensor& G, int64_t degree = 10);
-  static Tensor mpa_inv_backward(const Tensor& A, const Tensor& G, int64_t degree = 5);
-  static Tensor mtp_inv_backward(const Tensor& A, const Tensor& G, int64_t degree = 10);
-};
-
 namespace detail {
 
 /// An op with its rule. Rule::save(tensor inputs, output) gives what Rule::vjp gets first, followed by the op's last
@@ -64,7 +38,7 @@ struct Node<op, Rule> : torch::autograd::Function<Node<op, Rule>> {
     for (const Tensor* x : {fastsqrtm::detail::as_tensor(args)...})
       if (x) inputs.push_back(*x);
     context->save_for_backward(Rule::save(inputs, out));
-    context->saved_data["number"] = (args, ...);
+    context->saved_data["number"] = std::get<sizeof...(Args) - 1>(std::tie(args...));
     return out;
   }
 
@@ -76,8 +50,16 @@ struct Node<op, Rule> : torch::autograd::Function<Node<op, Rule>> {
   }
 };
 
-inline Tensor symmetric_part(const Tensor& A) { return A / 2 + A.mT() / 2; }
-inline Tensor anticommutator(const Tensor& A, const Tensor& B) { return A.matmul(B) + B.matmul(A); }
+// One term after the other, here and below: torch adds up gradients in the reverse order, which C++ would leave open.
+inline Tensor symmetric_part(const Tensor& A) {
+  const Tensor half = A / 2;
+  return half + A.mT() / 2;
+}
+
+inline Tensor anticommutator(const Tensor& A, const Tensor& B) {
+  const Tensor AB = A.matmul(B);
+  return AB + B.matmul(A);
+}
 
 /// The gradient is one op of the output.
 template <auto backward>
@@ -89,10 +71,12 @@ struct Solved {
   }
 };
 
+/// The same with iterations: A gives the scale.
+template <auto backward>
 struct SolvedByLyapunov {
   static variable_list save(const variable_list& in, const Tensor& S) { return {in[0], S}; }
   static variable_list vjp(const variable_list& saved, int64_t iterations, const Tensor& G) {
-    return {ops::sqrtm_lya_backward(saved[0], saved[1], G, iterations)};
+    return {backward(saved[0], saved[1], G, iterations)};
   }
 };
 
@@ -108,18 +92,20 @@ struct Lyapunov {
 };
 
 /// X of S X + X S = sym(G). With iterations, A gives the scale and has no part in the solution.
+template <auto solve>
 struct RootBackward {
   static variable_list save(const variable_list& in, const Tensor& X) { return {in[0], X}; }
   static variable_list vjp(const variable_list& saved, double rtol, const Tensor& cotangent) {
-    const Tensor Y = ops::sqrtm_backward(saved[0], cotangent, rtol);
+    const Tensor Y = solve(saved[0], cotangent, rtol);
     return {-anticommutator(Y, saved[1]), Y};
   }
 };
 
+template <auto solve>
 struct RootLyapunovBackward {
   static variable_list save(const variable_list& in, const Tensor& X) { return {in[0], in[1], X}; }
   static variable_list vjp(const variable_list& saved, int64_t iterations, const Tensor& cotangent) {
-    const Tensor Y = ops::sqrtm_lya_backward(saved[0], saved[1], cotangent, iterations);
+    const Tensor Y = solve(saved[0], saved[1], cotangent, iterations);
     return {Tensor(), -anticommutator(Y, saved[2]), Y};
   }
 };
@@ -133,17 +119,19 @@ struct InverseRootBackward {
     const Tensor Z = symmetric_part(saved[0]), G = symmetric_part(saved[1]), cotangent = symmetric_part(given);
     const Tensor &X = saved[2], Y = lyapunov(Z, cotangent, number);
     const Tensor K = Y.matmul(Z).matmul(Z).matmul(G);
-    const Tensor dZ = -anticommutator(Y, X) - anticommutator(K + K.mT(), Z);
+    Tensor dZ = -anticommutator(Y, X);
+    dZ = dZ - anticommutator(K + K.mT(), Z);
     return {symmetric_part(dZ), backward(Z, cotangent, number)};
   }
 };
 
 /// X of S X + X S = sym(G_S) - Z sym(G_Z) Z, for the pairs R = (S, Z) and G = (G_S, G_Z).
+template <auto solve>
 struct BothRootsBackward {
   static variable_list save(const variable_list& in, const Tensor& X) { return {in[0], in[1], X}; }
   static variable_list vjp(const variable_list& saved, double rtol, const Tensor& cotangent) {
     const auto R = symmetric_part(saved[0]).unbind(-3), G = symmetric_part(saved[1]).unbind(-3);
-    const Tensor &S = R[0], &Z = R[1], &H = G[1], &X = saved[2], Y = ops::sqrtm_backward(S, cotangent, rtol);
+    const Tensor &S = R[0], &Z = R[1], &H = G[1], &X = saved[2], Y = solve(S, cotangent, rtol);
     const Tensor K = Y.matmul(Z).matmul(H);
     return {at::stack({-anticommutator(Y, X), -(K + K.mT())}, -3), at::stack({Y, (-Z).matmul(Y).matmul(Z)}, -3)};
   }
@@ -195,6 +183,7 @@ inline Tensor approximant(Series series, bool inverse, const Tensor& given, int6
   return at::where(nu == 0, infinite, Y / nu.sqrt()).to(given.scalar_type());
 }
 
+/// The approximant's own gradient, an op of the input.
 template <auto backward>
 struct Exact {
   static variable_list save(const variable_list& in, const Tensor&) { return {in[0]}; }
@@ -226,70 +215,80 @@ Tensor apply(const Args&... args) {
 
 }  // namespace detail
 
-#define FASTSQRTM_RULE(name, ...) return detail::apply<&fastsqrtm::ops::name, detail::__VA_ARGS__>
-inline Tensor ops::mpa_lya(const Tensor& A, int64_t degree, int64_t iterations) {
-  FASTSQRTM_RULE(mpa_lya, SolvedByLyapunov)(A, degree, iterations);
-}
-inline Tensor ops::mtp_lya(const Tensor& A, int64_t degree, int64_t iterations) {
-  FASTSQRTM_RULE(mtp_lya, SolvedByLyapunov)(A, degree, iterations);
-}
-inline Tensor ops::mpa_lya_inv(const Tensor& A, int64_t degree, int64_t iterations) {
-  FASTSQRTM_RULE(mpa_lya_inv, Solved<&ops::inv_sqrtm_lya_backward>)(A, degree, iterations);
-}
-inline Tensor ops::mtp_lya_inv(const Tensor& A, int64_t degree, int64_t iterations) {
-  FASTSQRTM_RULE(mtp_lya_inv, Solved<&ops::inv_sqrtm_lya_backward>)(A, degree, iterations);
-}
-inline Tensor ops::lyapunov(const Tensor& B, const Tensor& C, int64_t iterations) {
-  FASTSQRTM_RULE(lyapunov, Lyapunov<&ops::lyapunov>)(B, C, iterations);
-}
-inline Tensor ops::sqrtm(const Tensor& A, double rtol) { FASTSQRTM_RULE(sqrtm, Solved<&ops::sqrtm_backward>)(A, rtol); }
-inline Tensor ops::inv_sqrtm(const Tensor& A, double rtol) {
-  FASTSQRTM_RULE(inv_sqrtm, Solved<&ops::inv_sqrtm_backward>)(A, rtol);
-}
-inline Tensor ops::sqrtm_and_inv(const Tensor& A, double rtol) {
-  FASTSQRTM_RULE(sqrtm_and_inv, Solved<&ops::sqrtm_and_inv_backward>)(A, rtol);
-}
-inline Tensor ops::mpa(const Tensor& A, int64_t degree) { FASTSQRTM_RULE(mpa, Exact<&ops::mpa_backward>)(A, degree); }
-inline Tensor ops::mtp(const Tensor& A, int64_t degree) { FASTSQRTM_RULE(mtp, Exact<&ops::mtp_backward>)(A, degree); }
-inline Tensor ops::mpa_inv(const Tensor& A, int64_t degree) {
-  FASTSQRTM_RULE(mpa_inv, Exact<&ops::mpa_inv_backward>)(A, degree);
-}
-inline Tensor ops::mtp_inv(const Tensor& A, int64_t degree) {
-  FASTSQRTM_RULE(mtp_inv, Exact<&ops::mtp_inv_backward>)(A, degree);
-}
-inline Tensor ops::lyapunov_newton(const Tensor& B, const Tensor& C, double rtol) {
-  FASTSQRTM_RULE(lyapunov_newton, Lyapunov<&ops::lyapunov_newton>)(B, C, rtol);
-}
-inline Tensor ops::sqrtm_lya_backward(const Tensor& A, const Tensor& S, const Tensor& G, int64_t iterations) {
-  FASTSQRTM_RULE(sqrtm_lya_backward, RootLyapunovBackward)(A, S, G, iterations);
-}
-inline Tensor ops::inv_sqrtm_lya_backward(const Tensor& Z, const Tensor& G, int64_t iterations) {
-  using Rule = detail::InverseRootBackward<&ops::inv_sqrtm_lya_backward, &ops::lyapunov>;
-  return detail::apply<&fastsqrtm::ops::inv_sqrtm_lya_backward, Rule>(Z, G, iterations);
-}
-inline Tensor ops::sqrtm_backward(const Tensor& S, const Tensor& G, double rtol) {
-  FASTSQRTM_RULE(sqrtm_backward, RootBackward)(S, G, rtol);
-}
-inline Tensor ops::inv_sqrtm_backward(const Tensor& Z, const Tensor& G, double rtol) {
-  using Rule = detail::InverseRootBackward<&ops::inv_sqrtm_backward, &ops::lyapunov_newton>;
-  return detail::apply<&fastsqrtm::ops::inv_sqrtm_backward, Rule>(Z, G, rtol);
-}
-inline Tensor ops::sqrtm_and_inv_backward(const Tensor& R, const Tensor& G, double rtol) {
-  FASTSQRTM_RULE(sqrtm_and_inv_backward, BothRootsBackward)(R, G, rtol);
-}
-inline Tensor ops::mpa_backward(const Tensor& A, const Tensor& G, int64_t degree) {
-  FASTSQRTM_RULE(mpa_backward, ExactBackward<detail::Series::pade, false>)(A, G, degree);
-}
-inline Tensor ops::mtp_backward(const Tensor& A, const Tensor& G, int64_t degree) {
-  FASTSQRTM_RULE(mtp_backward, ExactBackward<detail::Series::taylor, false>)(A, G, degree);
-}
-inline Tensor ops::mpa_inv_backward(const Tensor& A, const Tensor& G, int64_t degree) {
-  FASTSQRTM_RULE(mpa_inv_backward, ExactBackward<detail::Series::pade, true>)(A, G, degree);
-}
-inline Tensor ops::mtp_inv_backward(const Tensor& A, const Tensor& G, int64_t degree) {
-  FASTSQRTM_RULE(mtp_inv_backward, ExactBackward<detail::Series::taylor, true>)(A, G, degree);
-}
-#undef FASTSQRTM_RULE
+/// The ops of fastsqrtm::ops, differentiable: each with its rule.
+struct ops {
+  using plain = fastsqrtm::ops;
+
+  static Tensor mpa_lya(const Tensor& A, int64_t degree = 5, int64_t iterations = 8) {
+    return detail::apply<&plain::mpa_lya, detail::SolvedByLyapunov<&ops::sqrtm_lya_backward>>(A, degree, iterations);
+  }
+  static Tensor mtp_lya(const Tensor& A, int64_t degree = 10, int64_t iterations = 8) {
+    return detail::apply<&plain::mtp_lya, detail::SolvedByLyapunov<&ops::sqrtm_lya_backward>>(A, degree, iterations);
+  }
+  static Tensor mpa_lya_inv(const Tensor& A, int64_t degree = 5, int64_t iterations = 8) {
+    return detail::apply<&plain::mpa_lya_inv, detail::Solved<&ops::inv_sqrtm_lya_backward>>(A, degree, iterations);
+  }
+  static Tensor mtp_lya_inv(const Tensor& A, int64_t degree = 10, int64_t iterations = 8) {
+    return detail::apply<&plain::mtp_lya_inv, detail::Solved<&ops::inv_sqrtm_lya_backward>>(A, degree, iterations);
+  }
+  static Tensor lyapunov(const Tensor& B, const Tensor& C, int64_t iterations = 8) {
+    return detail::apply<&plain::lyapunov, detail::Lyapunov<&ops::lyapunov>>(B, C, iterations);
+  }
+  static Tensor sqrtm(const Tensor& A, double rtol = 0) {
+    return detail::apply<&plain::sqrtm, detail::Solved<&ops::sqrtm_backward>>(A, rtol);
+  }
+  static Tensor inv_sqrtm(const Tensor& A, double rtol = 0) {
+    return detail::apply<&plain::inv_sqrtm, detail::Solved<&ops::inv_sqrtm_backward>>(A, rtol);
+  }
+  static Tensor sqrtm_and_inv(const Tensor& A, double rtol = 0) {
+    return detail::apply<&plain::sqrtm_and_inv, detail::Solved<&ops::sqrtm_and_inv_backward>>(A, rtol);
+  }
+  static Tensor mpa(const Tensor& A, int64_t degree = 5) {
+    return detail::apply<&plain::mpa, detail::Exact<&ops::mpa_backward>>(A, degree);
+  }
+  static Tensor mtp(const Tensor& A, int64_t degree = 10) {
+    return detail::apply<&plain::mtp, detail::Exact<&ops::mtp_backward>>(A, degree);
+  }
+  static Tensor mpa_inv(const Tensor& A, int64_t degree = 5) {
+    return detail::apply<&plain::mpa_inv, detail::Exact<&ops::mpa_inv_backward>>(A, degree);
+  }
+  static Tensor mtp_inv(const Tensor& A, int64_t degree = 10) {
+    return detail::apply<&plain::mtp_inv, detail::Exact<&ops::mtp_inv_backward>>(A, degree);
+  }
+  static Tensor lyapunov_newton(const Tensor& B, const Tensor& C, double rtol = 0) {
+    return detail::apply<&plain::lyapunov_newton, detail::Lyapunov<&ops::lyapunov_newton>>(B, C, rtol);
+  }
+  static Tensor sqrtm_lya_backward(const Tensor& A, const Tensor& S, const Tensor& G, int64_t iterations = 8) {
+    return detail::apply<&plain::sqrtm_lya_backward, detail::RootLyapunovBackward<&ops::sqrtm_lya_backward>>(
+        A, S, G, iterations);
+  }
+  static Tensor inv_sqrtm_lya_backward(const Tensor& Z, const Tensor& G, int64_t iterations = 8) {
+    return detail::apply<&plain::inv_sqrtm_lya_backward,
+                         detail::InverseRootBackward<&ops::inv_sqrtm_lya_backward, &ops::lyapunov>>(Z, G, iterations);
+  }
+  static Tensor sqrtm_backward(const Tensor& S, const Tensor& G, double rtol = 0) {
+    return detail::apply<&plain::sqrtm_backward, detail::RootBackward<&ops::sqrtm_backward>>(S, G, rtol);
+  }
+  static Tensor inv_sqrtm_backward(const Tensor& Z, const Tensor& G, double rtol = 0) {
+    return detail::apply<&plain::inv_sqrtm_backward,
+                         detail::InverseRootBackward<&ops::inv_sqrtm_backward, &ops::lyapunov_newton>>(Z, G, rtol);
+  }
+  static Tensor sqrtm_and_inv_backward(const Tensor& R, const Tensor& G, double rtol = 0) {
+    return detail::apply<&plain::sqrtm_and_inv_backward, detail::BothRootsBackward<&ops::sqrtm_backward>>(R, G, rtol);
+  }
+  static Tensor mpa_backward(const Tensor& A, const Tensor& G, int64_t degree = 5) {
+    return detail::apply<&plain::mpa_backward, detail::ExactBackward<detail::Series::pade, false>>(A, G, degree);
+  }
+  static Tensor mtp_backward(const Tensor& A, const Tensor& G, int64_t degree = 10) {
+    return detail::apply<&plain::mtp_backward, detail::ExactBackward<detail::Series::taylor, false>>(A, G, degree);
+  }
+  static Tensor mpa_inv_backward(const Tensor& A, const Tensor& G, int64_t degree = 5) {
+    return detail::apply<&plain::mpa_inv_backward, detail::ExactBackward<detail::Series::pade, true>>(A, G, degree);
+  }
+  static Tensor mtp_inv_backward(const Tensor& A, const Tensor& G, int64_t degree = 10) {
+    return detail::apply<&plain::mtp_inv_backward, detail::ExactBackward<detail::Series::taylor, true>>(A, G, degree);
+  }
+};
 
 /// As fastsqrtm::sqrtm. Gradient: X with S X + X S = sym(G) for the root S and the cotangent G.
 inline Tensor sqrtm(const Tensor& A, const RootOptions& options = {}) {
@@ -329,14 +328,12 @@ inline Tensor mtp_lya_inv(const Tensor& A, int64_t degree = 10, int64_t iteratio
 
 /// As fastsqrtm::lyapunov. Gradient: dC = lyapunov(B, G) and dB = -sym(dC X^T + X^T dC).
 inline Tensor lyapunov(const Tensor& B, const Tensor& C, int64_t iterations = 8) {
-  return fastsqrtm::detail::broadcast(B, C,
-                                      [&](const auto& B, const auto& C) { return ops::lyapunov(B, C, iterations); });
+  return fastsqrtm::detail::broadcast(B, C, [&](const auto&... x) { return ops::lyapunov(x..., iterations); });
 }
 
 /// As fastsqrtm::lyapunov_newton. Gradient as that of lyapunov.
 inline Tensor lyapunov_newton(const Tensor& B, const Tensor& C, double rtol = 0) {
-  return fastsqrtm::detail::broadcast(B, C,
-                                      [&](const auto& B, const auto& C) { return ops::lyapunov_newton(B, C, rtol); });
+  return fastsqrtm::detail::broadcast(B, C, [&](const auto&... x) { return ops::lyapunov_newton(x..., rtol); });
 }
 
 }  // namespace autograd

@@ -335,13 +335,13 @@ inline at::Tensor mtp_lya_inv(const at::Tensor& A, int64_t degree = 10, int64_t 
 /// @param C           (..., n, n) of the same dtype and device, symmetric or not; leading dimensions are broadcast
 /// @param iterations  1 to 100
 inline at::Tensor lyapunov(const at::Tensor& B, const at::Tensor& C, int64_t iterations = 8) {
-  return detail::broadcast(B, C, [&](const auto& B, const auto& C) { return ops::lyapunov(B, C, iterations); });
+  return detail::broadcast(B, C, [&](const auto&... x) { return ops::lyapunov(x..., iterations); });
 }
 
 /// Solution X of B X + X B = C to the relative error rtol, 0 to 1; 0: to the precision of the dtype. In Python:
 /// lyapunov(B, C, rtol=rtol). Source: Roberts, Int. J. Control 32, 1980.
 inline at::Tensor lyapunov_newton(const at::Tensor& B, const at::Tensor& C, double rtol = 0) {
-  return detail::broadcast(B, C, [&](const auto& B, const auto& C) { return ops::lyapunov_newton(B, C, rtol); });
+  return detail::broadcast(B, C, [&](const auto&... x) { return ops::lyapunov_newton(x..., rtol); });
 }
 
 }  // namespace fastsqrtm
