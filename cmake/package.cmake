@@ -1,6 +1,5 @@
 # The CMake package, for programs: in the build tree, and installed beside the headers and libraries.
 include(CMakePackageConfigHelpers)
-option(FASTSQRTM_RELOCATABLE "Do not write into the installed package where this build found torch" OFF)
 set(directory ${CMAKE_CURRENT_BINARY_DIR})
 write_basic_package_version_file(${directory}/fastsqrtmConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 configure_file(cmake/fastsqrtmTorch.cmake ${directory}/fastsqrtmTorch.cmake COPYONLY)

@@ -3,6 +3,8 @@
 import importlib.metadata
 import os.path
 
+import torch
+
 from . import _register, reference, testing
 from .functional import (
     RootInfo,
@@ -24,8 +26,8 @@ try:
 except importlib.metadata.PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "0+unknown"
 
-cmake_prefix_path = os.path.dirname(__file__)
-"""What CMAKE_PREFIX_PATH of a C++ program needs for find_package(fastsqrtm CONFIG); docs/cpp.md."""
+cmake_prefix_path = f"{os.path.dirname(__file__)};{torch.utils.cmake_prefix_path}"
+"""What a C++ program gives to CMake as CMAKE_PREFIX_PATH, for fastsqrtm and the torch it runs with: docs/cpp.md."""
 
 __all__ = [
     "RootInfo",

@@ -1,7 +1,7 @@
 """Writes a model that uses the ops for run_model.cpp: `python save_model.py <directory>`.
 
-whiten.pt is TorchScript, whiten.pt2 is torch.export compiled by AOTInductor, input.pt is what to run them on: the digits
-that scikit-learn carries, by the means of 2 x 2 pixels.
+whiten.pt is TorchScript, whiten.pt2 is torch.export compiled by AOTInductor, input.pt is what to run them on: the
+digits that scikit-learn carries, by the means of 2 x 2 pixels.
 """
 
 import sys

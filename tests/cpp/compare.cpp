@@ -1,6 +1,7 @@
-// compare <in> <out>: what C++ gives for inputs from Python, for tests/test_cpp.py to compare with what Python gives.
-// In: {case: [*tensor inputs, cotangent, *cotangents of the gradients]}, a case being "<op>" and anything after a
-// space. Out: {case: [plain result, result, *gradients, *gradients of the gradients]}.
+// compare <in> <out>, or compare(in, out) in a Python process: what C++ gives for inputs from Python, for
+// tests/test_cpp.py to compare with what Python gives. In: {case: [*tensor inputs, cotangent, *cotangents of the
+// gradients]}, a case being "<op>" and anything after a space. Out: {case: [plain result, result, *gradients,
+// *gradients of the gradients]}.
 #include <fastsqrtm/autograd.h>
 #include <torch/csrc/jit/serialization/pickle.h>
 
@@ -89,9 +90,8 @@ c10::List<Tensor> results(const std::string& name, const variable_list& given) {
 
 }  // namespace
 
-int main(int count, char** arguments) {
-  if (count != 3) return 2;
-  std::ifstream in(arguments[1], std::ios::binary);
+extern "C" __attribute__((visibility("default"))) void compare(const char* from, const char* to) {
+  std::ifstream in(from, std::ios::binary);
   const std::vector<char> bytes{std::istreambuf_iterator<char>(in), {}};
   c10::Dict<std::string, c10::List<Tensor>> out;
   const auto cases = torch::jit::pickle_load(bytes).toGenericDict();
@@ -102,5 +102,10 @@ int main(int count, char** arguments) {
     out.insert(name, results(name.substr(0, name.find(' ')), given));
   }
   const std::vector<char> written = torch::jit::pickle_save(out);
-  std::ofstream(arguments[2], std::ios::binary).write(written.data(), std::streamsize(written.size()));
+  std::ofstream(to, std::ios::binary).write(written.data(), std::streamsize(written.size()));
+}
+
+int main(int count, char** arguments) {
+  if (count != 3) return 2;
+  compare(arguments[1], arguments[2]);
 }
