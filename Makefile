@@ -8,7 +8,7 @@ bin := $(VENV)/bin
 # The package is installed editable, so there is one copy of it: `python -m fastsqrtm` or `bench` started here would
 # otherwise find ./fastsqrtm, without its native libraries, before the installed one. A Python file needs no new install.
 native_inputs := $(shell find csrc cmake build_tools -type f ! -name '*.pyc') CMakeLists.txt setup.py pyproject.toml
-cpp_files = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+cpp_files = $(shell find csrc tests examples -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 configure = $(bin)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(bin))/ninja \
             -DPython_EXECUTABLE=$(abspath $(bin))/python
 # The tests that take every kernel through its shapes, strides and dtypes; the rest would only be slow.
@@ -60,7 +60,7 @@ gpu-check:  ## build for this machine's GPU, test, sanitize, measure; writes ben
 	$(PYTHON) -m bench.gpu_check $(ARGS)
 
 clean:
-	rm -rf build dist fastsqrtm.egg-info fastsqrtm/lib fastsqrtm/*.so $(VENV) $(VENV)-cuda
+	rm -rf build dist fastsqrtm.egg-info fastsqrtm/include fastsqrtm/lib fastsqrtm/share fastsqrtm/*.so $(VENV) $(VENV)-cuda
 
 # The torch of the environment. Remembers the requirement it was asked for: another one, another install.
 $(VENV)/torch: FORCE

@@ -24,7 +24,7 @@ class CMakeBuild(build_ext):
     def run(self):
         package = ROOT / "fastsqrtm" if self.inplace else Path(self.build_lib).resolve() / "fastsqrtm"
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
-        configure = ["cmake", "-S", ROOT, "-B", build, "-DCMAKE_BUILD_TYPE=Release"]
+        configure = ["cmake", "-S", ROOT, "-B", build, "-DCMAKE_BUILD_TYPE=Release", "-DFASTSQRTM_RELOCATABLE=ON"]
         configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-DFASTSQRTM_TORCH={find_torch() or ''}"]
         # Given each time as well: a build directory remembers, an environment variable that is gone should not.
         configure += [f"-DFASTSQRTM_CUDA={os.environ.get('FASTSQRTM_CUDA', 'AUTO')}"]

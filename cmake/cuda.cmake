@@ -84,5 +84,9 @@ target_compile_definitions(fastsqrtm_cuda PRIVATE USE_CUDA=1)
 target_link_libraries(fastsqrtm_cuda PRIVATE fastsqrtm_flags fastsqrtm_cuda_libraries torch_stable
                                              ${torch_root}/lib/libtorch_cuda.so)
 target_compile_features(fastsqrtm_cuda PRIVATE cuda_std_17)
-set_target_properties(fastsqrtm_cuda PROPERTIES INSTALL_RPATH "$ORIGIN/../../torch/lib" CUDA_VISIBILITY_PRESET hidden)
+# The libraries of NVIDIA's wheels are beside torch. Python has them in the process by then, a C++ program may not.
+set(cuda_wheels "$ORIGIN/../../nvidia/cu${cuda_major}/lib" "$ORIGIN/../../nvidia/cublas/lib"
+                "$ORIGIN/../../nvidia/cusolver/lib" "$ORIGIN/../../nvidia/cusparse/lib")
+set_target_properties(fastsqrtm_cuda PROPERTIES INSTALL_RPATH "$ORIGIN/../../torch/lib;${cuda_wheels}"
+                                                CUDA_VISIBILITY_PRESET hidden)
 install(TARGETS fastsqrtm_cuda LIBRARY DESTINATION lib COMPONENT python)

@@ -1,23 +1,30 @@
-# torch_stable: the stable-ABI headers and the two libraries they need. find_package(Torch) is not used: it brings every
-# flag and library of torch's own build, and it wants CUDA where torch has it.
-if(FASTSQRTM_TORCH)
-  set(torch_root ${FASTSQRTM_TORCH})
-else()
-  execute_process(COMMAND ${Python_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/build_tools/target_environment.py
-                  OUTPUT_VARIABLE torch_root OUTPUT_STRIP_TRAILING_WHITESPACE)
+# torch_stable: the stable-ABI headers and the two libraries they need; torch_root.
+include(cmake/fastsqrtmTorch.cmake)
+fastsqrtm_find_torch(torch_root FASTSQRTM_TORCH_VERSION)
+set(python_default OFF)
+if(NOT torch_root OR Python_EXECUTABLE)
+  set(python_default ON)
 endif()
-
-set(torch_version_file ${torch_root}/include/torch/headeronly/version.h)
-if(NOT torch_root OR NOT EXISTS ${torch_version_file})
-  message(FATAL_ERROR "fastsqrtm: torch >= 2.11 needed to build, found '${torch_root}' for ${Python_EXECUTABLE}.\n"
-                      "Install torch there, or pass -DFASTSQRTM_TORCH=<directory that holds torch's include and lib>.")
+option(FASTSQRTM_PYTHON "Build fastsqrtm._C for the Python package (off where CMAKE_PREFIX_PATH names a libtorch)"
+       ${python_default})
+if(FASTSQRTM_PYTHON)
+  find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module)
+  if(NOT torch_root)
+    execute_process(COMMAND ${Python_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/build_tools/target_environment.py
+                    OUTPUT_VARIABLE python_torch OUTPUT_STRIP_TRAILING_WHITESPACE)
+    fastsqrtm_find_torch(torch_root FASTSQRTM_TORCH_VERSION ${python_torch})
+  endif()
 endif()
-file(STRINGS ${torch_version_file} torch_version_line REGEX "\"[0-9.]+\"")
-string(REGEX MATCH "[0-9.]+" FASTSQRTM_TORCH_VERSION "${torch_version_line}")
-message(STATUS "fastsqrtm: building against torch ${FASTSQRTM_TORCH_VERSION} in ${torch_root}")
 
 # The oldest torch that a build loads into, whatever torch it was built against.
 set(FASTSQRTM_TORCH_OLDEST 2.11)
+if(NOT torch_root)
+  message(FATAL_ERROR "fastsqrtm: torch >= ${FASTSQRTM_TORCH_OLDEST} needed to build, there is none in "
+                      "FASTSQRTM_TORCH='${FASTSQRTM_TORCH}', CMAKE_PREFIX_PATH='${CMAKE_PREFIX_PATH}' or the environment "
+                      "of Python '${Python_EXECUTABLE}'.\n"
+                      "Install torch there, or pass -DFASTSQRTM_TORCH=<directory that holds torch's include and lib>.")
+endif()
+message(STATUS "fastsqrtm: building against torch ${FASTSQRTM_TORCH_VERSION} in ${torch_root}")
 
 add_library(torch_stable INTERFACE)
 target_include_directories(torch_stable SYSTEM INTERFACE ${torch_root}/include)
