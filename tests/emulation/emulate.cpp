@@ -559,6 +559,13 @@ void large_path(int n, bool brief) {
                      20 * condition * precision);
       }
     }
+    for (int iterations : {1, 2, 3, 40}) {  // the order of the launches, so at one size
+      if (!by_steps(op) || n > 16) continue;
+      Setting own = large;
+      own.iterations = iterations;
+      check_values(op, n, make_inputs(op, n, 3, Storage::float64, false), own,
+                   std::string("large ") + op.name + " iterations " + std::to_string(iterations));
+    }
     if (op.is_root() || op.fused == Fused::sqrtm_lya_backward || (is_exact_gradient(op) && !op.inverse)) {
       for (double scale : {1e-30, 1e30}) {
         check_values(op, n, make_inputs(op, n, 2, Storage::float32, false, scale), large,
