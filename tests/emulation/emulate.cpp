@@ -7,6 +7,7 @@
 //   emulate large_brief <n>...                                      every step of it once, for the slow builds
 //   emulate far                                                     offsets beyond 2^31 elements
 //   emulate plans                                                   the choice of variants, the walk over a large batch
+//   emulate <seed_missing_barrier|seed_out_of_bounds> <the above>   with a fault in the kernels
 //   emulate skipped_barrier                                         a kernel with a fault, to show that it is found
 #include <sys/mman.h>
 
@@ -839,6 +840,10 @@ void skipped_barrier() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  const std::string seed = argc > 1 ? argv[1] : "";
+  seeded_missing_barrier = seed == "seed_missing_barrier";
+  seeded_offset = seed == "seed_out_of_bounds";
+  if (seeded_missing_barrier || seeded_offset != 0) ++argv, --argc;
   const std::string command = argc > 1 ? argv[1] : "";
   if (command == "hard" && argc > 4) {
     for (int i = 4; i < argc; ++i) hard(argv[2], argv[3], std::atoi(argv[i]));

@@ -26,6 +26,8 @@ Thread* current = nullptr;
 EmulatedIndex block_dim, block_index, grid_dim;
 unsigned char* shared_memory = nullptr;
 int64_t first_block = 0;
+bool seeded_missing_barrier = false;
+int seeded_offset = 0;
 
 namespace {
 
