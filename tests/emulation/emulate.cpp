@@ -498,6 +498,13 @@ Matrix rank_one(int n) {
   return a;
 }
 
+// Small matrices share a warp: with enough steps some stop there while their neighbours go on.
+Setting stopping(const Op& op, int n) {
+  Setting setting;
+  if (by_steps(op) && n <= 16) setting.iterations = 40;
+  return setting;
+}
+
 // The answers that are documented beside the values.
 void answers(const Op& op, int n, Storage storage, const Setting& setting) {
   const OneOfThree one(op, n, storage, setting);
@@ -582,10 +589,7 @@ void manners() {
       for (int n : {1, 6, 13, 24, 40, 60}) {
         if (n == 60 && storage == Storage::float64) continue;
         if (op.is_accurate() && (n == 6 || n == 40)) continue;  // their kernels are the longest
-        Setting setting;
-        // Small matrices share a warp: some stop there while their neighbours go on.
-        if (by_steps(op) && n <= 16) setting.iterations = 40;
-        answers(op, n, storage, setting);
+        answers(op, n, storage, stopping(op, n));
       }
     }
   }
@@ -639,8 +643,7 @@ void manners() {
   for (const Op& op : ops) {
     for (int n : {7, 15, 30, 61}) {
       std::vector<Batch> inputs = make_inputs(op, n, 5, Storage::float32, true);
-      Setting setting;
-      if (by_steps(op) && n <= 16) setting.iterations = 40;
+      const Setting setting = stopping(op, n);
       const std::vector<Matrix> usual = run_op(op, n, inputs, setting);
       Setting other = setting;
       if (op.fused == Fused::mpa) other.groups = 4;
@@ -848,7 +851,11 @@ int main(int argc, char** argv) {
   if (command == "hard" && argc > 4) {
     for (int i = 4; i < argc; ++i) hard(argv[2], argv[3], std::atoi(argv[i]));
   } else if (command == "answers" && argc > 3) {
-    for (int i = 3; i < argc; ++i) answers(*find_op(argv[2]), std::atoi(argv[i]), Storage::float32, {});
+    const Op& op = *find_op(argv[2]);
+    for (int i = 3; i < argc; ++i) {
+      const int n = std::atoi(argv[i]);
+      answers(op, n, Storage::float32, stopping(op, n));
+    }
   } else if (command == "values" && argc > 4) {
     for (int i = 4; i < argc; ++i) {
       if (std::string(argv[2]) != "all") {
