@@ -26,7 +26,7 @@ from bench.worker import measure_ours, measure_peer
 from fastsqrtm.testing import spd
 
 ROOTS = ("mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv")
-EXACT = ("mpa", "mtp", "mpa_inv", "mtp_inv")  # with the gradient of the approximant
+EXACT = ("mpa", "mtp", "ns", "mpa_inv", "mtp_inv", "ns_inv")  # with the gradient of the approximant
 ACCURATE = {"sqrtm": 1, "inv_sqrtm": 1, "sqrtm_backward": 2, "inv_sqrtm_backward": 2, "lyapunov_newton": 2}
 TENSORS = {
     **dict.fromkeys(ROOTS, 1),

@@ -20,11 +20,13 @@ SOURCES = ROOT / "csrc" / "cuda"
 KERNELS = (
     "mpa",
     "mtp",
+    "ns",
     "sqrtm_lya_backward",
     "inv_sqrtm_lya_backward",
     "lyapunov",
     "mpa_backward",
     "mtp_backward",
+    "ns_backward",
     "accurate_roots",
     "accurate_backward",
     "lyapunov_newton",

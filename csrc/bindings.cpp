@@ -67,11 +67,13 @@ py::object plan_cuda(const std::string& op, int64_t batch, int64_t n, int elemen
                      int multiprocessors, int degree) {
   const std::pair<const char*, cuda::Fused> ops[] = {{"mpa", cuda::Fused::mpa},
                                                      {"mtp", cuda::Fused::mtp},
+                                                     {"ns", cuda::Fused::ns},
                                                      {"sqrtm_lya_backward", cuda::Fused::sqrtm_lya_backward},
                                                      {"inv_sqrtm_lya_backward", cuda::Fused::inv_sqrtm_lya_backward},
                                                      {"lyapunov", cuda::Fused::lyapunov},
                                                      {"mpa_backward", cuda::Fused::mpa_backward},
                                                      {"mtp_backward", cuda::Fused::mtp_backward},
+                                                     {"ns_backward", cuda::Fused::ns_backward},
                                                      {"accurate_roots", cuda::Fused::accurate_roots},
                                                      {"accurate_backward", cuda::Fused::accurate_backward},
                                                      {"lyapunov_newton", cuda::Fused::lyapunov_newton}};

@@ -55,6 +55,19 @@ struct MtpArguments {
   T coefficient[max_taylor_degree + 3];  // zero beyond the degree
 };
 
+struct NewtonSchulzArguments {
+  Problem problem;
+  Input a;
+  int iterations;
+  bool inverse;
+};
+
+struct NewtonSchulzBackwardArguments {
+  NewtonSchulzArguments steps;
+  Input cotangent;
+  void* kept;  // batch x kept_elements in the type of the computation
+};
+
 struct SqrtmLyaBackwardArguments {
   Problem problem;
   Input a;

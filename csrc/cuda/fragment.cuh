@@ -95,6 +95,12 @@ struct Fragment {
   }
 };
 
+// Adds to the diagonal of the n x n matrix alone.
+template <class V, int split, typename T>
+__device__ __forceinline__ void add_identity(Fragment<V, split>& f, const Owner<V, split>& owner, int n, T value) {
+  f.add_to_diagonal(owner, owner.diagonal_row() < n ? value : T(0));
+}
+
 // Reads a symmetric matrix. Lanes without a tile get zeros.
 template <class V, int split, typename T>
 __device__ __forceinline__ void read(const T* matrix, const Owner<V, split>& owner, Fragment<V, split>& f) {

@@ -12,6 +12,8 @@
 #include "mpa_backward.cuh"
 #include "mtp.cuh"
 #include "mtp_backward.cuh"
+#include "ns.cuh"
+#include "ns_backward.cuh"
 
 namespace fastsqrtm {
 namespace cuda {
@@ -31,6 +33,12 @@ Kernel<MpaArguments<T>> mpa_kernel_of(int variant, std::integer_sequence<int, in
 template <typename T, int... index>
 Kernel<MtpArguments<T>> mtp_kernel_of(int variant, std::integer_sequence<int, index...>) {
   static constexpr Kernel<MtpArguments<T>> table[] = {mtp_kernel<Variant<T, index>>...};
+  return table[variant];
+}
+
+template <typename T, int... index>
+Kernel<NewtonSchulzArguments> ns_kernel_of(int variant, std::integer_sequence<int, index...>) {
+  static constexpr Kernel<NewtonSchulzArguments> table[] = {ns_kernel<Variant<T, index>>...};
   return table[variant];
 }
 
@@ -62,6 +70,12 @@ Kernel<MpaBackwardArguments<T>> mpa_backward_kernel_of(int variant, std::integer
 template <typename T, int... index>
 Kernel<MtpBackwardArguments<T>> mtp_backward_kernel_of(int variant, std::integer_sequence<int, index...>) {
   static constexpr Kernel<MtpBackwardArguments<T>> table[] = {mtp_backward_kernel<Variant<T, index>>...};
+  return table[variant];
+}
+
+template <typename T, int... index>
+Kernel<NewtonSchulzBackwardArguments> ns_backward_kernel_of(int variant, std::integer_sequence<int, index...>) {
+  static constexpr Kernel<NewtonSchulzBackwardArguments> table[] = {ns_backward_kernel<Variant<T, index>>...};
   return table[variant];
 }
 

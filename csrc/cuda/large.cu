@@ -84,17 +84,19 @@ class DeviceLibrary {
   }
 
   // Row-major X Y is column-major Y X.
-  void gemm(T alpha, const T* x, const T* y, T beta, T* out, int n, int64_t batch) {
-    const long long stride = static_cast<long long>(n) * n;
-    const int count = static_cast<int>(batch);
+  void gemm(T alpha, const T* x, const T* y, T beta, T* out, int n, int64_t batch, const Rows& rows = {}) {
+    const long long size = static_cast<long long>(n) * n;
+    const int height = rows.count * n, count = static_cast<int>(batch);
     if constexpr (sizeof(T) == 8) {
-      check_library(cublasDgemmStridedBatched(blas_, CUBLAS_OP_N, CUBLAS_OP_N, n, n, n, &alpha, y, n, stride, x, n,
-                                              stride, &beta, out, n, stride, count),
-                    "cublasDgemmStridedBatched");
+      check_library(
+          cublasDgemmStridedBatched(blas_, CUBLAS_OP_N, CUBLAS_OP_N, n, height, n, &alpha, y, n, rows.y * size, x, n,
+                                    rows.x * size, &beta, out, n, rows.out * size, count),
+          "cublasDgemmStridedBatched");
     } else {
-      check_library(cublasSgemmStridedBatched(blas_, CUBLAS_OP_N, CUBLAS_OP_N, n, n, n, &alpha, y, n, stride, x, n,
-                                              stride, &beta, out, n, stride, count),
-                    "cublasSgemmStridedBatched");
+      check_library(
+          cublasSgemmStridedBatched(blas_, CUBLAS_OP_N, CUBLAS_OP_N, n, height, n, &alpha, y, n, rows.y * size, x, n,
+                                    rows.x * size, &beta, out, n, rows.out * size, count),
+          "cublasSgemmStridedBatched");
     }
   }
 

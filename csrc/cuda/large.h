@@ -3,7 +3,7 @@
 // is cuBLAS and cuSOLVER in large.cu and plain loops in tests/emulation.
 //
 // Library: run(kernel, blocks_x, blocks_y, threads_x, threads_y, shared_bytes, arguments...)
-//          gemm(alpha, X, Y, beta, out, n, batch)      out = alpha X Y + beta out, row-major
+//          gemm(alpha, X, Y, beta, out, n, batch, rows)  out = alpha X Y + beta out, row-major
 //          solve(factors, rights, info, n, count)      right <- factor^-1 right by Cholesky; factor is destroyed
 //          products(x, y, out, n, count)               out[i] = x[i] y[i], by addresses
 //          stacked(X, Y, out, n, terms, batch)         out = sum of X_j^T Y_j, `terms` one after the other
@@ -17,6 +17,13 @@
 
 namespace fastsqrtm {
 namespace cuda {
+
+// Of X and of the result of a product, `count` matrices one upon the other take part; what belongs to the next of the
+// batch starts so many matrices further.
+struct Rows {
+  int count = 1;
+  int x = 1, y = 1, out = 1;
+};
 
 struct LargeOp {
   Fused op;
@@ -50,6 +57,8 @@ inline int64_t large_matrices(Fused op, int degree) {
       return 3 + 2 * degree;
     case Fused::mtp_backward:
       return 8;
+    case Fused::ns_backward:
+      return 12;
     default:
       return 6;
   }
@@ -116,6 +125,8 @@ class Large {
         return mpa();
       case Fused::mtp:
         return mtp();
+      case Fused::ns:
+        return ns();
       case Fused::sqrtm_lya_backward:
         return sqrtm_lya_backward();
       case Fused::inv_sqrtm_lya_backward:
@@ -126,6 +137,8 @@ class Large {
         return mpa_backward();
       case Fused::mtp_backward:
         return mtp_backward();
+      case Fused::ns_backward:
+        return ns_backward();
       default:
         return;  // the accurate methods: large_newton.h
     }
@@ -210,6 +223,57 @@ class Large {
       std::swap(sum, next);
     }
     tiles(&finish_kernel<T>, finish_arguments(sum, o_.inverse ? Finish::inverse_root : Finish::root));
+  }
+
+  // x y. Of `parts` 2 every matrix is followed by its derivative, and so is the product.
+  void times(int parts, const T* x, const T* y, T beta, T* out) {
+    const int64_t size = static_cast<int64_t>(n_) * n_;
+    library_.gemm(1, x, y, beta, out, n_, batch_, {parts, parts, parts, parts});
+    if (parts == 2) library_.gemm(1, x, y + size, 1, out + size, n_, batch_, {1, parts, parts, parts});
+  }
+
+  // Returns Y after the steps of newton_schulz.cuh from X, and with 2 parts its derivative along `g` behind it. All
+  // steps of all matrices: to ask which have converged would have the host wait, and they stay where they are.
+  T* newton_schulz(int parts, const T* x, const T* g) {
+    T* m = matrices(parts);
+    T* y = matrices(parts);
+    T* p = matrices(parts);
+    T* squared = matrices(parts);
+    T* factor = matrices(parts);
+    elements(batch_ * parts, &newton_schulz_start_kernel<T>, m, batch_, parts, n_, x, g,
+             static_cast<const Norm<T>*>(norms_));
+    bool first = true;
+    for (int left = o_.iterations; left > 0; first = false) {
+      const bool pair = left % 2 == 0;
+      left -= pair ? 2 : 1;
+      if (pair) times(parts, m, m, 0, squared);
+      elements(batch_ * parts, &newton_schulz_step_kernel<T>, static_cast<const T*>(m), batch_, parts, n_, pair,
+               squared, factor, p);
+      if (pair) times(parts, squared, factor, 1, p);
+      const T* step = p;
+      if (first && o_.inverse) {
+        std::swap(y, p);  // Y was I
+      } else {
+        times(parts, first ? m : y, step, 0, factor);
+        std::swap(y, factor);
+      }
+      if (left == 0) break;
+      const T* n = y;  // of the first root, where Y was M
+      if (!first || o_.inverse) {
+        times(parts, m, step, 0, squared);
+        n = squared;
+      }
+      times(parts, n, step, 0, m);
+    }
+    return y;
+  }
+
+  void ns() {
+    T* x = matrices();
+    symmetrise(o_.first, x);
+    find_norms();
+    const T* y = newton_schulz(1, x, nullptr);
+    tiles(&finish_kernel<T>, finish_arguments(y, o_.inverse ? Finish::inverse_root : Finish::root));
   }
 
   // Returns where C is after the steps from b and c, both symmetric and scaled.
@@ -308,6 +372,7 @@ class Large {
     ExactGradient<T> gradient = exact_gradient(x, g, derivative, right, o_.inverse ? T(-1) : T(1));
     gradient.info = info;
     gradient.count = o_.degree;
+    gradient.term_step = o_.degree;
     gradient.constant = series.constant;
     for (int j = 0; j < o_.degree; ++j) {
       const T root = std::sqrt(std::fabs(series.weight[j]) * series.scale[j]);
@@ -363,9 +428,22 @@ class Large {
     finish_exact(gradient);
   }
 
+  void ns_backward() {
+    T* x = matrices();
+    T* g = matrices();
+    symmetrise(o_.first, x);
+    find_norms();
+    symmetrise(o_.second, g);
+    const T* y = newton_schulz(2, x, g);
+    ExactGradient<T> gradient = exact_gradient(x, g, y + static_cast<int64_t>(n_) * n_, y, T(1));
+    gradient.weight[0] = T(1);
+    gradient.term_step = gradient.derivative_step = 2;
+    finish_exact(gradient);
+  }
+
   ExactGradient<T> exact_gradient(const T* x, const T* g, const T* derivative, const T* terms, T sign) {
-    return {o_.problem, x,          g,    derivative, terms, norms_, nullptr, take<T>(batch_ * large_tiles(n_)),
-            1,          o_.inverse, sign, T(0),       {},    {}};
+    return {o_.problem, x, g, derivative, terms, norms_, nullptr, take<T>(batch_ * large_tiles(n_)),
+            1,          1, 1, o_.inverse, sign,  T(0),   {},      {}};
   }
 
   void finish_exact(const ExactGradient<T>& gradient) {

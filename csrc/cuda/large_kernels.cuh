@@ -4,6 +4,7 @@
 #pragma once
 
 #include "memory.cuh"
+#include "newton_schulz.cuh"
 #include "norm.cuh"
 
 namespace fastsqrtm {
@@ -222,6 +223,36 @@ __global__ void taylor_derivative_kernel(T* h, T* d, int64_t matrices, int n, co
   });
 }
 
+// What the steps of newton_schulz.cuh start from: X, with two `parts` followed by the derivative.
+template <typename T>
+__global__ void newton_schulz_start_kernel(T* m, int64_t batch, int parts, int n, const T* x, const T* g,
+                                           const Norm<T>* norms) {
+  const int64_t size = static_cast<int64_t>(n) * n;
+  for_elements(batch * parts, n, [&](int64_t part, int, int, int64_t at) {
+    const int64_t matrix = part / parts;
+    const int64_t from = at + (matrix - part) * size;
+    m[at] = part % parts == 0 ? norms[matrix].normalise(x[from]) : g[from];
+  });
+}
+
+// What a step, or a pair of them, has beside products: the factors E^2 and H, of which `squared` holds M^2 before, and
+// the rest of P. Linear but for the identity, so the derivatives are the same without it. E^2 = M^2 - 2 M + I is off by
+// a rounding of 1, as P is.
+template <typename T>
+__global__ void newton_schulz_step_kernel(const T* m, int64_t batch, int parts, int n, bool pair, T* squared, T* factor,
+                                          T* p) {
+  for_elements(batch * parts, n, [&](int64_t part, int i, int j, int64_t at) {
+    const T identity = i == j && part % parts == 0 ? T(1) : T(0);
+    const T x = m[at];
+    if (pair) {
+      const T e = identity - T(2) * x + squared[at];
+      squared[at] = e;
+      factor[at] = two_steps_factor(e, x) + T(two_steps_identity) * identity;
+    }
+    p[at] = T(1.5) * identity - T(0.5) * x;
+  });
+}
+
 // W = U^T - U/2
 template <typename T>
 __global__ void transpose_minus_half_kernel(T* w, const T* u, int n) {
@@ -344,6 +375,7 @@ struct ExactGradient {
   const int* info;  // per term, or null
   T* partial;       // per tile: its part of what X is multiplied by
   int count;
+  int term_step, derivative_step;  // matrices from those of one matrix to those of the next
   bool inverse;
   T sign;
   T constant;
@@ -357,7 +389,8 @@ __global__ void radial_kernel(ExactGradient<T> a) {
   const int tiles = (n + tile_edge - 1) / tile_edge;
   const int64_t matrix = blockIdx.y;
   const int64_t size = static_cast<int64_t>(n) * n;
-  const T* terms = a.terms + matrix * a.count * size;
+  const T* terms = a.terms + matrix * a.term_step * size;
+  const T* derivative = a.derivative + matrix * a.derivative_step * size;
   const int column = static_cast<int>(blockIdx.x) % tiles * tile_edge + static_cast<int>(threadIdx.x);
   T sum = 0;
   for (int y = threadIdx.y; y < tile_edge; y += tile_rows) {
@@ -368,7 +401,7 @@ __global__ void radial_kernel(ExactGradient<T> a) {
     T value = a.constant * on_diagonal;
     for (int k = 0; k < a.count; ++k) value += a.weight[k] * (terms[k * size + at] - a.identity[k] * on_diagonal);
     sum += (a.inverse ? T(-0.5) : T(0.5)) * a.cotangent[matrix * size + at] * value -
-           a.sign * a.derivative[matrix * size + at] * a.norms[matrix].normalise(a.x[matrix * size + at]);
+           a.sign * derivative[at] * a.norms[matrix].normalise(a.x[matrix * size + at]);
   }
   sum = reduce_block(sum, reinterpret_cast<T*>(dynamic_shared()), [](T p, T q) { return p + q; });
   if (threadIdx.x == 0 && threadIdx.y == 0) a.partial[matrix * gridDim.x + blockIdx.x] = sum;
@@ -379,6 +412,7 @@ __global__ void exact_gradient_kernel(ExactGradient<T> a) {
   const int n = a.problem.n;
   const int64_t matrix = blockIdx.y;
   const int64_t start = matrix * n * n;
+  const T* derivative = a.derivative + a.derivative_step * start;
   const Norm<T> norm = a.norms[matrix];
   bool failed = false;
   for (int k = 0; a.info && k < a.count; ++k) failed = failed || a.info[matrix * a.count + k] != 0;
@@ -394,8 +428,8 @@ __global__ void exact_gradient_kernel(ExactGradient<T> a) {
     for_tile<T>(
         n,
         [&](int i, int j) {
-          const int64_t at = start + static_cast<int64_t>(i) * n + j;
-          return a.sign * a.derivative[at] + radial * norm.normalise(a.x[at]);
+          const int64_t at = static_cast<int64_t>(i) * n + j;
+          return a.sign * derivative[at] + radial * norm.normalise(a.x[start + at]);
         },
         [&](int i, int j, T x, T mirrored) {
           T value = T(0.5) * (x + mirrored) * scale;

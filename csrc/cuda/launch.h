@@ -19,6 +19,7 @@ void launch_mpa(const Problem& problem, const Input& a, int degree, bool inverse
                 cudaStream_t stream);
 void launch_mtp(const Problem& problem, const Input& a, int degree, bool inverse, const FusedPlan& plan,
                 cudaStream_t stream);
+void launch_ns(const NewtonSchulzArguments& arguments, const FusedPlan& plan, cudaStream_t stream);
 void launch_sqrtm_lya_backward(const SqrtmLyaBackwardArguments& arguments, const FusedPlan& plan, cudaStream_t stream);
 void launch_inv_sqrtm_lya_backward(const InvSqrtmLyaBackwardArguments& arguments, const FusedPlan& plan,
                                    cudaStream_t stream);
@@ -28,6 +29,7 @@ void launch_mpa_backward(const Problem& problem, const Input& a, const Input& co
                          void* kept, const FusedPlan& plan, cudaStream_t stream);
 void launch_mtp_backward(const Problem& problem, const Input& a, const Input& cotangent, int degree, bool inverse,
                          void* kept, const FusedPlan& plan, cudaStream_t stream);
+void launch_ns_backward(const NewtonSchulzBackwardArguments& arguments, const FusedPlan& plan, cudaStream_t stream);
 void launch_accurate_roots(const Problem& problem, const Input& a, bool root, bool inverse, const RootDesign& design,
                            const FusedPlan& plan, cudaStream_t stream);
 void launch_accurate_backward(const AccurateBackwardArguments& arguments, const FusedPlan& plan, cudaStream_t stream);

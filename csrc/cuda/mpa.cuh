@@ -9,20 +9,6 @@
 namespace fastsqrtm {
 namespace cuda {
 
-// What takes y to the result: root y sqrt(nu), inverse root y / sqrt(nu), 0 for the inverse root of the zero matrix.
-template <typename T>
-__device__ __forceinline__ T result_scale(const Norm<T>& norm, bool inverse) {
-  return inverse ? norm.inverse_root() : norm.root();
-}
-
-// The inverse root of the zero matrix is infinite on the diagonal and 0 elsewhere.
-template <class V, int split, typename T>
-__device__ __forceinline__ void scale_result(Fragment<V, split>& f, const Owner<V, split>& owner, T scale,
-                                             bool inverse) {
-  f.apply([scale](T y) { return y * scale; });
-  if (inverse && scale == T(0)) f.add_to_diagonal(owner, infinity<T>());
-}
-
 // Block: threadIdx.y = matrix in the block * groups + group. Group g takes the shifts g, g + groups, ...; their sum is
 // taken in the order of the shifts, so the number of groups changes no bit.
 template <class V>

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "memory.cuh"
-#include "mpa.cuh"
 #include "norm.cuh"
 #include "product.cuh"
 

@@ -13,36 +13,6 @@
 namespace fastsqrtm {
 namespace cuda {
 
-// Whether any of the teams that share this team's warp wants to go on.
-template <class V>
-__device__ __forceinline__ bool any_team(bool own) {
-  if constexpr (V::threads >= 32) {
-    return own;
-  } else {
-    static_assert(V::threads == 16, "two teams share a warp");
-    return __shfl_xor_sync(all_lanes, static_cast<int>(own), 16, 32) != 0 || own;
-  }
-}
-
-// The same bits in every lane, so that all lanes take the same decisions. What was read before them may be replaced
-// after them.
-template <class V, typename T>
-__device__ __forceinline__ T team_sum(T value, T* scratch) {
-  sync_team<V::threads>();
-  return reduce_team<V>(value, scratch, [](T a, T b) { return a + b; });
-}
-template <class V, typename T>
-__device__ __forceinline__ T team_max(T value, T* scratch) {
-  sync_team<V::threads>();
-  return reduce_team<V>(value, scratch, [](T a, T b) { return max_or_nan(a, b); });
-}
-
-// Adds to the diagonal of the n x n matrix alone.
-template <class V, int split, typename T>
-__device__ __forceinline__ void add_identity(Fragment<V, split>& f, const Owner<V, split>& owner, int n, T value) {
-  f.add_to_diagonal(owner, owner.diagonal_row() < n ? value : T(0));
-}
-
 // Whether this lane sees that a sweep failed: a pivot that is not positive makes NaN of every tile.
 template <class V, int split>
 __device__ __forceinline__ bool has_nan(const Fragment<V, split>& f) {
@@ -82,25 +52,6 @@ __device__ __forceinline__ T one_norm(const T* matrix, int blocks, int n, T* scr
   T plain, shifted;
   one_norms<V>(matrix, T(0), blocks, n, scratch, plain, shifted);
   return plain;
-}
-
-template <class V, int split, typename T>
-__device__ __forceinline__ T sum_of_squares(const Fragment<V, split>& f, T scale) {
-  T sum = 0;
-#pragma unroll
-  for (int c = 0; c < V::tile; ++c) {
-    const T x = f.diagonal[c] * scale;
-    sum += x * x;
-  }
-#pragma unroll
-  for (int r = 0; r < f.rows; ++r) {
-#pragma unroll
-    for (int c = 0; c < V::tile; ++c) {
-      const T x = f.under[r][c] * scale;
-      sum += T(2) * (x * x);
-    }
-  }
-  return sum;
 }
 
 // The shared memory of one matrix.

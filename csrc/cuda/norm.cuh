@@ -24,6 +24,30 @@ __device__ __forceinline__ T reduce_team(T value, T* scratch, F f) {
   return value;
 }
 
+// Whether any of the teams that share this team's warp wants to go on.
+template <class V>
+__device__ __forceinline__ bool any_team(bool own) {
+  if constexpr (V::threads >= 32) {
+    return own;
+  } else {
+    static_assert(V::threads == 16, "two teams share a warp");
+    return __shfl_xor_sync(all_lanes, static_cast<int>(own), 16, 32) != 0 || own;
+  }
+}
+
+// The same bits in every lane, so that all lanes take the same decisions. What was read before them may be replaced
+// after them.
+template <class V, typename T>
+__device__ __forceinline__ T team_sum(T value, T* scratch) {
+  sync_team<V::threads>();
+  return reduce_team<V>(value, scratch, [](T a, T b) { return a + b; });
+}
+template <class V, typename T>
+__device__ __forceinline__ T team_max(T value, T* scratch) {
+  sync_team<V::threads>();
+  return reduce_team<V>(value, scratch, [](T a, T b) { return max_or_nan(a, b); });
+}
+
 // The even exponent near a number >= 0, within what power_of_two takes in either sign.
 template <typename T>
 __device__ __forceinline__ int even_exponent(T largest) {
@@ -62,7 +86,26 @@ struct Norm {
   __device__ __forceinline__ T restore(T x) const { return x * ratio * power_of_two<T>(exponent); }
 };
 
-// An element under the diagonal stands for two.
+// This lane's part of the sum of the squares of scale f. An element under the diagonal stands for two.
+template <class V, int split, typename T>
+__device__ __forceinline__ T sum_of_squares(const Fragment<V, split>& f, T scale) {
+  T sum = 0;
+#pragma unroll
+  for (int c = 0; c < V::tile; ++c) {
+    const T x = f.diagonal[c] * scale;
+    sum += x * x;
+  }
+#pragma unroll
+  for (int r = 0; r < f.rows; ++r) {
+#pragma unroll
+    for (int c = 0; c < V::tile; ++c) {
+      const T x = f.under[r][c] * scale;
+      sum += T(2) * (x * x);
+    }
+  }
+  return sum;
+}
+
 template <class V, int split, typename T>
 __device__ __forceinline__ Norm<T> frobenius_norm(const Fragment<V, split>& f, T* scratch) {
   T largest = 0;
@@ -77,24 +120,24 @@ __device__ __forceinline__ Norm<T> frobenius_norm(const Fragment<V, split>& f, T
 
   Norm<T> norm;
   norm.exponent = even_exponent(largest);
-  const T down = power_of_two<T>(-norm.exponent);
-  T sum = 0;
-#pragma unroll
-  for (int c = 0; c < V::tile; ++c) {
-    const T x = f.diagonal[c] * down;
-    sum += x * x;
-  }
-#pragma unroll
-  for (int r = 0; r < f.rows; ++r) {
-#pragma unroll
-    for (int c = 0; c < V::tile; ++c) {
-      const T x = f.under[r][c] * down;
-      sum += T(2) * (x * x);
-    }
-  }
-  sum = reduce_team<V>(sum, scratch + V::scratch_elements / 2, [](T a, T b) { return a + b; });
+  const T sum = reduce_team<V>(sum_of_squares(f, power_of_two<T>(-norm.exponent)), scratch + V::scratch_elements / 2,
+                               [](T a, T b) { return a + b; });
   norm.finish(largest, sum);
   return norm;
+}
+
+// What takes y to the result: root y sqrt(nu), inverse root y / sqrt(nu), 0 for the inverse root of the zero matrix.
+template <typename T>
+__device__ __forceinline__ T result_scale(const Norm<T>& norm, bool inverse) {
+  return inverse ? norm.inverse_root() : norm.root();
+}
+
+// The inverse root of the zero matrix is infinite on the diagonal and 0 elsewhere.
+template <class V, int split, typename T>
+__device__ __forceinline__ void scale_result(Fragment<V, split>& f, const Owner<V, split>& owner, T scale,
+                                             bool inverse) {
+  f.apply([scale](T y) { return y * scale; });
+  if (inverse && scale == T(0)) f.add_to_diagonal(owner, infinity<T>());
 }
 
 }  // namespace cuda

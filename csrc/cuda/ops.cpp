@@ -75,6 +75,8 @@ void launch_fused_op(const Call& call, const Problem& problem, const Input (&in)
       return launch_mpa(problem, in[0], call.degree, call.inverse, plan, stream);
     case Fused::mtp:
       return launch_mtp(problem, in[0], call.degree, call.inverse, plan, stream);
+    case Fused::ns:
+      return launch_ns({problem, in[0], call.iterations, call.inverse}, plan, stream);
     case Fused::sqrtm_lya_backward:
       return launch_sqrtm_lya_backward({problem, in[0], in[1], in[2], call.iterations}, plan, stream);
     case Fused::inv_sqrtm_lya_backward:
@@ -85,6 +87,8 @@ void launch_fused_op(const Call& call, const Problem& problem, const Input (&in)
       return launch_mpa_backward(problem, in[0], in[1], call.degree, call.inverse, kept, plan, stream);
     case Fused::mtp_backward:
       return launch_mtp_backward(problem, in[0], in[1], call.degree, call.inverse, kept, plan, stream);
+    case Fused::ns_backward:
+      return launch_ns_backward({{problem, in[0], call.iterations, call.inverse}, in[1], kept}, plan, stream);
     default:
       return;  // the accurate methods have arguments of their own
   }
@@ -170,6 +174,31 @@ Tensor mtp(const Tensor& A, int64_t degree) { return root("mtp", Fused::mtp, A, 
 Tensor mpa_inv(const Tensor& A, int64_t degree) { return root("mpa_inv", Fused::mpa, A, degree, 1, true); }
 
 Tensor mtp_inv(const Tensor& A, int64_t degree) { return root("mtp_inv", Fused::mtp, A, degree, 1, true); }
+
+Tensor newton_schulz(const char* name, const Tensor& A, int64_t iterations, bool inverse) {
+  check_matrices(name, "A", A);
+  check_iterations(name, iterations);
+  return run({name, Fused::ns, 1, static_cast<int>(iterations), inverse}, {&A});
+}
+
+Tensor ns(const Tensor& A, int64_t iterations) { return newton_schulz("ns", A, iterations, false); }
+
+Tensor ns_inv(const Tensor& A, int64_t iterations) { return newton_schulz("ns_inv", A, iterations, true); }
+
+Tensor newton_schulz_gradient(const char* name, const Tensor& A, const Tensor& G, int64_t iterations, bool inverse) {
+  check_matrices(name, "A", A);
+  check_like(name, "G", G, "A", A);
+  check_iterations(name, iterations);
+  return run({name, Fused::ns_backward, 1, static_cast<int>(iterations), inverse}, {&A, &G});
+}
+
+Tensor ns_backward(const Tensor& A, const Tensor& G, int64_t iterations) {
+  return newton_schulz_gradient("ns_backward", A, G, iterations, false);
+}
+
+Tensor ns_inv_backward(const Tensor& A, const Tensor& G, int64_t iterations) {
+  return newton_schulz_gradient("ns_inv_backward", A, G, iterations, true);
+}
 
 Tensor exact_gradient(const char* name, Fused op, const Tensor& A, const Tensor& G, int64_t degree, bool inverse) {
   check_matrices(name, "A", A);
@@ -382,6 +411,8 @@ STABLE_TORCH_LIBRARY_IMPL(fastsqrtm, CUDA, m) {
   m.impl("mtp", TORCH_BOX(&mtp));
   m.impl("mpa_inv", TORCH_BOX(&mpa_inv));
   m.impl("mtp_inv", TORCH_BOX(&mtp_inv));
+  m.impl("ns", TORCH_BOX(&ns));
+  m.impl("ns_inv", TORCH_BOX(&ns_inv));
   m.impl("lyapunov", TORCH_BOX(&lyapunov));
   m.impl("sqrtm_lya_backward", TORCH_BOX(&sqrtm_lya_backward));
   m.impl("inv_sqrtm_lya_backward", TORCH_BOX(&inv_sqrtm_lya_backward));
@@ -389,6 +420,8 @@ STABLE_TORCH_LIBRARY_IMPL(fastsqrtm, CUDA, m) {
   m.impl("mtp_backward", TORCH_BOX(&mtp_backward));
   m.impl("mpa_inv_backward", TORCH_BOX(&mpa_inv_backward));
   m.impl("mtp_inv_backward", TORCH_BOX(&mtp_inv_backward));
+  m.impl("ns_backward", TORCH_BOX(&ns_backward));
+  m.impl("ns_inv_backward", TORCH_BOX(&ns_inv_backward));
   m.impl("sqrtm", TORCH_BOX(&sqrtm));
   m.impl("inv_sqrtm", TORCH_BOX(&inv_sqrtm));
   m.impl("sqrtm_and_inv", TORCH_BOX(&sqrtm_and_inv));

@@ -12,15 +12,12 @@
 #include <cmath>
 #include <cstdint>
 
-// Faults for the test of the emulation harness; a build of the library has none.
-#ifdef FASTSQRTM_SEED_MISSING_BARRIER
-#define FASTSQRTM_SEEDED_SYNC(sync)
+// Faults for the test of the emulation harness, which switches them on; a build of the library has none.
+#ifdef FASTSQRTM_EMULATION
+#define FASTSQRTM_SEEDED_SYNC(sync) (emulation::seeded_missing_barrier ? void() : sync)
+#define FASTSQRTM_SEEDED_OFFSET emulation::seeded_offset
 #else
 #define FASTSQRTM_SEEDED_SYNC(sync) sync
-#endif
-#ifdef FASTSQRTM_SEED_OUT_OF_BOUNDS
-#define FASTSQRTM_SEEDED_OFFSET 1
-#else
 #define FASTSQRTM_SEEDED_OFFSET 0
 #endif
 

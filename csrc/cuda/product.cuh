@@ -79,12 +79,12 @@ __device__ __forceinline__ void symmetrise(T (&acc)[tile][tile], T sign, T facto
 }
 
 // Tiles of one triangle. `tile_under(i, j, slice, acc)` fills a partial tile under the diagonal and `tile_diagonal` one
-// on it, split over `tile` lanes, which makes its cost small beside the others.
-template <class V, int split, class Under, class Diagonal>
+// on it, split over `tile` lanes, which makes its cost small beside the others. They replace `out`, or are added to it.
+template <bool add = false, class V, int split, class Under, class Diagonal>
 __device__ __forceinline__ void triangle_of_tiles(const Owner<V, split>& owner, int blocks, Fragment<V, split>& out,
                                                   Under tile_under, Diagonal tile_diagonal) {
   using T = typename V::scalar;
-  out.apply([](T) { return T(0); });
+  if constexpr (!add) out.apply([](T) { return T(0); });
   if (owner.has_under()) {
     T acc[V::tile][V::tile];
     clear(acc);
@@ -93,7 +93,7 @@ __device__ __forceinline__ void triangle_of_tiles(const Owner<V, split>& owner, 
 #pragma unroll
     for (int r = 0; r < out.rows; ++r) {
 #pragma unroll
-      for (int c = 0; c < V::tile; ++c) out.under[r][c] = acc[r][c];
+      for (int c = 0; c < V::tile; ++c) out.under[r][c] = add ? out.under[r][c] + acc[r][c] : acc[r][c];
     }
   }
   if (owner.has_diagonal()) {
@@ -102,16 +102,17 @@ __device__ __forceinline__ void triangle_of_tiles(const Owner<V, split>& owner, 
     if (owner.d < blocks) tile_diagonal(acc);
     reduce_scatter<V, V::tile>(acc, owner.row);
 #pragma unroll
-    for (int c = 0; c < V::tile; ++c) out.diagonal[c] = acc[0][c];
+    for (int c = 0; c < V::tile; ++c) out.diagonal[c] = add ? out.diagonal[c] + acc[0][c] : acc[0][c];
   }
 }
 
-// out = left right, known to be symmetric (or skew, sign -1): one triangle, half the work.
-template <class V, int split, typename T>
+// out = left right, known to be symmetric (or skew, sign -1): one triangle, half the work. With `add` out += left
+// right, of which only the whole sum need be symmetric.
+template <bool add = false, class V, int split, typename T>
 __device__ __forceinline__ void symmetric_product(const T* left, const T* right, int blocks,
                                                   const Owner<V, split>& owner, Fragment<V, split>& out,
                                                   T sign = T(1)) {
-  triangle_of_tiles(
+  triangle_of_tiles<add>(
       owner, blocks, out,
       [&](T(&acc)[V::tile][V::tile]) { accumulate<V, split>(left, right, owner.i, owner.j, owner.slice, blocks, acc); },
       [&](T(&acc)[V::tile][V::tile]) {

@@ -17,16 +17,18 @@ namespace cuda {
 enum class Fused {
   mpa,
   mtp,
+  ns,
   sqrtm_lya_backward,
   inv_sqrtm_lya_backward,
   lyapunov,
   mpa_backward,
   mtp_backward,
+  ns_backward,
   accurate_roots,
   accurate_backward,
   lyapunov_newton
 };
-constexpr int fused_count = 10;
+constexpr int fused_count = 12;
 
 // A matrix is padded to `padded` and cut into square tiles. A tile of a product is shared by `split` lanes, each of
 // which takes 1/split of the inner dimension and ends with 1/split of the tile's rows: large tiles spare shared-memory
@@ -110,21 +112,22 @@ FASTSQRTM_HOST_DEVICE constexpr int shared_elements(Fused op, const Shape& s, in
       return 2 * s.matrix_elements() + s.triangle_elements(s.split_symmetric) + s.triangle_elements(s.split_sweep) +
              s.scratch_elements() + newton_norm_elements;
     default:
-      // B, C and one work matrix: the fourth, U or M, is held in registers until its place is free. The exact gradients
-      // need three as well; what they hold besides is in registers or in kept_elements.
+      // B, C and one work matrix: the fourth, U or M, is held in registers until its place is free. Newton-Schulz and
+      // the exact gradients need three as well; what they hold besides is in registers or in kept_elements.
       return 3 * s.matrix_elements() + s.scratch_elements();
   }
 }
 
-// Global memory that an exact gradient has beside its result, in elements of one matrix: two (MPA) or four (MTP)
-// triangles where the registers are too few, as in teams of nine warps, which have 168 of them a thread.
+// Global memory that an exact gradient has beside its result, in elements of one matrix: two (MPA) or four (MTP,
+// Newton-Schulz) triangles where the registers are too few, as in teams of nine warps, which have 168 of them a thread.
 FASTSQRTM_HOST_DEVICE constexpr int kept_elements(Fused op, const Shape& s) {
   const bool nine_warps = s.threads > 256;
   if (op == Fused::mpa_backward && nine_warps) {
     return s.triangle_elements(s.split_sweep) + s.triangle_elements(s.split_symmetric);
   }
   const bool four_rows_a_lane = s.tile / s.split_symmetric > 2;
-  if (op == Fused::mtp_backward && (nine_warps || four_rows_a_lane)) return 4 * s.triangle_elements(s.split_symmetric);
+  const bool four_triangles = op == Fused::mtp_backward || op == Fused::ns_backward;
+  if (four_triangles && (nine_warps || four_rows_a_lane)) return 4 * s.triangle_elements(s.split_symmetric);
   return 0;
 }
 

@@ -7,6 +7,7 @@
 //   emulate large_brief <n>...                                      every step of it once, for the slow builds
 //   emulate far                                                     offsets beyond 2^31 elements
 //   emulate plans                                                   the choice of variants, the walk over a large batch
+//   emulate <seed_missing_barrier|seed_out_of_bounds> <the above>   with a fault in the kernels
 //   emulate skipped_barrier                                         a kernel with a fault, to show that it is found
 #include <sys/mman.h>
 
@@ -50,6 +51,8 @@ constexpr Op ops[] = {
     {"mpa_lya_inv", Fused::mpa, true, 1},
     {"mtp_lya", Fused::mtp, false, 1},
     {"mtp_lya_inv", Fused::mtp, true, 1},
+    {"ns", Fused::ns, false, 1},
+    {"ns_inv", Fused::ns, true, 1},
     {"sqrtm_lya_backward", Fused::sqrtm_lya_backward, false, 3},
     {"inv_sqrtm_lya_backward", Fused::inv_sqrtm_lya_backward, true, 2},
     {"lyapunov", Fused::lyapunov, false, 2},
@@ -57,6 +60,8 @@ constexpr Op ops[] = {
     {"mtp_backward", Fused::mtp_backward, false, 2},
     {"mpa_inv_backward", Fused::mpa_backward, true, 2},
     {"mtp_inv_backward", Fused::mtp_backward, true, 2},
+    {"ns_backward", Fused::ns_backward, false, 2},
+    {"ns_inv_backward", Fused::ns_backward, true, 2},
     {"sqrtm", Fused::accurate_roots, false, 1},
     {"inv_sqrtm", Fused::accurate_roots, true, 1},
     {"sqrtm_and_inv", Fused::accurate_roots, false, 1, true},
@@ -67,7 +72,8 @@ constexpr Op ops[] = {
 };
 bool by_shifts(const Op& op) { return op.fused == Fused::mpa || op.fused == Fused::mpa_backward; }
 bool by_powers(const Op& op) { return op.fused == Fused::mtp || op.fused == Fused::mtp_backward; }
-bool is_exact_gradient(const Op& op) { return op.inputs == 2 && (by_shifts(op) || by_powers(op)); }
+bool by_steps(const Op& op) { return op.fused == Fused::ns || op.fused == Fused::ns_backward; }
+bool is_exact_gradient(const Op& op) { return op.inputs == 2 && (by_shifts(op) || by_powers(op) || by_steps(op)); }
 
 constexpr const char* storages[] = {"float64", "float32", "float16", "bfloat16"};
 
@@ -215,6 +221,10 @@ Matrix run_reference(const Op& op, int n, const std::vector<Batch>& inputs, std:
       return reference::root_backward(first, inputs[1].values[m], n, true, setting.degree, op.inverse);
     case Fused::mtp_backward:
       return reference::root_backward(first, inputs[1].values[m], n, false, setting.degree, op.inverse);
+    case Fused::ns:
+      return reference::newton_schulz(first, n, setting.iterations, op.inverse);
+    case Fused::ns_backward:
+      return reference::newton_schulz_backward(first, inputs[1].values[m], n, setting.iterations, op.inverse);
     case Fused::accurate_roots: {
       Matrix result = reference::power(first, n, op.inverse ? -0.5 : 0.5);
       if (op.both) {
@@ -322,7 +332,7 @@ std::vector<Batch> make_inputs(const Op& op, int n, int count, Storage storage, 
 // Relative Frobenius error allowed against the same mathematics in float64 on the same (rounded) input. The Lyapunov
 // iteration amplifies rounding up to its saturation, 0.5 * 1.5^8.
 double tolerance(Storage storage, const Op& op) {
-  const bool backward = op.fused != Fused::mpa && op.fused != Fused::mtp;
+  const bool backward = op.fused != Fused::mpa && op.fused != Fused::mtp && op.fused != Fused::ns;
   if (op.is_accurate() && storage == Storage::float64) return 1e-13;
   if (op.is_accurate() && storage == Storage::float32) return 3e-5;
   switch (storage) {
@@ -377,6 +387,7 @@ void values(const std::string& name, const std::string& storage_name, int n) {
     const std::string label = name + " " + storage_name + " n=" + std::to_string(n);
     Setting setting;
     if (by_powers(op)) setting.degree = 10;
+    if (by_steps(op)) setting.iterations = 5;
     if (op.fused == Fused::mpa) setting.groups = n <= 64 ? 2 : 1;
     check_values(op, n, make_inputs(op, n, 3, storage, op.fused == Fused::lyapunov && n == 31), setting, label);
   }
@@ -487,6 +498,13 @@ Matrix rank_one(int n) {
   return a;
 }
 
+// Small matrices share a warp: with enough steps some stop there while their neighbours go on.
+Setting stopping(const Op& op, int n) {
+  Setting setting;
+  if (by_steps(op) && n <= 16) setting.iterations = 40;
+  return setting;
+}
+
 // The answers that are documented beside the values.
 void answers(const Op& op, int n, Storage storage, const Setting& setting) {
   const OneOfThree one(op, n, storage, setting);
@@ -549,6 +567,13 @@ void large_path(int n, bool brief) {
                      20 * condition * precision);
       }
     }
+    for (int iterations : {1, 2, 3, 40}) {  // the order of the launches, so at one size
+      if (!by_steps(op) || n > 16) continue;
+      Setting own = large;
+      own.iterations = iterations;
+      check_values(op, n, make_inputs(op, n, 3, Storage::float64, false), own,
+                   std::string("large ") + op.name + " iterations " + std::to_string(iterations));
+    }
     if (op.is_root() || op.fused == Fused::sqrtm_lya_backward || (is_exact_gradient(op) && !op.inverse)) {
       for (double scale : {1e-30, 1e30}) {
         check_values(op, n, make_inputs(op, n, 2, Storage::float32, false, scale), large,
@@ -564,14 +589,14 @@ void manners() {
       for (int n : {1, 6, 13, 24, 40, 60}) {
         if (n == 60 && storage == Storage::float64) continue;
         if (op.is_accurate() && (n == 6 || n == 40)) continue;  // their kernels are the longest
-        answers(op, n, storage, {});
+        answers(op, n, storage, stopping(op, n));
       }
     }
   }
   // Far from one, the normaliser keeps squares in range.
   for (double scale : {1e-30, 1e30}) {
     for (const char* name : {"mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv", "sqrtm_lya_backward", "mpa_backward",
-                             "mtp_backward", "sqrtm_and_inv"}) {
+                             "mtp_backward", "ns", "ns_inv", "ns_backward", "sqrtm_and_inv"}) {
       const Op& op = *find_op(name);
       check_values(op, 20, make_inputs(op, 20, 2, Storage::float32, false, scale), {},
                    std::string(name) + " scale " + std::to_string(std::log10(scale)));
@@ -599,18 +624,34 @@ void manners() {
                    std::string(name) + " iterations " + std::to_string(iterations));
     }
   }
+  // With 40 steps the kernels stop where M has become I.
+  for (int iterations : {1, 2, 3, 8, 40}) {
+    Setting setting;
+    setting.iterations = iterations;
+    for (const Op& op : ops) {
+      if (!by_steps(op)) continue;
+      for (int n : {7, 20}) {
+        for (Storage storage : {Storage::float32, Storage::float64}) {
+          check_values(op, n, make_inputs(op, n, 4, storage, false), setting,
+                       std::string(op.name) + " " + storages[static_cast<int>(storage)] + " n=" + std::to_string(n) +
+                           " iterations " + std::to_string(iterations));
+        }
+      }
+    }
+  }
   // The same bits whatever shares the block, however many teams share the matrix, wherever it stands in the batch.
   for (const Op& op : ops) {
     for (int n : {7, 15, 30, 61}) {
       std::vector<Batch> inputs = make_inputs(op, n, 5, Storage::float32, true);
-      const std::vector<Matrix> usual = run_op(op, n, inputs, {});
-      Setting other;
+      const Setting setting = stopping(op, n);
+      const std::vector<Matrix> usual = run_op(op, n, inputs, setting);
+      Setting other = setting;
       if (op.fused == Fused::mpa) other.groups = 4;
       if (n <= 16) other.matrices_per_block = 4;
       const std::vector<Matrix> grouped = run_op(op, n, inputs, other);
       std::vector<Batch> last = inputs;
       for (Batch& batch : last) batch = make_batch({batch.values[4]}, n, Storage::float32, View::contiguous);
-      const std::vector<Matrix> alone = run_op(op, n, last, {});
+      const std::vector<Matrix> alone = run_op(op, n, last, setting);
       for (int m = 0; m < 5; ++m) {
         expect(same_bits(usual[m], grouped[m]),
                std::string(op.name) + " n=" + std::to_string(n) + ": the block changes bits");
@@ -802,11 +843,19 @@ void skipped_barrier() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  const std::string seed = argc > 1 ? argv[1] : "";
+  seeded_missing_barrier = seed == "seed_missing_barrier";
+  seeded_offset = seed == "seed_out_of_bounds";
+  if (seeded_missing_barrier || seeded_offset != 0) ++argv, --argc;
   const std::string command = argc > 1 ? argv[1] : "";
   if (command == "hard" && argc > 4) {
     for (int i = 4; i < argc; ++i) hard(argv[2], argv[3], std::atoi(argv[i]));
   } else if (command == "answers" && argc > 3) {
-    for (int i = 3; i < argc; ++i) answers(*find_op(argv[2]), std::atoi(argv[i]), Storage::float32, {});
+    const Op& op = *find_op(argv[2]);
+    for (int i = 3; i < argc; ++i) {
+      const int n = std::atoi(argv[i]);
+      answers(op, n, Storage::float32, stopping(op, n));
+    }
   } else if (command == "values" && argc > 4) {
     for (int i = 4; i < argc; ++i) {
       if (std::string(argv[2]) != "all") {

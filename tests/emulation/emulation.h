@@ -31,6 +31,10 @@ extern Thread* current;  // the running CUDA thread
 extern EmulatedIndex block_dim, block_index, grid_dim;
 extern unsigned char* shared_memory;
 
+// Faults that are switched on to show that they are found: see platform.cuh.
+extern bool seeded_missing_barrier;
+extern int seeded_offset;
+
 // Runs `kernel` for every thread of every block from `first_block` on. The shared memory ends where `shared_bytes`
 // says, exactly. A grid longer than CUDA allows, 65,535 in y, is a failure.
 extern int64_t first_block;  // 0; more where only the end of a large batch is of interest

@@ -19,6 +19,17 @@ Matrix scaled(Matrix a, double factor) {
   return a;
 }
 
+Matrix sum(Matrix a, const Matrix& b) {
+  for (std::size_t i = 0; i < a.size(); ++i) a[i] += b[i];
+  return a;
+}
+
+Matrix identity(int n) {
+  Matrix a(n * n, 0.0);
+  for (int i = 0; i < n; ++i) a[i * n + i] = 1;
+  return a;
+}
+
 // Gauss-Jordan with pivoting: nothing in common with the sweep.
 Matrix inverse_of(Matrix a, int n) {
   Matrix b(n * n, 0.0);
@@ -107,6 +118,22 @@ std::vector<double> eigenvalues_of(Matrix a, Matrix& vectors, int n) {
   return values;
 }
 
+// From the derivative of r at X applied to the cotangent: the root is y = sqrt(nu) r(A/nu), the inverse root
+// r(A/nu) / sqrt(nu), and d nu = <X, dA>.
+Matrix gradient_of(const Matrix& x, double nu, const Matrix& cotangent, const Matrix& derivative, const Matrix& y,
+                   int n, bool inverse) {
+  double along = 0, radial = 0;
+  for (int i = 0; i < n * n; ++i) {
+    along += cotangent[i] * y[i];
+    radial += derivative[i] * x[i];
+  }
+  const double scale = inverse ? std::pow(nu, -1.5) : 1 / std::sqrt(nu);
+  Matrix gradient(n * n);
+  for (int i = 0; i < n * n; ++i)
+    gradient[i] = scale * (derivative[i] - radial * x[i]) + (inverse ? -0.5 : 0.5) * along / nu * x[i];
+  return gradient;
+}
+
 }  // namespace
 
 Matrix symmetric_part(const Matrix& a, int n) {
@@ -153,6 +180,18 @@ Matrix root(const Matrix& a, int n, bool pade, int degree, bool inverse) {
       y = multiply(y, w, n);
       add_identity(y, c[k]);
     }
+  }
+  return scaled(y, inverse ? 1 / std::sqrt(nu) : std::sqrt(nu));
+}
+
+Matrix newton_schulz(const Matrix& a, int n, int steps, bool inverse) {
+  const double nu = norm(symmetric_part(a, n));
+  const Matrix x = scaled(symmetric_part(a, n), 1 / nu);
+  Matrix m = x, y = inverse ? identity(n) : x;
+  for (int k = 0; k < steps; ++k) {
+    const Matrix p = sum(scaled(identity(n), 1.5), scaled(m, -0.5));
+    y = multiply(y, p, n);
+    m = multiply(multiply(m, p, n), p, n);
   }
   return scaled(y, inverse ? 1 / std::sqrt(nu) : std::sqrt(nu));
 }
@@ -209,18 +248,26 @@ Matrix root_backward(const Matrix& a, const Matrix& g, int n, bool pade, int deg
       power = multiply(power, w, n);
     }
   }
-  // The root is sqrt(nu) r(A/nu), the inverse root r(A/nu) / sqrt(nu), and d nu = <X, dA>.
-  const Matrix y = root(a, n, pade, degree, inverse);
-  double along = 0, radial = 0;
-  for (int i = 0; i < n * n; ++i) {
-    along += cotangent[i] * y[i];
-    radial += derivative[i] * x[i];
+  return gradient_of(x, nu, cotangent, derivative, root(a, n, pade, degree, inverse), n, inverse);
+}
+
+// Y and M, and in front of each its derivative along the cotangent.
+Matrix newton_schulz_backward(const Matrix& a, const Matrix& g, int n, int steps, bool inverse) {
+  const Matrix symmetric = symmetric_part(a, n), cotangent = symmetric_part(g, n);
+  const double nu = norm(symmetric);
+  if (nu == 0) return symmetric;
+  const Matrix x = scaled(symmetric, 1 / nu);
+  Matrix m = x, dm = cotangent, y = inverse ? identity(n) : x, dy = inverse ? Matrix(n * n, 0.0) : cotangent;
+  for (int k = 0; k < steps; ++k) {
+    const Matrix p = sum(scaled(identity(n), 1.5), scaled(m, -0.5)), dp = scaled(dm, -0.5);
+    dy = sum(multiply(dy, p, n), multiply(y, dp, n));
+    y = multiply(y, p, n);
+    for (int power = 0; power < 2; ++power) {
+      dm = sum(multiply(dm, p, n), multiply(m, dp, n));
+      m = multiply(m, p, n);
+    }
   }
-  const double scale = inverse ? std::pow(nu, -1.5) : 1 / std::sqrt(nu);
-  Matrix gradient(n * n);
-  for (int i = 0; i < n * n; ++i)
-    gradient[i] = scale * (derivative[i] - radial * x[i]) + (inverse ? -0.5 : 0.5) * along / nu * x[i];
-  return gradient;
+  return gradient_of(x, nu, cotangent, dy, scaled(y, inverse ? 1 / std::sqrt(nu) : std::sqrt(nu)), n, inverse);
 }
 
 Matrix power(const Matrix& a, int n, double power) {

@@ -15,6 +15,9 @@ Matrix sqrtm_lya_backward(const Matrix& a, const Matrix& s, const Matrix& g, int
 Matrix inv_sqrtm_lya_backward(const Matrix& z, const Matrix& g, int n, int iterations);
 // The gradient of `root` for the cotangent g.
 Matrix root_backward(const Matrix& a, const Matrix& g, int n, bool pade, int degree, bool inverse);
+// `steps` Newton-Schulz steps one by one, and their gradient.
+Matrix newton_schulz(const Matrix& a, int n, int steps, bool inverse);
+Matrix newton_schulz_backward(const Matrix& a, const Matrix& g, int n, int steps, bool inverse);
 
 // The exact functions, by the eigendecomposition: a^power and X with b X + X b = c, for the symmetric part of a and b.
 Matrix power(const Matrix& a, int n, double power);

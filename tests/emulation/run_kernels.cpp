@@ -21,6 +21,9 @@ void run_typed(Fused op, const Operands& o, const FusedPlan& plan) {
     case Fused::mtp:
       return start(mtp_kernel_of<T>(plan.variant, all), mtp_arguments<T>(o.problem, o.first, o.degree, o.inverse),
                    threads, plan);
+    case Fused::ns:
+      return start(ns_kernel_of<T>(plan.variant, all),
+                   NewtonSchulzArguments{o.problem, o.first, o.iterations, o.inverse}, threads, plan);
     case Fused::sqrtm_lya_backward:
       return start(sqrtm_lya_backward_kernel_of<T>(plan.variant, all),
                    SqrtmLyaBackwardArguments{o.problem, o.first, o.second, o.third, o.iterations}, threads, plan);
@@ -39,6 +42,10 @@ void run_typed(Fused op, const Operands& o, const FusedPlan& plan) {
       return start(mtp_backward_kernel_of<T>(plan.variant, all),
                    MtpBackwardArguments<T>{mtp_arguments<T>(o.problem, o.first, o.degree, o.inverse), o.second,
                                            static_cast<T*>(o.kept)},
+                   threads, plan);
+    case Fused::ns_backward:
+      return start(ns_backward_kernel_of<T>(plan.variant, all),
+                   NewtonSchulzBackwardArguments{{o.problem, o.first, o.iterations, o.inverse}, o.second, o.kept},
                    threads, plan);
     case Fused::accurate_roots:
       return start(

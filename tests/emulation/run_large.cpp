@@ -17,9 +17,10 @@ struct HostLibrary {
     launch_grid(blocks_x, blocks_y, threads_x, threads_y, shared_bytes, [&] { kernel(arguments...); });
   }
 
-  void gemm(T alpha, const T* x, const T* y, T beta, T* out, int n, int64_t batch) {
-    for (int64_t m = 0; m < batch; ++m, x += n * n, y += n * n, out += n * n) {
-      for (int i = 0; i < n; ++i) {
+  void gemm(T alpha, const T* x, const T* y, T beta, T* out, int n, int64_t batch, const Rows& rows = {}) {
+    const int size = n * n;
+    for (int64_t m = 0; m < batch; ++m, x += rows.x * size, y += rows.y * size, out += rows.out * size) {
+      for (int i = 0; i < rows.count * n; ++i) {
         for (int j = 0; j < n; ++j) {
           T sum = 0;
           for (int k = 0; k < n; ++k) sum += x[i * n + k] * y[k * n + j];
