@@ -49,6 +49,7 @@ void roots() {
       const Tensor shifted = A + 0.5 * at::eye(6, at::kDouble);
       expect(at::allclose(fastsqrtm::sqrtm(A, options), fastsqrtm::sqrtm(shifted), 1e-2, 1e-2), method);
     }
+  expect(at::allclose(fastsqrtm::sqrtm(A, RootOptions().method("ns").degree(20)), S), "Newton-Schulz");
   const Tensor X = fastsqrtm::lyapunov_newton(A, A.select(0, 0).unsqueeze(0));
   expect(at::allclose(A.matmul(X) + X.matmul(A), A.select(0, 0).expand_as(A)), "B X + X B = C, broadcast");
   expect(fastsqrtm::sqrtm(A.slice(0, 0, 0)).sizes() == at::IntArrayRef({0, 6, 6}), "an empty batch");
@@ -85,7 +86,7 @@ void refusals() {
                [] { fastsqrtm::sqrtm(at::eye(3).to_sparse()); });
   expect_error("fastsqrtm.lyapunov: C must be on the device of B (cpu), got meta",
                [] { fastsqrtm::lyapunov(at::eye(3), at::eye(3, at::kMeta)); });
-  expect_error("fastsqrtm.sqrtm: method must be one of auto, mpa, mtp, got 'svd'",
+  expect_error("fastsqrtm.sqrtm: method must be one of auto, mpa, mtp, ns, got 'svd'",
                [&] { fastsqrtm::sqrtm(A, RootOptions().method("svd")); });
   expect_error("fastsqrtm.inv_sqrtm: backward of method auto must be auto or one of exact, got 'lyapunov'",
                [&] { fastsqrtm::inv_sqrtm(A, RootOptions().backward("lyapunov")); });

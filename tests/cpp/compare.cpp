@@ -51,6 +51,8 @@ std::map<std::string, Op> table() {
           OP1(mtp),
           OP1(mpa_inv),
           OP1(mtp_inv),
+          OP1(ns),
+          OP1(ns_inv),
           OP2(lyapunov),
           OP2(lyapunov_newton),
           OP3(sqrtm_lya_backward),
@@ -61,7 +63,9 @@ std::map<std::string, Op> table() {
           OP2(mpa_backward),
           OP2(mtp_backward),
           OP2(mpa_inv_backward),
-          OP2(mtp_inv_backward)};
+          OP2(mtp_inv_backward),
+          OP2(ns_backward),
+          OP2(ns_inv_backward)};
 }
 
 c10::List<Tensor> results(const std::string& name, const variable_list& given) {

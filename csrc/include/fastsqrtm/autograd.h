@@ -139,7 +139,7 @@ struct BothRootsBackward {
 
 /// The approximants in torch functions, as torch differentiates them. Counterpart, step for step:
 /// fastsqrtm/reference.py.
-enum class Series { pade, taylor };
+enum class Series { pade, taylor, newton_schulz };
 
 inline Tensor spd_solve(const Tensor& A, const Tensor& B) {
   const auto [factor, info] = at::linalg_cholesky_ex(A);
@@ -168,6 +168,17 @@ inline Tensor taylor(const Tensor& X, int64_t degree, double power) {
   return Y + identity * c[0];
 }
 
+inline Tensor newton_schulz(const Tensor& X, int64_t iterations, bool inverse) {
+  const Tensor identity = at::eye(X.size(-1), X.options().requires_grad(false));
+  Tensor M = X, Y = inverse ? identity : X;
+  for (int64_t step = 0; step < iterations; ++step) {
+    const Tensor P = (3 * identity - M) / 2;
+    Y = symmetric_part(Y.matmul(P));
+    M = symmetric_part(M.matmul(P).matmul(P));
+  }
+  return Y;
+}
+
 inline Tensor approximant(Series series, bool inverse, const Tensor& given, int64_t degree) {
   if (given.numel() == 0) return given + 0;
   const Tensor A = symmetric_part(given.to(given.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
@@ -176,8 +187,9 @@ inline Tensor approximant(Series series, bool inverse, const Tensor& given, int6
   const Tensor norm = at::linalg_vector_norm(X, 2, at::IntArrayRef({-2, -1}), true);
   X = X / at::where(norm == 0, 1, norm);
   const Tensor nu = largest * norm;
-  const Tensor Y =
-      symmetric_part(series == Series::pade ? pade(X, degree, inverse) : taylor(X, degree, inverse ? -0.5 : 0.5));
+  const Tensor Y = symmetric_part(series == Series::pade     ? pade(X, degree, inverse)
+                                  : series == Series::taylor ? taylor(X, degree, inverse ? -0.5 : 0.5)
+                                                             : newton_schulz(X, degree, inverse));
   if (!inverse) return (Y * nu.sqrt()).to(given.scalar_type());
   const Tensor infinite = at::full_like(A.select(-1, 0), std::numeric_limits<double>::infinity()).diag_embed();
   return at::where(nu == 0, infinite, Y / nu.sqrt()).to(given.scalar_type());
@@ -255,6 +267,12 @@ struct ops {
   static Tensor mtp_inv(const Tensor& A, int64_t degree = 10) {
     return detail::apply<&plain::mtp_inv, detail::Exact<&ops::mtp_inv_backward>>(A, degree);
   }
+  static Tensor ns(const Tensor& A, int64_t iterations = 5) {
+    return detail::apply<&plain::ns, detail::Exact<&ops::ns_backward>>(A, iterations);
+  }
+  static Tensor ns_inv(const Tensor& A, int64_t iterations = 5) {
+    return detail::apply<&plain::ns_inv, detail::Exact<&ops::ns_inv_backward>>(A, iterations);
+  }
   static Tensor lyapunov_newton(const Tensor& B, const Tensor& C, double rtol = 0) {
     return detail::apply<&plain::lyapunov_newton, detail::Lyapunov<&ops::lyapunov_newton>>(B, C, rtol);
   }
@@ -287,6 +305,14 @@ struct ops {
   }
   static Tensor mtp_inv_backward(const Tensor& A, const Tensor& G, int64_t degree = 10) {
     return detail::apply<&plain::mtp_inv_backward, detail::ExactBackward<detail::Series::taylor, true>>(A, G, degree);
+  }
+  static Tensor ns_backward(const Tensor& A, const Tensor& G, int64_t iterations = 5) {
+    return detail::apply<&plain::ns_backward, detail::ExactBackward<detail::Series::newton_schulz, false>>(A, G,
+                                                                                                           iterations);
+  }
+  static Tensor ns_inv_backward(const Tensor& A, const Tensor& G, int64_t iterations = 5) {
+    return detail::apply<&plain::ns_inv_backward, detail::ExactBackward<detail::Series::newton_schulz, true>>(
+        A, G, iterations);
   }
 };
 
@@ -359,6 +385,8 @@ inline void register_autograd() {
     library.impl("mtp", &ops::mtp);
     library.impl("mpa_inv", &ops::mpa_inv);
     library.impl("mtp_inv", &ops::mtp_inv);
+    library.impl("ns", &ops::ns);
+    library.impl("ns_inv", &ops::ns_inv);
     library.impl("lyapunov_newton", &ops::lyapunov_newton);
     library.impl("sqrtm_lya_backward", &ops::sqrtm_lya_backward);
     library.impl("inv_sqrtm_lya_backward", &ops::inv_sqrtm_lya_backward);
@@ -369,6 +397,8 @@ inline void register_autograd() {
     library.impl("mtp_backward", &ops::mtp_backward);
     library.impl("mpa_inv_backward", &ops::mpa_inv_backward);
     library.impl("mtp_inv_backward", &ops::mtp_inv_backward);
+    library.impl("ns_backward", &ops::ns_backward);
+    library.impl("ns_inv_backward", &ops::ns_inv_backward);
     return true;
   }();
   (void)done;

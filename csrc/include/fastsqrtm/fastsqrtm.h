@@ -117,6 +117,8 @@ struct ops {
   static Tensor mtp(const Tensor& A, int64_t degree = 10) { FASTSQRTM_CALL(mtp, A, degree); }
   static Tensor mpa_inv(const Tensor& A, int64_t degree = 5) { FASTSQRTM_CALL(mpa_inv, A, degree); }
   static Tensor mtp_inv(const Tensor& A, int64_t degree = 10) { FASTSQRTM_CALL(mtp_inv, A, degree); }
+  static Tensor ns(const Tensor& A, int64_t iterations = 5) { FASTSQRTM_CALL(ns, A, iterations); }
+  static Tensor ns_inv(const Tensor& A, int64_t iterations = 5) { FASTSQRTM_CALL(ns_inv, A, iterations); }
   static Tensor lyapunov_newton(const Tensor& B, const Tensor& C, double rtol = 0) {
     FASTSQRTM_CALL(lyapunov_newton, B, C, rtol);
   }
@@ -147,21 +149,28 @@ struct ops {
   static Tensor mtp_inv_backward(const Tensor& A, const Tensor& G, int64_t degree = 10) {
     FASTSQRTM_CALL(mtp_inv_backward, A, G, degree);
   }
+  static Tensor ns_backward(const Tensor& A, const Tensor& G, int64_t iterations = 5) {
+    FASTSQRTM_CALL(ns_backward, A, G, iterations);
+  }
+  static Tensor ns_inv_backward(const Tensor& A, const Tensor& G, int64_t iterations = 5) {
+    FASTSQRTM_CALL(ns_inv_backward, A, G, iterations);
+  }
 #undef FASTSQRTM_CALL
 };
 
 /// Options of sqrtm, inv_sqrtm and sqrtm_and_inv: `RootOptions().method("mpa").degree(7)`.
 struct RootOptions {
   /// "auto": right to the precision of the dtype, or to rtol. "mpa", "mtp": the paper's Pade approximant and Taylor
-  /// polynomial.
+  /// polynomial. "ns": Newton-Schulz steps.
   TORCH_ARG(std::string, method) = "auto";
-  /// "exact": the gradient of the map computed, "lyapunov" (for "mpa" and "mtp"): the paper's. "auto" is "exact".
+  /// "exact": the gradient of the map computed, for "ns" also by that name; "lyapunov" (for "mpa" and "mtp"): the
+  /// paper's. "auto" is "exact".
   TORCH_ARG(std::string, backward) = "auto";
   /// For method "auto": largest relative error of root and gradient, 0 to 1; none: the precision of the dtype.
   TORCH_ARG(std::optional<double>, rtol);
   /// What is added to the diagonal of A first.
   TORCH_ARG(double, eps) = 0;
-  /// Of "mpa" (1 to 32, default 5) and "mtp" (1 to 128, default 10).
+  /// Of "mpa" (1 to 32, default 5) and "mtp" (1 to 128, default 10); steps of "ns" (1 to 100, default 5).
   TORCH_ARG(std::optional<int64_t>, degree);
   /// Of backward "lyapunov", 1 to 100, default 8.
   TORCH_ARG(std::optional<int64_t>, iterations);
@@ -184,7 +193,8 @@ struct Method {
   Root root, inverse;
 };
 
-/// Counterpart in Python: METHODS in fastsqrtm/functional.py. The first backward of a method is what "auto" means.
+/// Counterpart in Python: METHODS in fastsqrtm/functional.py, without the systems that are for comparison only. The
+/// first backward of a method is what "auto" means.
 template <class Ops>
 const std::vector<Method>& methods() {
   using A = const at::Tensor&;
@@ -202,6 +212,10 @@ const std::vector<Method>& methods() {
       {"mtp", "lyapunov", false, 10, 8,  //
        [](A a, X x) { return Ops::mtp_lya(a, x.degree, x.iterations); },
        [](A a, X x) { return Ops::mtp_lya_inv(a, x.degree, x.iterations); }},
+      {"ns", "ns", false, 5, 0,  //
+       [](A a, X x) { return Ops::ns(a, x.degree); }, [](A a, X x) { return Ops::ns_inv(a, x.degree); }},
+      {"ns", "exact", false, 5, 0,  //
+       [](A a, X x) { return Ops::ns(a, x.degree); }, [](A a, X x) { return Ops::ns_inv(a, x.degree); }},
   };
   return table;
 }
