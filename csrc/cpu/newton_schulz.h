@@ -47,8 +47,9 @@ struct Dual {
 //
 // The steps are taken in pairs, with P = p(M) p(M p(M)^2), in F = M - I: I - F/2 + 3/8 F^2 - 5/16 F^3 + 1/16 F^4. Five
 // half products instead of six, three if no step follows, and four in the beginning, where Y is M. M is carried on as a
-// product, not as Z Y with a Z of its own, and everything is kept symmetric, so that rounding is not amplified. A matrix
-// stops as soon as M is I. All are polynomials of X: the derivative is its own adjoint, and no iterate has to be kept.
+// product, not as Z Y with a Z of its own, and everything is kept symmetric, so that rounding is not amplified. A
+// matrix stops as soon as M is I. All are polynomials of X: the derivative is its own adjoint, and no iterate has to be
+// kept.
 constexpr int newton_schulz_free[] = {4, 5};
 
 template <class T, bool differentiated, class MatrixAt>
