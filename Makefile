@@ -46,7 +46,7 @@ sanitize: $(VENV)/test.stamp $(VENV)/dev.stamp  ## the tests under AddressSaniti
 
 # A CUDA torch that matches the nvcc at hand, in an environment of its own.
 CUDA_TORCH ?= torch==2.14.1
-cuda_checked := $(patsubst %,tests/test_%.py,packaging fallback without_gpu forward backward lyapunov dtypes inputs compile)
+cuda_checked := $(patsubst %,tests/test_%.py,packaging fallback without_gpu forward backward lyapunov dtypes inputs compile cpp)
 cuda-check:  ## without a GPU: the CUDA half compiled, warnings as errors, imported, no spills; CPU tests beside it
 	FASTSQRTM_CUDA=ON FASTSQRTM_CUDA_ARCHS=9.0 CMAKE_ARGS=-DFASTSQRTM_WERROR=ON \
 	  $(MAKE) test TORCH=$(CUDA_TORCH) VENV=$(VENV)-cuda ARGS='-m "not slow" $(cuda_checked)'

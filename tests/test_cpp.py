@@ -57,10 +57,10 @@ def installed(tmp_path_factory):
     site = tmp_path_factory.mktemp("site")
     isolation = ["--no-build-isolation"] if importlib.util.find_spec("pybind11") else []
     run(sys.executable, "-m", "pip", "install", "--no-deps", *isolation, "--target", site / "first", ROOT)
-    (site / "first").rename(site / "moved")
+    (site / "first").rename(site / "moved to")
     program = "import fastsqrtm; print(fastsqrtm.cmake_prefix_path)"
-    prefix = run(sys.executable, "-c", program, env=os.environ | {"PYTHONPATH": site / "moved"}, cwd=site).strip()
-    assert prefix.startswith(str(site / "moved"))
+    prefix = run(sys.executable, "-c", program, env=os.environ | {"PYTHONPATH": site / "moved to"}, cwd=site).strip()
+    assert prefix.startswith(str(site / "moved to"))
     return prefix
 
 
