@@ -21,6 +21,8 @@
 #include <ATen/core/grad_mode.h>
 #include <torch/arg.h>
 
+#include <iterator>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
