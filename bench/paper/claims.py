@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from bench.paper.training import EPSILONS
 
+CLEAR = 1.05  # a smaller ratio of times is no difference
+
 
 class Claim(NamedTuple):
     where: str
@@ -36,20 +38,20 @@ def _degree_sweep(record: dict) -> tuple[bool, str]:
 def _mtp_is_fastest(record: dict) -> tuple[bool, str]:
     rows = record["degree_sweep"]
     mtp, mpa = _point(rows, "ms", "MTP", setting=10), _point(rows, "ms", "MPA", setting=5)
-    return mtp < mpa, f"MTP, degree 10: {mtp:.2f} ms, MPA, degree 5: {mpa:.2f} ms"
+    return CLEAR * mtp < mpa, f"MTP, degree 10: {mtp:.2f} ms, MPA, degree 5: {mpa:.2f} ms"
 
 
 def _backward_sweep(record: dict) -> tuple[bool, str]:
     rows = record["backward_sweep"]
     lyapunov, ns = _point(rows, "ms", "Lyapunov", iterations=8), _point(rows, "ms", "NS", iterations=5)
-    return lyapunov < ns, f"Lyapunov, 8 iterations: {lyapunov:.2f} ms, NS, 5: {ns:.2f} ms"
+    return CLEAR * lyapunov < ns, f"Lyapunov, 8 iterations: {lyapunov:.2f} ms, NS, 5: {ns:.2f} ms"
 
 
 def _batches(record: dict) -> tuple[bool, str]:
     rows = record["batch_sweep"]
     worst_ns = min(r["ms"]["NS"] / r["ms"]["MPA-Lya"] for r in rows)
     worst_svd = min(r["ms"]["SVD-Pade"] / r["ms"]["MPA-Lya"] for r in rows)
-    return min(worst_ns, worst_svd) > 1, f"least ratio to MPA-Lya: NS {worst_ns:.2f}, SVD-Pade {worst_svd:.2f}"
+    return min(worst_ns, worst_svd) > CLEAR, f"least ratio to MPA-Lya: NS {worst_ns:.2f}, SVD-Pade {worst_svd:.2f}"
 
 
 def _errors_by_size(record: dict) -> tuple[bool, str]:
@@ -67,13 +69,13 @@ def _pooling_against_svd(record: dict) -> tuple[bool, str]:
 def _pooling_against_ns(record: dict) -> tuple[bool, str]:
     ms = record["layers"]["pooling"]["ms"]
     ratio, slow = ms["NS"] / ms["MPA-Lya"], ms["NS, op by op"] / ms["MPA-Lya, op by op"]
-    return ratio > 1, f"{ratio:.2f} times; op by op {slow:.2f} times"
+    return ratio > CLEAR, f"{ratio:.2f} times; op by op {slow:.2f} times"
 
 
 def _termination(record: dict) -> tuple[bool, str]:
     rows = record["backward_sweep"]
     nine, bs = _point(rows, "ms", "Lyapunov", iterations=9), _point(rows, "ms", "BS", iterations=0)
-    return nine < bs, f"9 iterations {nine:.2f} ms, BS {bs:.2f} ms"
+    return CLEAR * nine < bs, f"9 iterations {nine:.2f} ms, BS {bs:.2f} ms"
 
 
 def _ns_lya(record: dict) -> tuple[bool, str]:
@@ -87,13 +89,13 @@ def _ns_lya(record: dict) -> tuple[bool, str]:
 def _large(record: dict) -> tuple[bool, str]:
     rows = [r for r in record["size_sweep"] if r["n"] >= 256]
     ratios = [r["ms"]["NS"] / r["ms"]["MPA-Lya"] for r in rows]
-    return min(ratios) > 1, "NS / MPA-Lya at 256, 512, 1024: " + ", ".join(f"{r:.2f}" for r in ratios)
+    return min(ratios) > CLEAR, "NS / MPA-Lya at 256, 512, 1024: " + ", ".join(f"{r:.2f}" for r in ratios)
 
 
 def _covariance_pooling(record: dict) -> tuple[bool, str]:
     ms = record["covariance_pooling"]["ms"]
     ratio, slow = ms["NS"] / ms["MPA-Lya"], ms["NS, op by op"] / ms["MPA-Lya, op by op"]
-    return ratio > 1, f"{ratio:.2f} times; op by op {slow:.2f} times"
+    return ratio > CLEAR, f"{ratio:.2f} times; op by op {slow:.2f} times"
 
 
 CHEAP_ADJOINT = (

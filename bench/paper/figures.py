@@ -70,6 +70,7 @@ def figure_1(record: dict, path: Path) -> None:
         (row,) = (r for r in rows if r["method"] == method)
         backward.axhline(row["ms"], color=_colour("BS" if method == "BS" else "sqrtm"), linestyle="--", label=label)
     backward.set(xlabel="iterations", ylabel="backward, ms", yscale="log", title="(d) backward against iterations")
+    backward.set_ylim(top=2.2 * backward.get_ylim()[1])  # room for the legend
     backward.legend(frameon=False)
     _finish(figure, record, path)
 

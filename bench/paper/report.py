@@ -1,7 +1,7 @@
 """The record as one page of Markdown: every table beside the published numbers."""
 
 from bench.paper import published
-from bench.paper.claims import CLAIMS, converged
+from bench.paper.claims import CLAIMS, CLEAR, converged
 from bench.paper.systems import INPUT
 from bench.paper.training import BATCH, CHANNELS, EPOCHS, EPSILONS, RATE, SEEDS, TRAINED
 from bench.report import geomean
@@ -25,7 +25,7 @@ def markdown(record: dict) -> str:
     parts = [
         "# The paper's numbers again\n",
         f"Every numerical study of {published.SOURCE}, with the code of this repository, beside the published values "
-        "(Tesla K40). Made by `" + record["command"] + f"` in {record['minutes']:.0f} minutes, "
+        "(Tesla K40). Made by `" + record["command"] + f"` in {record['minutes']:.1f} minutes, "
         f"fastsqrtm {record['fastsqrtm']} ({record['backend']}), commit {record['commit']}, torch {record['torch']} "
         f"({record['torch_isa']}), Python {record['python']}, {record['threads']} threads of {machine['cpu']}, "
         f"{record['date']}. Not measured on a GPU.\n",
@@ -36,6 +36,7 @@ def markdown(record: dict) -> str:
         + "; ".join(f"{where}: {what}" for where, what in published.NOT_REPRODUCED.items())
         + ".\n",
         "## Which conclusions hold here\n",
+        f"Times that differ by less than {CLEAR - 1:.0%} count as equal.\n",
         _conclusions(record),
         "## Figure 1: error against speed, and backward speed\n",
         f"![Figure 1]({IMAGES}/figure-1.png)\n",
