@@ -160,26 +160,44 @@ def operation_counts(seconds: float) -> list[dict]:
 
 
 LAYERS = {
-    "whitening": (1, 64, ["SVD-BS", "SVD-Lya", "NS-Lya"]),
-    "pooling": (64, 48, ["PI"]),
-}  # batch, n, and the systems beside those of both tables
+    "whitening": (1, 64, 32768, ["SVD-BS", "SVD-Lya", "NS-Lya"]),  # the first layer of ResNet, 32 images 32 x 32
+    "pooling": (64, 48, 196, []),  # So-ViT, 14 x 14 tokens
+}  # batch, n, samples, and the systems beside those of both tables
+
+
+def layer(application: str, root: Root, x: Tensor) -> Tensor:
+    """Covariance pooling, or whitening: by a solve with the root, as the paper does."""
+    z = x - x.mean(-1, keepdim=True)
+    A = z @ z.mT / x.shape[-1] + 1e-3 * torch.eye(x.shape[-2])
+    return root(A) if application == "pooling" else torch.linalg.solve(root(A), z)
 
 
 def layers(seconds: float) -> dict[str, dict]:
-    """Tables 3, 4 and 7: forward + backward of the root at the shapes of the two applications, and gradient errors."""
+    """Tables 3, 4 and 7: forward + backward at the shapes of the two applications, of the root and of the whole layer,
+    and gradient errors.
+    """
     result = {}
-    for application, (batch, n, names) in LAYERS.items():
+    for application, (batch, n, samples, names) in LAYERS.items():
         A, G = covariances(batch, n)
-        names = [*names, "SVD-PI", "SVD-Taylor", "SVD-Pade", "NS", "NS-Lya as printed", "MPA-Lya", "MTP-Lya"]
+        names = [*names, "PI", "SVD-PI", "SVD-Taylor", "SVD-Pade", "NS", "NS-Lya as printed", "MPA-Lya", "MTP-Lya"]
         roots = {name: SYSTEMS[name].root(application) for name in names}
         contenders = {name: both(root, A, G) for name, root in roots.items()}
         contenders |= {f"{name}, op by op": both(root, A, G) for name, root in OP_BY_OP.items()}
         contenders["sqrtm"] = both(fastsqrtm.sqrtm, A, G)
         roots["sqrtm"] = fastsqrtm.sqrtm
+        x = torch.randn(batch, n, samples, generator=torch.Generator().manual_seed(2)).requires_grad_()
+        cotangent = torch.ones_like(x) if application == "whitening" else G
+        whole = {
+            name: lambda root=root: torch.autograd.grad(layer(application, root, x), x, cotangent)  # noqa: B023
+            for name, root in roots.items()
+            if not (application == "whitening" and name == "PI")  # its root is singular
+        }
         result[application] = {
             "batch": batch,
             "n": n,
+            "samples": samples,
             "ms": milliseconds(contenders, seconds),
+            "layer_ms": milliseconds(whole, seconds),
             "gradient_error": {name: gradient_error(root, A, G) for name, root in roots.items()},
         }
     return result
