@@ -19,8 +19,8 @@ struct MatrixIn {
 // A forward method and its scalars (coefficients.h), made once for the batch.
 struct RootMethod {
   enum class Kind { pade, taylor, newton_schulz } kind;
-  bool inverse;  // A^(-1/2) or A^(1/2)
-  int degree;    // newton_schulz: the number of steps
+  bool inverse;                    // A^(-1/2) or A^(1/2)
+  int degree;                      // newton_schulz: the number of steps
   const double *shifts, *weights;  // pade: t_1..t_degree and w_1..w_degree
   const double* coefficients;      // taylor: c_0..c_degree
 };
