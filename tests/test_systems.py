@@ -290,7 +290,7 @@ def test_singular_matrices_have_finite_gradients(backward):
     assert fastsqrtm.sqrtm(indefinite, method="eigh", backward=backward).isnan().all()
 
 
-def test_transforms_and_compile():
+def test_transforms():
     A = spd(4, 10, (3,), dtype=torch.float64)
     for method, backward in COMBINED:
         if method == "pi":
@@ -306,8 +306,18 @@ def test_transforms_and_compile():
     second = torch.autograd.grad(fastsqrtm.sqrtm(leaf, method="eigh").sum(), leaf, create_graph=True)[0]
     with pytest.raises(RuntimeError, match="differentiate once"):
         second.sum().backward()
-    compiled = torch.compile(lambda A: fastsqrtm.sqrtm(A, method="ns", backward="ns"), fullgraph=True)
-    assert torch.equal(compiled(A), fastsqrtm.sqrtm(A, method="ns"))
+
+
+@pytest.mark.parametrize(
+    "pair", [("ns", "ns"), ("ns", "lyapunov"), ("eigh", "svd_taylor"), ("pi", "exact")], ids="-".join
+)
+def test_compiles_without_a_break(pair):
+    method, backward = pair
+    A = spd(4, 10, (3,), dtype=torch.float64)
+    G = cotangent(A)
+    compiled = torch.compile(fastsqrtm.sqrtm, fullgraph=True, backend="aot_eager")
+    arguments = {"method": method, "backward": backward}
+    assert torch.equal(gradient(compiled, A, G, **arguments), gradient(fastsqrtm.sqrtm, A, G, **arguments))
 
 
 def test_info_of_every_system():
