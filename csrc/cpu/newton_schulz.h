@@ -38,6 +38,14 @@ struct Dual {
     FASTSQRTM_ISA::product(team, lower, A.value, B.derivative, derivative, true);
     mirror(team, derivative, T(1), Q.derivative, q);
   }
+  // A^2. Its derivative is a full product and the transpose: on small matrices cheaper than two halves.
+  void square(const Team& team, const Dual& A) const {
+    FASTSQRTM_ISA::product(team, Triangle::lower, A.value, A.value, value);
+    mirror<T, true>(team, value, T(1));
+    if (!differentiated) return;
+    FASTSQRTM_ISA::product(team, Triangle::full, A.derivative, A.value, derivative);
+    with_transpose(team, derivative, [](Vector<T> own, Vector<T> transposed) { return own + transposed; });
+  }
   void product(const Team& team, const Dual& A, const Dual& B) const { product(team, A, B, T(0), *this, T(0)); }
 };
 
@@ -71,13 +79,13 @@ Dual<T, differentiated> newton_schulz(const Team& team, int iterations, bool inv
         return !(size * size > std::numeric_limits<T>::epsilon());
       };
       last = last || converged();
-      F2.product(team, F, F);
+      F2.square(team, F);
       H.combination(team, T(1.0 / 16), F2, T(-5.0 / 16), M, T(11.0 / 16));
       P.product(team, F2, H, T(-0.5), M, T(1.5));
     }
     left -= single ? 1 : 2;
 
-    D &next = H, &N = F2;
+    D &next = H, &P2 = F2;
     if (first && inverse) {
       Y.combination(team, T(1), P, T(0), P, T(0));
     } else {
@@ -85,8 +93,12 @@ Dual<T, differentiated> newton_schulz(const Team& team, int iterations, bool inv
       std::swap(Y, next);
     }
     if (last) break;
-    if (!first || inverse) N.product(team, M, P);
-    next.product(team, first && !inverse ? Y : N, P);
+    if (first && !inverse) {
+      next.product(team, Y, P);
+    } else {
+      P2.square(team, P);
+      next.product(team, M, P2);
+    }
     std::swap(M, next);
   }
   return Y;
