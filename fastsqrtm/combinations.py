@@ -101,17 +101,29 @@ def divided_differences(values: Tensor, inverse: bool, backward: str, iterations
     return torch.where(diagonal, _column(derivative), quotient)
 
 
-def _gradient(A: Tensor, root: Tensor, values: Tensor, V: Tensor, G: Tensor, inverse: bool, backward: str, k: int):
-    """Of <G, root>. The first three are what the forward left; only the SVD family looks at the spectrum of A."""
-    if backward == "lyapunov" and k is None:
+def root_gradient(
+    A: Tensor,
+    root: Tensor,
+    G: Tensor,
+    inverse: bool,
+    backward: str,
+    iterations: int | None = None,
+    spectrum: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Gradient of <G, root> for symmetric G. `spectrum` of A is what "exact" and the SVD family go by."""
+    if backward == "lyapunov" and iterations is None:
         return call("inv_sqrtm_backward", root, G, 0.0) if inverse else call("sqrtm_backward", root, G, 0.0)
     if backward == "lyapunov":
-        return call("inv_sqrtm_lya_backward", root, G, k) if inverse else call("sqrtm_lya_backward", A, root, G, k)
+        if inverse:
+            return call("inv_sqrtm_lya_backward", root, G, iterations)
+        return call("sqrtm_lya_backward", A, root, G, iterations)
     if backward == "bartels_stewart":  # S X + X S = G, by the Schur form of S, which is diagonal
         values, V = eigh(root)
         values = values.square().reciprocal().flip(-1) if inverse else values.clamp_min(0).square()
         V = V.flip(-1) if inverse else V
-    gradient = V @ (divided_differences(values, inverse, backward, k) * (V.mT @ G @ V)) @ V.mT
+    else:
+        values, V = spectrum
+    gradient = V @ (divided_differences(values, inverse, backward, iterations) * (V.mT @ G @ V)) @ V.mT
     return torch.where((A == 0).all(-1, True).all(-2, True), 0, symmetric_part(gradient))
 
 
@@ -153,9 +165,9 @@ class _Combination(torch.autograd.Function):
         if G is None:
             return (None,) * 6
         inverse, _, backward, iterations = ctx.rest
-        A, *factors = ctx.saved_tensors
+        A, root, *spectrum = ctx.saved_tensors
         with torch.no_grad():
-            gradient = _gradient(A, *factors, symmetric_part(G), inverse, backward, iterations)
+            gradient = root_gradient(A, root, symmetric_part(G), inverse, backward, iterations, spectrum)
         if torch.is_grad_enabled():
             gradient = _Once.apply(gradient, A, G)
         return gradient, *(None,) * 5

@@ -12,6 +12,7 @@ import fastsqrtm
 from bench.paper.systems import OP_BY_OP, SYSTEMS, Root, covariances
 from fastsqrtm import baselines
 from fastsqrtm.baselines import time_in_turn
+from fastsqrtm.combinations import root_gradient
 from fastsqrtm.testing import exact_gradient, exact_sqrtm, relative_error
 
 sqrtm = fastsqrtm.sqrtm
@@ -62,22 +63,16 @@ def backward_sweep(seconds: float) -> list[dict]:
     S = fastsqrtm.sqrtm(A, method="mpa")
     points = {("Lyapunov", k): functools.partial(ops.sqrtm_lya_backward, A, S, G, k) for k in range(5, 10)}
     points |= {("NS", k): functools.partial(ops.ns_backward, A, G, k) for k in range(3, 8)}
-    points |= {("BS", 0): functools.partial(_bartels_stewart, A, S, G)}
+    points |= {("BS", 0): functools.partial(root_gradient, A, S, G, False, "bartels_stewart")}
     points |= {("Newton", 0): functools.partial(ops.sqrtm_backward, S, G)}
     times = milliseconds(points, seconds)
-    exact = _bartels_stewart(A.double(), S.double(), G.double())
+    exact = root_gradient(A.double(), S.double(), G.double(), False, "bartels_stewart")
     rows = []
     for (method, k), f in points.items():
         rows.append({"method": method, "iterations": k, "ms": times[method, k]})
         if method != "NS":  # its gradient is of another map
             rows[-1]["error"] = relative_error(f(), exact).mean().item()
     return rows
-
-
-def _bartels_stewart(A: Tensor, S: Tensor, G: Tensor) -> Tensor:
-    from fastsqrtm.combinations import _gradient
-
-    return _gradient(A, S, S, S, G, False, "bartels_stewart", 0)
 
 
 SPEED = ["SVD-Pade", "NS", "MPA-Lya", "MTP-Lya"]
