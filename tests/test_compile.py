@@ -22,16 +22,14 @@ def inputs(name, shape, dtype=torch.float32):
 @pytest.mark.parametrize("shape", [(3, 3), (2, 1, 4, 4), (0, 3, 3), (2, 0, 0), (1, 1)], ids=str)
 @pytest.mark.parametrize("name", TENSORS)
 def test_opcheck(name, shape):
-    op = getattr(torch.ops.fastsqrtm, name).default
-    torch.library.opcheck(op, tuple(x.requires_grad_() for x in inputs(name, shape)))
+    testing.opcheck(name, tuple(x.requires_grad_() for x in inputs(name, shape)))
 
 
 @pytest.mark.parametrize("name", TENSORS)
 def test_opcheck_of_strides_and_counts(name):
-    op = getattr(torch.ops.fastsqrtm, name).default
     views = tuple(x.mT[1:] for x in inputs(name, (3, 4, 4), torch.float64))
     numbers = {"degree": 3, "iterations": 9, "rtol": 1e-3}
-    torch.library.opcheck(op, (*views, *(numbers[kind] for kind in NUMBERS[name])))
+    testing.opcheck(name, (*views, *(numbers[kind] for kind in NUMBERS[name])))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

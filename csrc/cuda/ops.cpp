@@ -56,7 +56,7 @@ Input input_of(const Tensor& A, bool only_symmetric_part_matters) {
 
 void* current_stream(int32_t device) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   return stream;
 }
 
@@ -133,7 +133,7 @@ Tensor run(const Call& call, std::initializer_list<const Tensor*> arguments) {
   Tensor workspace = torch::stable::empty({large_workspace(call.op, problem.batch, n, call.degree, problem.storage)},
                                           ScalarType::Byte, std::nullopt, A.device());
   void* blas = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_get_current_cuda_blas_handle(&blas));
+  TORCH_ERROR_CODE_CHECK(torch_get_current_cuda_blas_handle(&blas));
   launch_large(call.op, problem, inputs, call.degree, call.iterations, call.inverse, workspace.mutable_data_ptr(), blas,
                stream);
   return out;
@@ -269,7 +269,7 @@ class Device {
     Tensor workspace = torch::stable::empty({large_workspace(op, problem.batch, problem.n, poles, problem.storage)},
                                             ScalarType::Byte, std::nullopt, like_.device());
     void* blas = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_get_current_cuda_blas_handle(&blas));
+    TORCH_ERROR_CODE_CHECK(torch_get_current_cuda_blas_handle(&blas));
     run(workspace.mutable_data_ptr(), blas);
   }
 
