@@ -23,6 +23,11 @@ struct Tile {
       for (int v = 0; v < vectors; ++v) sum[r][v] = FASTSQRTM_ISA::load(c + r * stride + v * lanes);
   }
 
+  void add(const T* c, int stride) {
+    for (int r = 0; r < tile_rows; ++r)
+      for (int v = 0; v < vectors; ++v) sum[r][v] += FASTSQRTM_ISA::load(c + r * stride + v * lanes);
+  }
+
   void store(T* c, int stride) const {
     for (int r = 0; r < tile_rows; ++r)
       for (int v = 0; v < vectors; ++v) FASTSQRTM_ISA::store(c + r * stride + v * lanes, sum[r][v]);
@@ -58,11 +63,9 @@ template <class T, int vectors>
 inline void product_tile(const Panels<T>& A, const Panels<T>& B, const Panels<T>& C, int i, int j, int k0, int k1,
                          bool add) {
   Tile<T, vectors> tile;
-  if (add)
-    tile.load(C.at(i, j), C.width);
-  else
-    tile.clear();
+  tile.clear();
   tile.multiply(A.at(k0, i), A.width, B.at(k0, j), B.width, k1 - k0);
+  if (add) tile.add(C.at(i, j), C.width);  // at the end: a short sum rounds less than a long one
   tile.store(C.at(i, j), C.width);
 }
 

@@ -6,7 +6,6 @@
 //          gemm(alpha, X, Y, beta, out, n, batch, rows)  out = alpha X Y + beta out, row-major
 //          solve(factors, rights, info, n, count)      right <- factor^-1 right by Cholesky; factor is destroyed
 //          products(x, y, out, n, count)               out[i] = x[i] y[i], by addresses
-//          stacked(X, Y, out, n, terms, batch)         out = sum of X_j^T Y_j, `terms` one after the other
 #pragma once
 
 #include <cstddef>
@@ -351,8 +350,7 @@ class Large {
     finish_gradient(c, Finish::plain, nullptr);
   }
 
-  // The terms R_j carry the root of their weight in the derivative sum_j R_j G R_j, which is then a single product of
-  // all of them, one upon the other, with all G R_j.
+  // The terms R_j carry the root of their weight in the derivative sum_j R_j G R_j, which the products then build up.
   void mpa_backward() {
     const MpaArguments<T> series = mpa_arguments<T>(o_.problem, o_.first, o_.degree, o_.inverse, {0, 1, 1, 0, 0});
     const int64_t count = batch_ * o_.degree;
@@ -384,7 +382,12 @@ class Large {
     elements(count, &derivative_shift_kernel<T>, shifts);
     library_.solve(factors, rights, info, n_, count);
     library_.products(cotangents, rights, factors, n_, count);
-    library_.stacked(right, factor, derivative, n_, o_.degree, batch_);
+    // One product for each term: a single one of all terms, its sums as many times as long, would round more.
+    for (int j = 0; j < o_.degree; ++j) {
+      const int64_t term = static_cast<int64_t>(j) * n_ * n_;
+      library_.gemm(1, right + term, factor + term, j > 0 ? 1 : 0, derivative, n_, batch_,
+                    {1, o_.degree, o_.degree, 1});
+    }
     finish_exact(gradient);
   }
 

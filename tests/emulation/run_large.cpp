@@ -34,18 +34,6 @@ struct HostLibrary {
     for (int64_t m = 0; m < count; ++m) gemm(1, x[m], y[m], 0, out[m], n, 1);
   }
 
-  void stacked(const T* x, const T* y, T* out, int n, int terms, int64_t batch) {
-    for (int64_t m = 0; m < batch; ++m, x += terms * n * n, y += terms * n * n, out += n * n) {
-      for (int i = 0; i < n; ++i) {
-        for (int j = 0; j < n; ++j) {
-          T sum = 0;
-          for (int k = 0; k < terms * n; ++k) sum += x[k * n + i] * y[k * n + j];
-          out[i * n + j] = sum;
-        }
-      }
-    }
-  }
-
   void factor(T** factors, int* info, int n, int64_t count) {
     for (int64_t m = 0; m < count; ++m) {
       T* l = factors[m];
