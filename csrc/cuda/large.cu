@@ -4,10 +4,11 @@
 #include <cublas_v2.h>
 #include <cusolverDn.h>
 
-#include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "large.h"
 #include "large_library.h"
@@ -22,8 +23,8 @@ void check_library(int status, const char* what) {
   if (status != 0) throw std::runtime_error(std::string("fastsqrtm: ") + what + ": status " + std::to_string(status));
 }
 
-// While this lives, the thread may allocate although a graph is being captured: what a handle allocates for itself when
-// it is made is no part of the graph.
+// While this lives, the thread may allocate although a graph is being captured: what a library allocates for itself is
+// no part of the graph.
 class AllocationInCapture {
  public:
   AllocationInCapture() { check(cudaThreadExchangeStreamCaptureMode(&mode_), "capture mode"); }
@@ -35,23 +36,51 @@ class AllocationInCapture {
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;  // then the one there was before
 };
 
-// One handle for every thread and device: handles are not for concurrent use.
+// Handles by device. They are not for concurrent use, so a thread has its own; one that ends leaves them to the next.
+// None is ever destroyed: at the end of a thread another device may be current, at that of the process CUDA be gone.
+class SolverHandles {
+ public:
+  ~SolverHandles() {
+    const std::lock_guard<std::mutex> lock(mutex());
+    for (const auto& [device, handle] : own_) {
+      if (handle) free()[device].push_back(handle);
+    }
+  }
+
+  cusolverDnHandle_t of(int device) {
+    cusolverDnHandle_t& handle = own_[device];
+    if (handle) return handle;
+    const std::lock_guard<std::mutex> lock(mutex());
+    std::vector<cusolverDnHandle_t>& left = free()[device];
+    if (left.empty()) {
+      check_library(cusolverDnCreate(&handle), "cusolverDnCreate");
+    } else {
+      handle = left.back();
+      left.pop_back();
+    }
+    return handle;
+  }
+
+ private:
+  static std::mutex& mutex() {
+    static auto& mutex = *new std::mutex;
+    return mutex;
+  }
+  static std::unordered_map<int, std::vector<cusolverDnHandle_t>>& free() {
+    static auto& handles = *new std::unordered_map<int, std::vector<cusolverDnHandle_t>>;
+    return handles;
+  }
+
+  std::unordered_map<int, cusolverDnHandle_t> own_;
+};
+
 cusolverDnHandle_t solver_handle(cudaStream_t stream) {
-  struct Destroy {
-    void operator()(cusolverDnHandle_t handle) const { cusolverDnDestroy(handle); }
-  };
-  thread_local std::unordered_map<int, std::unique_ptr<cusolverDnContext, Destroy>> handles;
+  thread_local SolverHandles handles;
   int device = 0;
   check(cudaGetDevice(&device), "current device");
-  auto& handle = handles[device];
-  if (!handle) {
-    const AllocationInCapture allowed;
-    cusolverDnHandle_t created = nullptr;
-    check_library(cusolverDnCreate(&created), "cusolverDnCreate");
-    handle.reset(created);
-  }
-  check_library(cusolverDnSetStream(handle.get(), stream), "cusolverDnSetStream");
-  return handle.get();
+  const cusolverDnHandle_t handle = handles.of(device);
+  check_library(cusolverDnSetStream(handle, stream), "cusolverDnSetStream");
+  return handle;
 }
 
 // torch may have TF32 switched on in its handle. Here products are float32: the condition of the problem leaves no
@@ -102,6 +131,7 @@ class DeviceLibrary {
 
   void factor(T** factors, int* info, int n, int64_t terms) {
     const int count = static_cast<int>(terms);
+    const AllocationInCapture allowed;
     const cusolverDnHandle_t solver = solver_handle(stream_);
     if constexpr (sizeof(T) == 8) {
       check_library(cusolverDnDpotrfBatched(solver, CUBLAS_FILL_MODE_LOWER, n, factors, n, info, count),
@@ -141,22 +171,6 @@ class DeviceLibrary {
       check_library(
           cublasSgemmBatched(blas_, CUBLAS_OP_N, CUBLAS_OP_N, n, n, n, &one, y, n, x, n, &zero, out, n, count),
           "cublasSgemmBatched");
-    }
-  }
-
-  // Row-major X^T Y, both terms * n rows high, is column-major Y X^T of what lies in memory.
-  void stacked(const T* x, const T* y, T* out, int n, int terms, int64_t batch) {
-    const long long size = static_cast<long long>(n) * n;
-    const int count = static_cast<int>(batch), rows = terms * n;
-    const T one = 1, zero = 0;
-    if constexpr (sizeof(T) == 8) {
-      check_library(cublasDgemmStridedBatched(blas_, CUBLAS_OP_N, CUBLAS_OP_T, n, n, rows, &one, y, n, terms * size, x,
-                                              n, terms * size, &zero, out, n, size, count),
-                    "cublasDgemmStridedBatched");
-    } else {
-      check_library(cublasSgemmStridedBatched(blas_, CUBLAS_OP_N, CUBLAS_OP_T, n, n, rows, &one, y, n, terms * size, x,
-                                              n, terms * size, &zero, out, n, size, count),
-                    "cublasSgemmStridedBatched");
     }
   }
 

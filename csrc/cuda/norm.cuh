@@ -70,6 +70,7 @@ struct Norm {
   // infinite element: nothing of it must look like a result.
   __device__ __forceinline__ void finish(T largest, T sum) {
     is_zero = largest == T(0);
+    if (is_zero) exponent = 0;  // what else is scaled by this norm, as C by that of B, stays in range
     down = power_of_two<T>(-exponent);
     ratio = is_zero ? T(0) : largest < infinity<T>() ? square_root(sum) : not_a_number<T>();
     inverse_ratio = is_zero ? T(0) : reciprocal(ratio);

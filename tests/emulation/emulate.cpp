@@ -427,11 +427,16 @@ class OneOfThree {
         inputs_(make_inputs(op, n, 3, storage, false)),
         before_(run_op(op, n, inputs_, setting)) {}
 
-  void check(const Matrix& a, const char* what, bool (*good)(const Matrix&, int), int position = 0) const {
+  // `others`: what the matrix's further inputs are multiplied by.
+  void check(const Matrix& a, const char* what, bool (*good)(const Matrix&, int), int position = 0,
+             double others = 1) const {
     std::vector<Batch> inputs = inputs_;
-    std::vector<Matrix> changed = inputs[position].values;
-    changed[1] = a;
-    inputs[position] = make_batch(changed, n_, storage_, View::contiguous);
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      std::vector<Matrix> changed = inputs[i].values;
+      for (double& x : changed[1]) x *= others;
+      if (static_cast<int>(i) == position) changed[1] = a;
+      inputs[i] = make_batch(changed, n_, storage_, View::contiguous);
+    }
     const std::vector<Matrix> after = run_op(op_, n_, inputs, setting_);
     const std::string label = std::string(setting_.large ? "large " : "") + op_.name + " " +
                               storages[static_cast<int>(storage_)] + " n=" + std::to_string(n_) + ": " + what;
@@ -509,6 +514,7 @@ Setting stopping(const Op& op, int n) {
 void answers(const Op& op, int n, Storage storage, const Setting& setting) {
   const OneOfThree one(op, n, storage, setting);
   one.check(Matrix(n * n, 0.0), "zero matrix", of_zero(op));
+  one.check(Matrix(n * n, 0.0), "zero matrix, the rest large", of_zero(op), 0, storage == Storage::float16 ? 1e3 : 1e6);
   Matrix bad = random_spd(n);
   bad[n * n / 2] = NAN;
   one.check(bad, "NaN", is_nan);

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <limits>
 
 #define __global__
 #define __device__
@@ -113,19 +114,22 @@ template <int threads>
 void named_barrier(int id) {
   emulation::wait(id, threads, true);
 }
-inline float reciprocal(float x) { return 1 / x; }
-inline double reciprocal(double x) { return 1 / x; }
-inline int exponent_of(double x) {
+// Newton steps end in inf - inf where the approximation is 0 or infinite; in double it takes subnormal numbers for 0.
+inline float reciprocal(float x) { return std::isfinite(x) && std::isfinite(1 / x) ? 1 / x : NAN; }
+inline double reciprocal(double x) { return std::isnormal(x) ? 1 / x : NAN; }
+inline float square_root(float x) { return x > 0 && std::isfinite(x) ? std::sqrt(x) : NAN; }
+inline double square_root(double x) { return std::isnormal(x) ? std::sqrt(x) : NAN; }
+template <typename T>
+int exponent_of(T x) {
   int exponent;
   std::frexp(x, &exponent);
-  return exponent;
+  constexpr int least = std::numeric_limits<T>::min_exponent - 1;  // of 0 as well
+  return x == 0 || exponent < least ? least : exponent;
 }
 template <typename T>
 T power_of_two(int e) {
   return std::ldexp(T(1), e);
 }
-inline float square_root(float x) { return std::sqrt(x); }
-inline double square_root(double x) { return std::sqrt(x); }
 inline int opaque(int x) { return x; }
 inline unsigned char* dynamic_shared() { return emulation::shared_memory; }
 
