@@ -6,6 +6,8 @@ written after every step to bench/results/<gpu>.json. Exit status 1 if a step fa
 """
 
 import argparse
+import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -75,9 +77,12 @@ def run_command(command: list[str], limit: float, environment: dict[str, str]) -
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            # Interrupted first: pytest then writes what it has.
+            for kill, grace in ((signal.SIGINT, 5), (signal.SIGKILL, None)):
+                if process.poll() is None:
+                    os.killpg(process.pid, kill)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(grace)
         out.seek(0)
         err.seek(0)
         return Outcome(code, out.read(), err.read())
@@ -118,7 +123,7 @@ def read_sanitizer(outcome: Outcome) -> dict:
 
 
 def read_tests(report: Path) -> Callable[[Outcome], dict]:
-    """Of pytest's junit file; without one the tests did not come to their end."""
+    """Of pytest's junit file, which it also writes when it is interrupted at its limit."""
 
     def read(outcome: Outcome) -> dict:
         if not report.exists():
@@ -134,7 +139,9 @@ def read_tests(report: Path) -> Callable[[Outcome], dict]:
         if outcome.code == 0 and counts["tests"] > counts["skipped"]:
             return {"status": "ok", **counts, "skipped_tests": found["skipped"][:20]}
         message = f"{counts['failed']} of {counts['tests']} failed" if cases else "no tests ran"
-        return {"status": "failed", "message": message, **counts, "failed_tests": found["failed"][:60],
+        status = "failed" if outcome.code is not None or counts["failed"] else "timed out"
+        message += ", killed at the time limit" if outcome.code is None else ""
+        return {"status": status, "message": message, **counts, "failed_tests": found["failed"][:60],
                 "skipped_tests": found["skipped"][:20]}  # fmt: skip
 
     return read
@@ -150,7 +157,9 @@ def find_tool(name: str) -> str | None:
 
 def make_steps(report: Path) -> list[Step]:
     """`report`: where pytest writes its junit file."""
-    pytest = [sys.executable, "-m", "pytest", "-m", "cuda", "-q", "--maxfail=60", "-p", "no:cacheprovider"]
+    # The references of the tests are the host's work: four processes side by side where pytest-xdist is there.
+    together = ["-n", "4", "--dist", "worksteal"] if importlib.util.find_spec("xdist") else []
+    pytest = [sys.executable, "-m", "pytest", "-m", "cuda", "-q", *together, "-p", "no:cacheprovider"]
     strict = {"FAIL_WITHOUT_CUDA": "1", "FASTSQRTM_REQUIRE_NATIVE": "1", "FASTSQRTM_FALLBACK": "error"}
     sanitizer = find_tool("compute-sanitizer") or "compute-sanitizer"
     # Each tensor an allocation of its own: an index beyond its end does not fall into its neighbour.
@@ -158,15 +167,19 @@ def make_steps(report: Path) -> list[Step]:
 
     def sanitize(tool: str) -> Step:
         options = ["--tool", tool, "--error-exitcode", "9", "--target-processes", "all", "--print-limit", "20"]
+        if tool == "memcheck":
+            options += ["--report-api-errors", "no"]  # torch and cuBLAS probe for what a driver has
         return Step(tool, [sanitizer, *options, *WORKER, "sanitized", tool], 75, read_sanitizer, uncached)
 
     return [
         Step("environment", [*WORKER, "environment"], 60, read_rows),
-        Step("tests", [*pytest, f"--junitxml={report}", "tests"], 200, read_tests(report), strict),
+        Step("tests", [*pytest, f"--junitxml={report}", "tests"], 240, read_tests(report), strict),
         sanitize("memcheck"),
         sanitize("racecheck"),
         Step("launches", [*WORKER, "launches"], 60, read_rows),
         Step("ours", [*WORKER, "ours"], 45, read_rows),
+        Step("ops", [*WORKER, "ops"], 45, read_rows),
+        Step("choices", [*WORKER, "choices"], 60, read_rows),
         *(Step(peer, [*WORKER, peer], 45, read_rows) for peer in PEERS),
     ]
 
@@ -292,6 +305,39 @@ def number(value: float | None, form: str = ".2f") -> str:
     return "-" if value is None else format(value, form)
 
 
+def case_name(row: dict) -> str:
+    return "{} x {}".format(*row["case"])
+
+
+def op_table(record: dict) -> list[str]:
+    """An op a line, a case a column."""
+    rows = step_rows(record, "ops")
+    if not rows:
+        return []
+    lines = [f"  {'microseconds of the kernels':<28}" + "".join(f"{case_name(row):>11}" for row in rows)]
+    for name in rows[0]["ms"]:
+        lines.append(f"  {name:<28}" + "".join(f"{1e3 * row['ms'][name]:>11.1f}" for row in rows))
+    return ["", *lines]
+
+
+def choice_table(record: dict) -> list[str]:
+    """Times and errors of what the path for large matrices could rest on; where it depends on the batch."""
+    rows = step_rows(record, "choices")
+    lines = []
+    for row in (row for row in rows if row["choice"] != "batch"):
+        found = ", ".join(f"{name} {ms:.3g} ms ({row['error'][name]:.0e})" for name, ms in row["ms"].items())
+        lines.append(f"  {row['choice']:<8}{row['dtype']:<8}{case_name(row):>9}  {found}")
+    batched = [row for row in rows if row["choice"] == "batch"]
+    moved = [row for row in batched if row["difference"] != 0]
+    if batched:
+        worst = max(moved, key=lambda row: row["difference"], default=None)
+        largest = (
+            f", most {worst['op']} {worst['dtype']} n = {worst['case'][1]}: {worst['difference']:.0e}" if worst else ""
+        )
+        lines.append(f"  large matrices that depend on their batch: {len(moved)} of {len(batched)} cases{largest}")
+    return ["", *lines] if lines else []
+
+
 def summary(record: dict) -> str:
     out = ["", f"{record['gpu']}, commit {record['commit']}, {record['date']}", "", "steps"]
     for name, step in record["steps"].items():
@@ -328,6 +374,7 @@ def summary(record: dict) -> str:
         for op, dtype in dict.fromkeys((row["op"], row["dtype"]) for row in launches):
             mine = [row for row in launches if (row["op"], row["dtype"]) == (op, dtype)]
             out.append(f"  {op:<13}{dtype:<9}" + "".join(f"{r['n']:>5}: {r['forward']}/{r['backward']}" for r in mine))
+    out += op_table(record) + choice_table(record)
     out += ["", "targets (those of speed and floor are an H200's, in float32)"]
     for t in record["targets"]:
         verdict = {True: "met", False: "MISSED", None: "not measured"}[t["met"]]

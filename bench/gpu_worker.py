@@ -3,9 +3,12 @@
 python -m bench.gpu_worker environment
 python -m bench.gpu_worker launches
 python -m bench.gpu_worker sanitized memcheck
+python -m bench.gpu_worker ops
+python -m bench.gpu_worker choices
 python -m bench.gpu_worker ours | paper | newton_schulz | eigh
 """
 
+import contextlib
 import json
 import math
 import subprocess
@@ -23,7 +26,8 @@ import fastsqrtm
 from bench import run
 from bench.cases import CASES, METHODS, MODES, make_input
 from bench.worker import measure_ours, measure_peer
-from fastsqrtm.testing import spd
+from fastsqrtm._library import load_cuda
+from fastsqrtm.testing import relative_error, spd
 
 ROOTS = ("mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv")
 EXACT = ("mpa", "mtp", "ns", "mpa_inv", "mtp_inv", "ns_inv")  # with the gradient of the approximant
@@ -68,8 +72,9 @@ def fused_limit(dtype: torch.dtype) -> int:
     return 32 if dtype == torch.float64 else 64
 
 
-def has_cuda_kernels() -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key("fastsqrtm::mpa_lya", "CUDA")
+def require_cuda_kernels() -> None:
+    if reason := load_cuda():
+        raise RuntimeError(f"no CUDA kernels to check: {reason}")
 
 
 def op_inputs(name: str, n: int, batch: int, dtype: torch.dtype, kappa: float = 5) -> list[Tensor]:
@@ -202,7 +207,7 @@ def environment():
         "nvcc": nvcc,
         "nvidia_smi": query_gpu(),
         "allow_tf32": torch.backends.cuda.matmul.allow_tf32,
-        "cuda_kernels": has_cuda_kernels(),
+        "cuda_kernels": load_cuda() is None,
         "fused_limit": {"float32": fused_limit(torch.float32), "float64": fused_limit(torch.float64)},
     }
 
@@ -224,8 +229,7 @@ def launches():
 
 def sanitized(tool: str):
     """Small cases of every op; the line "complete" proves that all of them ran."""
-    if not has_cuda_kernels():
-        raise RuntimeError("this build has no CUDA kernels to check")
+    require_cuda_kernels()
     for dtype, n in {"memcheck": MEMCHECK, "racecheck": RACECHECK}[tool]:
         for name in TENSORS:
             inputs = op_inputs(name, n, 3, dtype)
@@ -236,10 +240,101 @@ def sanitized(tool: str):
     yield {"complete": True}
 
 
+# What only a measurement decides. These contenders are torch's way to the same libraries, so they run on a CPU too.
+
+
+def inverses(A: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """A^-1 of SPD matrices by each factorisation the path for large matrices could rest on."""
+    identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand_as(A)
+
+    def potrf_trsm():
+        L = torch.linalg.cholesky_ex(A).L
+        half = torch.linalg.solve_triangular(L, identity, upper=False)
+        return torch.linalg.solve_triangular(L.mT, half, upper=True)
+
+    return {
+        "potrf, trsm": potrf_trsm,
+        "potrf, potri": lambda: torch.cholesky_inverse(torch.linalg.cholesky_ex(A).L),
+        "getrf, getrs": lambda: torch.linalg.lu_solve(*torch.linalg.lu_factor_ex(A)[:2], identity),
+        "getrf, getri": lambda: torch.linalg.inv_ex(A).inverse,
+    }
+
+
+@contextlib.contextmanager
+def tf32_allowed():
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def tf32_parts(X: Tensor) -> tuple[Tensor, Tensor]:
+    """X = high + low exactly, with 11 bits in high; the tensor cores round low to 11 bits of its own."""
+    high = (X.view(torch.int32) & -(1 << 13)).view(torch.float32)
+    return high, X - high
+
+
+def products(X: Tensor, Y: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """X Y in float32 by plain float32, by TF32, and by three TF32 products whose splitting counts as well."""
+
+    def by_tf32():
+        with tf32_allowed():
+            return X @ Y
+
+    def by_three():
+        (high_x, low_x), (high_y, low_y) = tf32_parts(X), tf32_parts(Y)
+        with tf32_allowed():
+            return torch.baddbmm(torch.baddbmm(low_x @ high_y, high_x, low_y), high_x, high_y)
+
+    return {"float32": lambda: X @ Y, "TF32": by_tf32, "3 x TF32": by_three}
+
+
+CHOICE_CASES = [(64, 192), (64, 256), (16, 512), (4, 1024)]
+
+
+def measured(contenders: dict[str, Callable[[], Tensor]], truth: Tensor) -> dict:
+    times = time_in_turn(contenders, SECONDS)
+    return {
+        "ms": {name: 1e3 * median(values) for name, values in times.items()},
+        "error": {name: relative_error(run(), truth).mean().item() for name, run in contenders.items()},
+    }
+
+
+def choices():
+    """Which factorisation; whether three TF32 products pay and are accurate; whether the libraries heed the batch."""
+    require_cuda_kernels()
+    for dtype, (batch, n) in product((torch.float32, torch.float64), CHOICE_CASES):
+        place = {"case": (batch, n), "dtype": str(dtype).removeprefix("torch.")}
+        A = make_input(batch, n, dtype)[0].cuda()
+        yield {"choice": "inverse", **place, **measured(inverses(A), torch.linalg.inv(A.double()))}
+        if dtype == torch.float32:
+            yield {"choice": "product", **place, **measured(products(A, A), A.double() @ A.double())}
+        for name in TENSORS:
+            inputs = op_inputs(name, n, 6, dtype)
+            together, alone = (getattr(torch.ops.fastsqrtm, name)(*x) for x in (inputs, [x[:1] for x in inputs]))
+            difference = relative_error(together[:1].double(), alone.double()).max().item()
+            yield {"choice": "batch", **place, "op": name, "difference": difference}
+
+
+def ops():
+    """Every op of the fused range and above it: the time of its kernels, and of a batched product beside."""
+    require_cuda_kernels()
+    for batch, n in CASES:
+        A = make_input(batch, n, torch.float32)[0].cuda()
+        calls = {"bmm": lambda A=A: A @ A}
+        for name in TENSORS:
+            inputs = op_inputs(name, n, 1, torch.float32)
+            inputs = [x.expand(batch, n, n).contiguous() for x in inputs]
+            calls[name] = lambda name=name, inputs=inputs: getattr(torch.ops.fastsqrtm, name)(*inputs)
+        times = time_in_turn({name: graphed(call) for name, call in calls.items()}, SECONDS / 4)
+        yield {"case": (batch, n), "ms": {name: 1e3 / 8 * median(values) for name, values in times.items()}}
+
+
 def benchmark(peer: str | None):
     """Our methods alone, or in turn with a peer; a case that fails is reported and the next one measured."""
-    if not has_cuda_kernels():
-        raise RuntimeError("this build has no CUDA kernels to measure")
+    require_cuda_kernels()
     big = torch.randn(4096, 4096, device="cuda")
     end = time.perf_counter() + 0.5
     while time.perf_counter() < end:  # up from the idle clocks
@@ -268,7 +363,7 @@ def benchmark(peer: str | None):
 
 def main(argv: list[str]) -> None:
     part, *rest = argv
-    parts = {"environment": environment, "launches": launches, "sanitized": sanitized}
+    parts = {f.__name__: f for f in (environment, launches, sanitized, choices, ops)}
     if part in parts:
         results = parts[part](*rest)
     else:

@@ -17,6 +17,7 @@ sys.path.append(str(ROOT))  # at the end: an installed fastsqrtm stays in front 
 
 from bench import gpu_check, gpu_worker  # noqa: E402
 from bench.gpu_check import Outcome, Step  # noqa: E402
+from fastsqrtm.testing import relative_error, spd  # noqa: E402
 
 
 def python(program, limit=30.0, read=gpu_check.read_rows, name="step"):
@@ -98,6 +99,16 @@ def test_the_report_of_the_tests(tmp_path):
     assert result["status"] == "ok"
 
 
+def test_the_tests_are_interrupted_at_their_limit(tmp_path):
+    (tmp_path / "test_slow.py").write_text("import time\ndef test_good(): ...\ndef test_slow(): time.sleep(60)\n")
+    report = tmp_path / "report.xml"
+    command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", "--rootdir", str(tmp_path), str(tmp_path)]
+    result = gpu_check.read_tests(report)(gpu_check.run_command(command, 8, {}))
+    assert (result["status"], result["failed"]) == ("timed out", 0)
+    assert result["tests"] >= 1
+    assert "killed at the time limit" in result["message"]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 @pytest.mark.parametrize(("value", "code"), [("0", 0), ("1", 1)])
 def test_fail_without_cuda(value, code):
@@ -171,6 +182,13 @@ def record_of(ratio, backward_launches=1):
             "ours": {**ok, "rows": [*ours, {"nvidia_smi_after": {}}]},
             "paper": {**ok, "rows": paper},
             "eigh": {**ok, "status": "timed out", "message": "killed at its time limit", "rows": []},
+            "ops": {**ok, "rows": [{"case": [1, 64], "ms": {"bmm": 0.004, "mpa": 0.012}}]},
+            "choices": {**ok, "rows": [
+                {"choice": "inverse", "case": [4, 1024], "dtype": "float64", "ms": {"potrf, potri": 1.5},
+                 "error": {"potrf, potri": 1e-15}},
+                {"choice": "batch", "case": [4, 1024], "dtype": "float32", "op": "mtp", "difference": 2e-7},
+                {"choice": "batch", "case": [64, 192], "dtype": "float32", "op": "mpa", "difference": 0.0},
+            ]},
         },
     }  # fmt: skip
 
@@ -200,6 +218,9 @@ def test_targets_and_summary():
     assert "not measured times faster than eigh" in text
     assert "64: 1/2" in text
     assert "test_a: bad" in text
+    assert "mpa                                12.0" in text
+    assert "inverse float64  4 x 1024  potrf, potri 1.5 ms (1e-15)" in text
+    assert "depend on their batch: 1 of 2 cases, most mtp float32 n = 1024: 2e-07" in text
     assert max(map(len, text.splitlines())) <= 140
     json.dumps(record)
 
@@ -238,6 +259,19 @@ def test_a_whole_run_survives_its_steps(monkeypatch, tmp_path, capsys):
     assert "environment ..." in capsys.readouterr().out
     assert gpu_check.main(["--only", "environment", "--output", str(tmp_path / "one.json")]) == 0
     assert list(json.loads((tmp_path / "one.json").read_text())["steps"]) == ["environment"]
+
+
+def test_the_contenders_of_a_choice_compute_the_same():
+    A = spd(20, 50, (3,))
+    for name, run in gpu_worker.inverses(A).items():
+        assert relative_error(run(), torch.linalg.inv(A.double())).max() < 1e-5, name
+    high, low = gpu_worker.tf32_parts(A)
+    assert torch.equal(high + low, A)
+    assert high.view(torch.int32).bitwise_and((1 << 13) - 1).count_nonzero() == 0
+    before = torch.backends.cuda.matmul.allow_tf32
+    for name, run in gpu_worker.products(A, A).items():
+        assert relative_error(run(), A.double() @ A.double()).max() < (1e-3 if name == "TF32" else 1e-6), name
+    assert torch.backends.cuda.matmul.allow_tf32 == before
 
 
 def test_arguments():
