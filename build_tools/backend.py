@@ -3,9 +3,13 @@
 import shutil
 from pathlib import Path
 
+from setuptools import __version__ as setuptools_version
 from setuptools import build_meta
 from setuptools.build_meta import *  # noqa: F403  the hooks that stay as they are
 from target_environment import find_torch, has_program, native_wanted
+
+if int(setuptools_version.split(".")[0]) < 77:  # only without build isolation: pyproject.toml asks for it
+    raise SystemExit(f"fastsqrtm: building needs setuptools >= 77, found {setuptools_version}")
 
 
 def _native_requirements():

@@ -203,3 +203,23 @@ def test_the_plan_of_the_fused_kernels():
             assert native.C.plan_cuda(op, 8, largest + 1, element_bytes, **h200) == {"kernel": None}
     with pytest.raises(ValueError, match="no fused kernel is called svd"):
         native.C.plan_cuda("svd", 1, 1, 4, **h200)
+
+
+def test_a_source_that_needs_a_newer_torch_is_found(tmp_path):
+    sys.path.append(str(ROOT / "build_tools"))
+    import compile_against
+
+    source = tmp_path / "a.cpp"
+    source.write_text("#include <torch/a.h>\nint x = SINCE_YESTERDAY;\n")
+    for torch_of, text in {"old": "", "new": "#define SINCE_YESTERDAY 1\n"}.items():
+        header = tmp_path / torch_of / "torch/include/torch/a.h"
+        header.parent.mkdir(parents=True)
+        header.write_text(text)
+    command = f"c++ -isystem {tmp_path}/new/torch/include -O1 -o a.o -c {source}"
+    commands = [{"file": str(source), "command": command}, {"file": str(tmp_path / "b.cu"), "command": command}]
+    for torch_of, works in (("new", True), ("old", False)):
+        found = compile_against.checks(commands, tmp_path / torch_of / "torch", tmp_path)
+        assert list(found) == ["a.cpp"]
+        done = subprocess.run(found["a.cpp"], cwd=tmp_path, capture_output=True)
+        assert (done.returncode == 0) == works
+    assert not (tmp_path / "a.o").exists()
