@@ -17,9 +17,12 @@ __global__ void __launch_bounds__(max_threads(Fused::mpa, V::shape), 1)
   using T = typename V::scalar;
   constexpr int split = V::split_sweep;
   const int groups = arguments.groups;
-  const int group = static_cast<int>(threadIdx.y) % groups;
-  const int local = static_cast<int>(threadIdx.y) / groups;
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * (static_cast<int>(blockDim.y) / groups) + local;
+  // A matrix of whole warps has its block for itself: its place need not be kept in registers.
+  constexpr bool alone = V::threads >= 32;
+  const int group = alone ? static_cast<int>(threadIdx.y) : static_cast<int>(threadIdx.y) % groups;
+  const int local = alone ? 0 : static_cast<int>(threadIdx.y) / groups;
+  const int matrices = alone ? 1 : static_cast<int>(blockDim.y) / groups;
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * matrices + local;
   const int member = group * V::threads + static_cast<int>(threadIdx.x);  // among all threads of this matrix
   const int members = groups * V::threads;
   const int blocks = (arguments.problem.n + V::tile - 1) / V::tile;
@@ -47,13 +50,12 @@ __global__ void __launch_bounds__(max_threads(Fused::mpa, V::shape), 1)
   sync_matrix();
   Fragment<V, split> h;
   read_part(work, T(1), owner, h);
-  T final_scale;
   {
     const Norm<T> norm = frobenius_norm(h, scratch);
     h.apply([norm](T value) { return norm.normalise(value); });
-    final_scale = result_scale(norm, arguments.inverse);
+    sync_matrix();  // the packed triangles take the place of the input, what scales the result that of the norm
+    if (threadIdx.x == 0) scratch[0] = result_scale(norm, arguments.inverse);
   }
-  sync_matrix();  // the packed triangles take the place of the input
   if (group == 0) {
     x.store(h);
     h.apply([](T) { return T(0); });
@@ -86,7 +88,7 @@ __global__ void __launch_bounds__(max_threads(Fused::mpa, V::shape), 1)
   }
   if (group == 0) {
     y.combine_into(h, [](T, T sum) { return sum; });
-    scale_result(h, owner, final_scale, arguments.inverse);
+    scale_result(h, owner, scratch[0], arguments.inverse);
   }
   sync_matrix();  // the output takes the place of the packed triangles
   if (group == 0) write_lower(work, owner, h);

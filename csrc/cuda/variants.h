@@ -136,7 +136,7 @@ FASTSQRTM_HOST_DEVICE constexpr int max_threads(Fused op, const Shape& s) {
   if (s.threads <= 64) return 256;
   if (op != Fused::mpa) return s.threads;
   // Several teams a matrix as far as the registers of their tiles allow.
-  if (s.threads == 128) return 512;
+  if (s.threads == 128) return 640;
   return s.threads <= (s.tile == 8 ? 256 : 160) ? 2 * s.threads : s.threads;
 }
 
