@@ -6,6 +6,7 @@ Counterpart in C++, with the same texts: csrc/check.h.
 import functools
 import inspect
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ def _fail(op: str, expected: str, came: Any) -> None:
 
 
 def strided(op: str, name: str, A: Tensor) -> None:
+    if not isinstance(A, Tensor):
+        _fail(op, f"{name} must be a tensor", type(A).__name__)
     if A.layout != torch.strided:
         _fail(op, f"{name} must be a strided tensor", _name(A.layout))
 
@@ -46,13 +49,21 @@ def like(op: str, name: str, C: Tensor, first: str, B: Tensor) -> None:
         _fail(op, f"{name} must be on the device of {first} ({B.device})", C.device)
 
 
+def number(op: str, name: str, value: Any, whole: bool = False) -> None:
+    kinds = (Integral, torch.SymInt) if whole else (Real, torch.SymInt, torch.SymFloat)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        _fail(op, f"{name} must be a {'whole ' if whole else ''}number", repr(value))
+
+
 def count(op: str, name: str, value: int, method: str | None = None) -> None:
+    number(op, name, value, whole=True)
     limit = LIMITS.get((method or op)[:3] if name == "degree" else name, LIMITS["iterations"])
     if not 1 <= value <= limit:
         _fail(op, f"{name} must be from 1 to {limit}", value)
 
 
 def tolerance(op: str, name: str, value: float) -> None:
+    number(op, name, value)
     if not 0 <= value <= 1:
         _fail(op, f"{name} must be from 0 to 1", f"{value:g}")
 

@@ -4,6 +4,7 @@ Every rule is made of the ops themselves and of torch products, so it can be dif
 gradients and tangents are those of maps of symmetric parts; the notation is that of docs/design.md.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,6 +24,16 @@ class Rule(NamedTuple):
     save: Callable[..., tuple[Tensor, ...]]
     vjp: Callable[..., tuple[Tensor | None, ...]]  # cotangent of the output -> cotangents of the tensor inputs
     jvp: Callable[..., Tensor]  # tangents of the tensor inputs -> tangent of the output
+
+
+def without_autocast(A: Tensor) -> contextlib.AbstractContextManager:
+    """For products of torch that are part of a method of ours: the ops compute in float32 under autocast, and so do
+    these.
+    """
+    kind = A.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return contextlib.nullcontext()
 
 
 def _anticommutator(A: Tensor, B: Tensor) -> Tensor:
@@ -209,7 +220,8 @@ def save(name: str, ctx: Any, inputs: tuple, output: Tensor) -> tuple[Tensor, ..
 
 
 def vjp(name: str, ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-    return *RULES[name].vjp(*ctx.saved_tensors, ctx.number, cotangent), *(None,) * ctx.numbers
+    with without_autocast(cotangent):
+        return *RULES[name].vjp(*ctx.saved_tensors, ctx.number, cotangent), *(None,) * ctx.numbers
 
 
 def batch_first(info: Any, in_dims: tuple, inputs: tuple) -> list:
@@ -247,7 +259,7 @@ class _Transformable(torch.autograd.Function):
     def jvp(ctx, _, *tangents):
         # torch switches forward mode off around this, and jvp of jvp would lose every term of an outer tangent that
         # goes through a torch product. With it on, the saved tensors must come without their tangent of this level.
-        with forward_ad._set_fwd_grad_enabled(True):
+        with forward_ad._set_fwd_grad_enabled(True), without_autocast(tangents[0]):
             saved = (forward_ad.unpack_dual(x).primal for x in ctx.saved_tensors)
             return RULES[ctx.name].jvp(*saved, ctx.number, *tangents[: len(tangents) - ctx.numbers])
 
@@ -258,10 +270,12 @@ class _Transformable(torch.autograd.Function):
 
 def call(name: str, *inputs: Any) -> Tensor:
     """The op; under torch.func transforms and in forward mode through a Function that has rules for them."""
+    compiling = torch.compiler.is_compiling()
+    if not compiling and torch._C._are_functorch_transforms_active():
+        return _Transformable.apply(name, *inputs)
     forward_mode = any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in inputs)
-    if not torch.compiler.is_compiling():
-        if forward_mode or torch._C._are_functorch_transforms_active():
-            return _Transformable.apply(name, *inputs)
-    elif forward_mode:  # the compiled op would give a tangent of zero without a word
+    if forward_mode and not compiling:
+        return _Transformable.apply(name, *inputs)
+    if forward_mode:  # the compiled op would give a tangent of zero without a word
         raise RuntimeError(f"fastsqrtm.{name}: forward-mode differentiation inside torch.compile is not supported")
     return op(name)(*inputs)

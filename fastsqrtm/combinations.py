@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._derivatives import call
+from ._derivatives import call, without_autocast
 from .reference import symmetric_part
 
 DEFAULT_ITERATIONS = {"lyapunov": None, "svd_pi": 9, "svd_taylor": 9}
@@ -127,6 +127,18 @@ def root_gradient(
     return torch.where((A == 0).all(-1, True).all(-2, True), 0, symmetric_part(gradient))
 
 
+def _converged_or_nan(A: Tensor, root: Tensor, inverse: bool) -> Tensor:
+    """The root of a Newton-Schulz iteration that was to converge, and NaN where tr S^2 is not tr A: an eigenvalue that
+    rounding took below zero has grown without bound there.
+    """
+    with torch.no_grad():
+        S = A @ root if inverse else root
+        trace = A.diagonal(dim1=-2, dim2=-1).sum(-1)
+        off = (torch.linalg.matrix_norm(S).square() - trace).abs() / trace
+        kept = (off <= 1e-3) | (A == 0).all(-1).all(-1)
+    return root * torch.where(kept, 1.0, math.nan)[..., None, None].to(root.dtype)
+
+
 class _Once(torch.autograd.Function):
     """A gradient that says so if it is differentiated: torch's once_differentiable leaves such terms out in silence."""
 
@@ -166,18 +178,25 @@ class _Combination(torch.autograd.Function):
             return (None,) * 6
         inverse, _, backward, iterations = ctx.rest
         A, root, *spectrum = ctx.saved_tensors
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast(A):
             gradient = root_gradient(A, root, symmetric_part(G), inverse, backward, iterations, spectrum)
         if torch.is_grad_enabled():
             gradient = _Once.apply(gradient, A, G)
         return gradient, *(None,) * 5
 
 
-def combine(A: Tensor, forward: str, inverse: bool, degree: int | None, backward: str, iterations: int) -> Tensor:
-    """The root by eigh, by power_iteration or by a forward op, with the gradient by `backward`."""
+def combine(
+    A: Tensor, forward: str, inverse: bool, degree: int | None, backward: str, iterations: int, converge: bool
+) -> Tensor:
+    """The root by eigh, by power_iteration or by a forward op, with the gradient by `backward`. `converge`: a root that
+    has not is NaN.
+    """
     if A.numel() == 0:
         return A + 0
     A, dtype = A.to(torch.float64 if A.dtype == torch.float64 else torch.float32), A.dtype
-    if forward == "power_iteration":
-        return power_iteration(A, degree).to(dtype)
-    return _Combination.apply(symmetric_part(A), forward, inverse, degree, backward, iterations)[0].to(dtype)
+    with without_autocast(A):
+        if forward == "power_iteration":
+            return power_iteration(A, degree).to(dtype)
+        A = symmetric_part(A)
+        root = _Combination.apply(A, forward, inverse, degree, backward, iterations)[0]
+        return (_converged_or_nan(A, root, inverse) if converge else root).to(dtype)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _check, combinations
-from ._derivatives import call
+from ._derivatives import call, without_autocast
 from ._library import load_cuda, native
 from .reference import FINEST_TOLERANCE, root_design
 
@@ -63,8 +63,9 @@ class RootInfo(NamedTuple):
     residual: ||S S - A||_F / ||A||_F for the root S, ||Z A Z - I||_F / sqrt(n) for the inverse root Z, the larger of
         the two for both. For small errors it is about twice the relative error of the root.
     iterations: the rational start and the Newton steps of method "auto"; the degree of the others.
-    converged: the residual is what `rtol` and the rounding at this condition number leave. False for NaN, for matrices
-        that are singular to working precision where the inverse root is asked for, and mostly for "mpa" and "mtp".
+    converged: the residual is what `rtol` and the rounding at this condition number leave. False for NaN, mostly for
+        "mpa" and "mtp", and for matrices that are singular to working precision: where the inverse root is asked for,
+        and in float64 often for the root as well.
     """
 
     residual: Tensor
@@ -99,30 +100,34 @@ def sqrtm(
             and at 1e3 and default degree they differ by about 0.3 of the gradient. "bartels_stewart": the same equation
             solved by eigendecomposition. Of "eigh" also "svd_pi", "svd_taylor" and "svd_pade", the approximations of
             1/(l_i - l_j) that others took. What goes with what: `fastsqrtm.functional.METHODS`, or any wrong name.
-        rtol: for method "auto": largest relative error of the root and, normwise, of the gradient. Smaller is slower,
+        rtol: for method "auto": largest relative error of the root. That of the gradient, normwise, is of this order,
+            up to ten times as large where the cotangent is all in the directions that converge last. Smaller is slower,
             and at most the precision of the dtype is reached; None: that precision.
-        eps: what is added to the diagonal of A first.
+        eps: what is added to the diagonal of A first, in the precision of the computation.
         degree: of the method: of "mpa" (1 to 32, default 5) and "mtp" (1 to 128, default 10), steps of "ns" (1 to 100,
             default 5) and of "pi" (1 to 100, default 10). With "lyapunov" or "bartels_stewart", "ns" goes on until it
             has converged, because that gradient at an unfinished root makes training diverge (docs/paper.md).
         iterations: of the backward: of "lyapunov" (1 to 100; default 8 for "mpa" and "mtp", else until solved), terms
             of "svd_pi" and "svd_taylor" (1 to 100, default 9).
-        return_info: return (root, RootInfo) instead of the root; one more product per matrix, and no waiting.
+        return_info: return (root, RootInfo) instead of the root; a product and an inverse more per matrix, no waiting.
         check: raise if a matrix did not converge; this waits for the device.
 
     Returns:
         A^(1/2), symmetric positive definite, in the shape and dtype of A; with return_info (root, RootInfo).
-        At eigenvalues below 1e-7 (float64: 1e-13) of ||A|| the root is too large, by at most 4e-4 (1e-7) ||A||^(1/2).
-        Where A is not positive definite in its precision, it is that of A + d I with the first d of 1, 8, 64 and 1024
-        eps ||A|| that makes it so; the root of the zero matrix is zero. NaN, Inf and an eigenvalue below about
-        -1024 eps ||A|| give NaN, in that matrix alone. (||A|| is the smaller one of Frobenius and 1-norm, eps the
-        precision of the computation; for half types the last d covers the rounding of their entries.)
+        At eigenvalues below 1e-7 (float64: 1e-13) of ||A|| the root is too large, by at most 4e-4 (2e-6) ||A||^(1/2).
+        By "auto", where A is not positive definite in its precision, it is that of A + d I with the first d of 1, 8, 64
+        and 1024 eps ||A|| that makes it so; an eigenvalue below about -1024 eps ||A|| gives NaN. (||A|| is the smaller
+        one of Frobenius and 1-norm, eps the precision of the computation; for half types the last d covers the
+        rounding of their entries.) The polynomials of "mtp" and "ns" are defined for indefinite matrices as well; "ns"
+        with "lyapunov" or "bartels_stewart" gives NaN where it does not converge, as at singular matrices. The root of
+        the zero matrix is zero. NaN and Inf give NaN, in that matrix alone.
 
     Gradient:
         X with S X + X S = sym(G) for the root S returned and the cotangent G; symmetric, differentiable to any order
         (a root combined with the backward of another method: once). At singular matrices it is finite, at most ||G||
         over twice the smallest eigenvalue of S, which is at least 2e-4 (8e-8) ||A||^(1/2); at the zero matrix it is 0.
-        An `eps` of yours bounds it by ||G|| / (2 sqrt(eps)).
+        An `eps` of yours bounds it by ||G|| / (2 sqrt(eps)). For half types S is saved as rounded to them, which may
+        leave it singular or indefinite: there the gradient can be large or NaN without an `eps`.
 
     Cost:
         Method "auto" in float32: 6 n^3 flop forward (4 n^3 at rtol=1e-2) and 6 to 18 n^3 backward, more for larger
@@ -172,7 +177,7 @@ def inv_sqrtm(
 
     Returns:
         A^(-1/2), symmetric positive definite, in the shape and dtype of A; with return_info (inverse, RootInfo). For
-        singular matrices it is finite, at most about 4e3 (float64: 6e8) / ||A||^(1/2), without meaning in the
+        singular matrices it is finite, at most about 4e3 (float64: 1e9) / ||A||^(1/2), without meaning in the
         directions of the zero eigenvalues: give an `eps` there. The zero matrix gives +inf on the diagonal and 0
         elsewhere. Otherwise as for `sqrtm`.
 
@@ -247,10 +252,10 @@ def _fail(function: str, expected: str, came: object) -> None:
 
 def _roots(function, A, which, method, backward, rtol, eps, degree, iterations, return_info, check) -> Any:
     """What the three functions share: the choice of the op, its number, and what is told about the result."""
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         _fail(function, f"method must be one of {', '.join(METHODS)}", repr(method))
     backwards = METHODS[method]
-    if backward != "auto" and backward not in backwards:
+    if not isinstance(backward, str) or (backward != "auto" and backward not in backwards):
         _fail(function, f"backward of method {method} must be auto or one of {', '.join(backwards)}", repr(backward))
     backward = next(iter(backwards)) if backward == "auto" else backward
     system = backwards[backward]
@@ -264,20 +269,27 @@ def _roots(function, A, which, method, backward, rtol, eps, degree, iterations, 
     if 1 in which and system.inverse is None:
         _fail(function, "a method with an inverse root is needed", f"method {method}")
     _check.matrices(function, "A", A)
+    _check.number(function, "eps", eps)
     if not 0 <= eps < float("inf"):
         _fail(function, "eps must be finite and not negative", f"{eps:g}")
-    if eps:
-        A = A + eps * torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    dtype = A.dtype
+    if eps:  # of half types in float32: their own precision would lose it
+        A = A.to(torch.promote_types(dtype, torch.float32))
+        A = A + torch.full_like(A[..., 0], eps).diag_embed()
+    converge = degree is None and method == "ns" and system.combined
     if degree is None:
-        converge = method == "ns" and system.combined
         degree = CONVERGED_STEPS[A.dtype == torch.float64] if converge else DEFAULT_DEGREE.get(method)
+    if system.combined and iterations is None:
+        iterations = combinations.DEFAULT_ITERATIONS.get(backward)
+    for name, value in (("degree", degree), ("iterations", iterations)):
+        if value is not None:
+            _check.count(function, name, value, method)
+    if rtol is not None:
+        _check.tolerance(function, "rtol", rtol)
     if system.combined:
-        if iterations is None:
-            iterations = combinations.DEFAULT_ITERATIONS.get(backward)
-        for name, value in (("degree", degree), ("iterations", iterations)):
-            if value is not None:
-                _check.count(function, name, value, method)
-        roots = tuple(combinations.combine(A, system[i], bool(i), degree, backward, iterations) for i in which)
+        roots = tuple(
+            combinations.combine(A, system[i], bool(i), degree, backward, iterations, converge) for i in which
+        )
     else:
         numbers = (0.0 if rtol is None else rtol,) if method == "auto" else (degree,)
         if backward == "lyapunov":
@@ -286,6 +298,7 @@ def _roots(function, A, which, method, backward, rtol, eps, degree, iterations, 
             roots = call("sqrtm_and_inv", A, *numbers).unbind(-3)
         else:
             roots = tuple(call(system[i], A, *numbers) for i in which)
+    roots = tuple(root.to(dtype) for root in roots)
     if return_info or check:
         info = _info(A, roots, which, 0.0 if rtol is None else rtol, degree)
         if check:
@@ -295,32 +308,55 @@ def _roots(function, A, which, method, backward, rtol, eps, degree, iterations, 
     return roots if len(which) == 2 else roots[0]
 
 
+@torch.compiler.assume_constant_result
+def _newton_steps(rtol: float, precision: torch.dtype) -> int:
+    return len(root_design(rtol, precision).scales)
+
+
+def _spectral_norm(A: Tensor) -> Tensor:
+    """Of symmetric matrices, from below and close, by power iteration from the longest column."""
+    if A.numel() == 0:
+        return A.new_zeros(A.shape[:-2])
+    longest = torch.linalg.vector_norm(A, dim=-2, keepdim=True).argmax(-1, keepdim=True)
+    v = A.gather(-1, longest.expand(*A.shape[:-1], 1))
+    for _ in range(4):
+        v = A @ (v / torch.linalg.vector_norm(v, dim=-2, keepdim=True))
+    return torch.linalg.vector_norm(v, dim=(-2, -1))
+
+
 @torch.no_grad()
 def _info(A: Tensor, roots: tuple[Tensor, ...], which: tuple[int, ...], rtol: float, degree: int | None) -> RootInfo:
-    precision = torch.float64 if A.dtype == torch.float64 else torch.float32
+    precision = torch.promote_types(A.dtype, torch.float32)
     A = A.to(precision)
     A = A / 2 + A.mT / 2
     scale = A.abs().amax((-2, -1), keepdim=True) if A.numel() else A.new_ones(())
     scale = torch.where(scale == 0, 1, scale)
     A = A / scale
     size = torch.linalg.matrix_norm(A)
-    residual = torch.zeros_like(size)
+    residual, singular = torch.zeros_like(size), torch.zeros_like(size, dtype=torch.bool)
     rounding, allowed = torch.finfo(precision).eps, 8 * torch.finfo(roots[0].dtype).eps
-    allowed, singular = torch.full_like(size, allowed), torch.zeros_like(size, dtype=torch.bool)
-    for i, root in zip(which, roots, strict=True):
-        if i == 0:
-            S = root.to(precision) / scale.sqrt()
-            error = torch.linalg.matrix_norm(S @ S - A)
-            residual = torch.maximum(residual, torch.where(error == 0, 0, error / size))
-        else:
-            Z = root.to(precision) * scale.sqrt()
-            identity = torch.eye(A.shape[-1], dtype=precision, device=A.device)
-            error = torch.linalg.matrix_norm(Z @ A @ Z - identity) / max(A.shape[-1], 1) ** 0.5
-            residual = torch.maximum(residual, error)
-            kappa = size * torch.linalg.matrix_norm(Z) ** 2  # bounds the condition number
-            allowed, singular = allowed * kappa.sqrt() + 4 * rounding * kappa, singular | (rounding * kappa > 1)
+    with without_autocast(A):
+        for i, root in zip(which, roots, strict=True):
+            if i == 0:
+                S = root.to(precision) / scale.sqrt()
+                error = torch.linalg.matrix_norm(S @ S - A)
+                residual = torch.maximum(residual, torch.where(error == 0, 0, error / size))
+            else:
+                Z = root.to(precision) * scale.sqrt()
+                identity = torch.eye(A.shape[-1], dtype=precision, device=A.device)
+                error = torch.linalg.matrix_norm(Z @ A @ Z - identity) / max(A.shape[-1], 1) ** 0.5
+                residual = torch.maximum(residual, error)
+        if 1 not in which:
+            factor, failed = torch.linalg.cholesky_ex(S)
+            Z = torch.cholesky_inverse(factor)
+        kappa = _spectral_norm(A) * _spectral_norm(Z) ** 2
+    if 1 not in which:
+        kappa = kappa.masked_fill(failed != 0, float("inf"))
+    allowed = 2 * allowed * kappa.clamp(1, 1 / rounding).sqrt()
+    if 1 in which:
+        allowed, singular = allowed + 4 * rounding * kappa, rounding * kappa > 1
     converged = (residual <= allowed + 4 * max(rtol, FINEST_TOLERANCE[precision])) & ~singular
-    steps = 1 + len(root_design(rtol, precision).scales) if degree is None else degree
+    steps = 1 + _newton_steps(rtol, precision) if degree is None else degree
     return RootInfo(residual, torch.full_like(size, steps, dtype=torch.int64), converged)
 
 
@@ -333,6 +369,13 @@ def _check_converged(function: str, info: RootInfo) -> None:
         f"every matrix must converge ({int((~info.converged).sum())} of {info.converged.numel()} did not)",
         f"a residual of {info.residual[index].item():.1e} at matrix {index}",
     )
+
+
+def _paper(op: str, A: Tensor, degree: int, iterations: int) -> Tensor:
+    _check.matrices(op, "A", A)
+    _check.count(op, "degree", degree)
+    _check.count(op, "iterations", iterations)
+    return call(op, A, degree, iterations)
 
 
 def mpa_lya(A: Tensor, degree: int = 5, iterations: int = 8) -> Tensor:
@@ -374,7 +417,7 @@ def mpa_lya(A: Tensor, degree: int = 5, iterations: int = 8) -> Tensor:
         >>> torch.allclose(S @ S, A, rtol=1e-4, atol=1e-5)
         True
     """
-    return call("mpa_lya", A, degree, iterations)
+    return _paper("mpa_lya", A, degree, iterations)
 
 
 def mtp_lya(A: Tensor, degree: int = 10, iterations: int = 8) -> Tensor:
@@ -410,7 +453,7 @@ def mtp_lya(A: Tensor, degree: int = 10, iterations: int = 8) -> Tensor:
         >>> torch.allclose(S @ S, A, rtol=1e-3, atol=1e-4)
         True
     """
-    return call("mtp_lya", A, degree, iterations)
+    return _paper("mtp_lya", A, degree, iterations)
 
 
 def mpa_lya_inv(A: Tensor, degree: int = 5, iterations: int = 8) -> Tensor:
@@ -449,7 +492,7 @@ def mpa_lya_inv(A: Tensor, degree: int = 5, iterations: int = 8) -> Tensor:
         >>> torch.allclose(Z @ A @ Z, torch.eye(8).expand(3, 8, 8), atol=1e-4)
         True
     """
-    return call("mpa_lya_inv", A, degree, iterations)
+    return _paper("mpa_lya_inv", A, degree, iterations)
 
 
 def mtp_lya_inv(A: Tensor, degree: int = 10, iterations: int = 8) -> Tensor:
@@ -485,7 +528,7 @@ def mtp_lya_inv(A: Tensor, degree: int = 10, iterations: int = 8) -> Tensor:
         >>> torch.allclose(Z @ A @ Z, torch.eye(8).expand(3, 8, 8), atol=1e-3)
         True
     """
-    return call("mtp_lya_inv", A, degree, iterations)
+    return _paper("mtp_lya_inv", A, degree, iterations)
 
 
 def lyapunov(B: Tensor, C: Tensor, iterations: int | None = None, *, rtol: float | None = None) -> Tensor:
@@ -533,9 +576,17 @@ def lyapunov(B: Tensor, C: Tensor, iterations: int | None = None, *, rtol: float
         True
     """
     if iterations is not None and rtol is not None:
-        _fail("lyapunov", "iterations and rtol exclude each other", f"{iterations} and {rtol:g}")
+        _fail("lyapunov", "iterations and rtol exclude each other", f"{iterations} and {rtol}")
+    for name, value, check in (("iterations", iterations, _check.count), ("rtol", rtol, _check.tolerance)):
+        if value is not None:
+            check("lyapunov", name, value)
+    for name, tensor in (("B", B), ("C", C)):
+        _check.strided("lyapunov", name, tensor)
     if B.shape[:-2] != C.shape[:-2] and B.dim() > 1 and C.dim() > 1:
-        batch = torch.broadcast_shapes(B.shape[:-2], C.shape[:-2])
+        try:
+            batch = torch.broadcast_shapes(B.shape[:-2], C.shape[:-2])
+        except RuntimeError:
+            _fail("lyapunov", f"C must broadcast with B {tuple(B.shape)}", tuple(C.shape))
         B, C = B.expand(*batch, *B.shape[-2:]), C.expand(*batch, *C.shape[-2:])
     if rtol is not None:
         return call("lyapunov_newton", B, C, rtol)

@@ -118,11 +118,19 @@ def _twin(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _normalise(A: Tensor) -> tuple[Tensor, Tensor]:
-    """A/||A||_F and ||A||_F (..., 1, 1), through max |a_ij|: no square over- or underflows. Zero stays zero."""
+    """A/||A||_F and ||A||_F (..., 1, 1), through max |a_ij|: no square over- or underflows. Zero stays zero, and every
+    derivative there is zero as well.
+    """
     largest = A.abs().amax((-2, -1), keepdim=True)
-    X = A / torch.where(largest == 0, 1, largest)
+    zero = largest == 0
+    X = torch.where(zero, 1, A / torch.where(zero, 1, largest))
     norm = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
-    return X / torch.where(norm == 0, 1, norm), largest * norm
+    return torch.where(zero, 0, X / norm), largest * norm
+
+
+def _sqrt(nu: Tensor) -> Tensor:
+    """1 for 0, where the derivative would be infinite."""
+    return torch.where(nu == 0, 1, nu).sqrt()
 
 
 def _identity(A: Tensor, scale: float = 1.0) -> Tensor:
@@ -179,13 +187,13 @@ def _newton_schulz(X: Tensor, iterations: int, inverse: bool) -> Tensor:
 
 def _root(A: Tensor, series: Callable[[Tensor], Tensor]) -> Tensor:
     X, nu = _normalise(symmetric_part(A))
-    return symmetric_part(series(X)) * nu.sqrt()
+    return torch.where(nu == 0, 0, symmetric_part(series(X)) * _sqrt(nu))
 
 
 def _inverse_root(A: Tensor, series: Callable[[Tensor], Tensor]) -> Tensor:
     X, nu = _normalise(symmetric_part(A))
     infinite = torch.full_like(A[..., 0], math.inf).diag_embed()
-    return torch.where(nu == 0, infinite, symmetric_part(series(X)) / nu.sqrt())
+    return torch.where(nu == 0, infinite, symmetric_part(series(X)) / _sqrt(nu))
 
 
 def _solve_lyapunov(B: Tensor, C: Tensor, iterations: int) -> Tensor:
@@ -260,7 +268,7 @@ def _exact_gradient(A: Tensor, G: Tensor, inverse: bool, series: Callable[[Tenso
     derivative, value = series(X, G)
     along = (G * value).sum((-2, -1), keepdim=True) * (-0.5 if inverse else 0.5)
     gradient = derivative + X * (along - (derivative * X).sum((-2, -1), keepdim=True))
-    return torch.where(nu == 0, 0, symmetric_part(gradient) / nu.sqrt() / (nu if inverse else 1))
+    return torch.where(nu == 0, 0, symmetric_part(gradient) / _sqrt(nu) / (nu if inverse else 1))
 
 
 def _pade_derivative(X: Tensor, G: Tensor, degree: int, inverse: bool) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 import fastsqrtm
 from fastsqrtm import testing
 from fastsqrtm._schema import SCHEMAS
+from fastsqrtm.functional import METHODS
 
 TENSORS = testing.OPS
 ROOTS = ["mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv", "sqrtm", "inv_sqrtm"]
@@ -132,3 +133,52 @@ def test_autocast_gradient():
     S.sum().backward()
     assert S.dtype == torch.float32
     assert x.grad.dtype == torch.float32
+
+
+def both_ways(function, *arguments):
+    """The results without and with autocast around."""
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            yield function(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("method", "backward"), [(m, b) for m, row in METHODS.items() for b in row if m != "pi"], ids=str
+)
+def test_autocast_reaches_no_product_of_a_method(method, backward):
+    A, G = testing.spd(5, 1e3, (2,)), torch.ones(2, 5, 5)
+
+    def root(A):
+        return fastsqrtm.sqrtm(A, method=method, backward=backward)
+
+    def gradients(A):
+        A = A.clone().requires_grad_()
+        found = [root(A)]
+        combined = METHODS[method][backward].combined
+        found += torch.autograd.grad(found[0], A, G, create_graph=not combined)
+        return found if combined else [*found, *torch.autograd.grad(found[1].square().sum(), A)]
+
+    for ours, under_autocast in zip(*both_ways(gradients, A), strict=True):
+        assert torch.equal(ours, under_autocast)
+    if not METHODS[method][backward].combined:
+        plain, under_autocast = both_ways(lambda A: torch.func.jvp(root, (A,), (G,))[1], A)
+        assert torch.equal(plain, under_autocast)
+
+
+def test_autocast_reaches_no_residual():
+    plain, under_autocast = both_ways(
+        lambda A: fastsqrtm.sqrtm(A, check=True, return_info=True)[1], testing.spd(8, 1e4)
+    )
+    assert torch.equal(plain.residual, under_autocast.residual)
+
+
+def test_compile_of_what_is_told_about_a_root():
+    torch._dynamo.reset()
+    A = testing.spd(3, batch=(2,))
+    for function in (fastsqrtm.sqrtm, fastsqrtm.sqrtm_and_inv):
+        *roots, info = torch.compile(
+            lambda A, f=function: f(A, rtol=1e-3, eps=1e-3, return_info=True), fullgraph=True, backend="aot_eager"
+        )(A)
+        *expected, of = function(A, rtol=1e-3, eps=1e-3, return_info=True)
+        for ours, theirs in zip((*roots, *info), (*expected, *of), strict=True):
+            assert torch.equal(ours, theirs)

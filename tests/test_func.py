@@ -113,3 +113,32 @@ def test_nothing_is_kept_alive(root, A, forward_mode):
         assert reference() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("number", [{"iterations": 30}, {"rtol": 0.0}], ids=str)
+def test_hessian_of_lyapunov_in_c(A, number):
+    """X is linear in C: of X^2 the second derivative along D is twice the square of the solution for D."""
+    B, C, D = A[0], A[1], A[2]
+    second = hessian(lambda C: fastsqrtm.lyapunov(B, C, **number).square().sum())(C)
+    along = (D * torch.tensordot(second, D, 2)).sum()
+    assert close(along, 2 * fastsqrtm.lyapunov(B, D, **number).square().sum())
+
+
+@pytest.mark.parametrize("function", [fastsqrtm.sqrtm, fastsqrtm.inv_sqrtm])
+@pytest.mark.parametrize("method", ["mpa", "mtp", "ns"])
+def test_every_derivative_of_an_approximant_is_zero_at_zero(method, function, A):
+    """And that of its neighbour is not NaN."""
+    A = torch.stack((torch.zeros_like(A[0]), A[0]))
+    direction = torch.ones_like(A)
+    tangent = jvp(lambda A: function(A, method=method), (A,), (direction,))[1]
+
+    def gradient(A):
+        root = function(A, method=method)
+        return torch.autograd.grad(root, A, direction, create_graph=True)[0]
+
+    leaf = A.clone().requires_grad_()
+    first = gradient(leaf)
+    (second,) = torch.autograd.grad(first.square().sum(), leaf)
+    for derivative in (tangent, first, second):
+        assert derivative[0].count_nonzero() == 0
+        assert derivative[1].isfinite().all()

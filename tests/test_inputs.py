@@ -279,3 +279,40 @@ def test_the_result_is_new_memory(path, name):
     inputs = spd_inputs(name)
     out = path(name)(*inputs)
     assert all(out.data_ptr() != x.data_ptr() for x in inputs)
+
+
+A = torch.eye(3)
+BAD_CALLS = {
+    "sqrtm: A must be a tensor, got list": lambda: fastsqrtm.sqrtm([[1.0]]),
+    "mpa_lya: A must be a tensor, got NoneType": lambda: fastsqrtm.mpa_lya(None),
+    "lyapunov: C must be a tensor, got ndarray": lambda: fastsqrtm.lyapunov(A, A.numpy()),
+    "lyapunov: C must broadcast with B (2, 3, 3), got (4, 3, 3)": lambda: fastsqrtm.lyapunov(
+        A.expand(2, 3, 3), A.expand(4, 3, 3)
+    ),
+    "mpa_lya: degree must be a whole number, got 5.0": lambda: fastsqrtm.mpa_lya(A, degree=5.0),
+    "mtp_lya_inv: iterations must be from 1 to 100, got 0": lambda: fastsqrtm.mtp_lya_inv(A, iterations=0),
+    "sqrtm: degree must be a whole number, got True": lambda: fastsqrtm.sqrtm(A, method="mpa", degree=True),
+    "sqrtm: degree must be from 1 to 100, got 0": lambda: fastsqrtm.sqrtm(A, method="ns", degree=0),
+    "sqrtm: degree must be from 1 to 32, got 1" + 30 * "0": lambda: fastsqrtm.sqrtm(A, method="mpa", degree=10**30),
+    "sqrtm: iterations must be a whole number, got 5.5": lambda: fastsqrtm.sqrtm(
+        A, method="eigh", backward="svd_taylor", iterations=5.5
+    ),
+    "inv_sqrtm: rtol must be a number, got '1e-3'": lambda: fastsqrtm.inv_sqrtm(A, rtol="1e-3"),
+    "lyapunov: rtol must be a number, got '0.1'": lambda: fastsqrtm.lyapunov(A, A, rtol="0.1"),
+    "sqrtm: eps must be a number, got None": lambda: fastsqrtm.sqrtm(A, eps=None),
+    "sqrtm: method must be one of auto, mpa, mtp, ns, eigh, pi, got ['auto']": lambda: fastsqrtm.sqrtm(
+        A, method=["auto"]
+    ),
+}
+
+
+@pytest.mark.parametrize("text", BAD_CALLS)
+def test_calls_of_the_functions(text):
+    with pytest.raises(RuntimeError, match=f"^fastsqrtm.{re.escape(text)}$"):
+        BAD_CALLS[text]()
+
+
+def test_numbers_of_numpy():
+    np = pytest.importorskip("numpy")
+    assert torch.equal(fastsqrtm.mpa_lya(A, np.int32(4)), fastsqrtm.mpa_lya(A, 4))
+    assert torch.equal(fastsqrtm.sqrtm(A, rtol=np.float32(0.5)), fastsqrtm.sqrtm(A, rtol=0.5))

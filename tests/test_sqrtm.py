@@ -422,3 +422,34 @@ def test_nothing_is_shared_between_matrices_of_different_kinds(path):
     together = path("sqrtm_and_inv")(A)
     for matrix, roots in zip(A, together, strict=True):
         assert torch.equal(path("sqrtm_and_inv")(matrix).nan_to_num(7.0), roots.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("spectrum", ["log", "clustered", "one_small", "two_level", "repeated", "wishart"])
+@pytest.mark.parametrize("function", [fastsqrtm.sqrtm, fastsqrtm.inv_sqrtm, fastsqrtm.sqrtm_and_inv])
+@pytest.mark.parametrize("dtype", LARGEST_KAPPA)
+def test_every_root_within_the_range_has_converged(dtype, function, spectrum):
+    for n in (1, 2, 3, 8, 33, 64):
+        for kappa in (1e1, 1e4, LARGEST_KAPPA[dtype]):
+            *_, info = function(testing.spd(n, kappa, (3,), spectrum, dtype, seed=n), return_info=True)
+            assert info.converged.all(), (n, kappa, info)
+
+
+def test_what_is_told_of_a_root_that_is_none():
+    A = torch.stack((testing.spd(8, 1e3), -torch.eye(8), torch.full((8, 8), math.nan)))
+    assert fastsqrtm.sqrtm(A, return_info=True)[1].converged.tolist() == [True, False, False]
+    assert not fastsqrtm.sqrtm(A, method="mpa", return_info=True)[1].converged.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_eps_of_half_types_is_not_lost(dtype):
+    eps = 1e-3
+    x = torch.ones(4, 4, dtype=dtype).requires_grad_()
+    S = fastsqrtm.sqrtm(x, eps=eps)
+    assert S.dtype == dtype
+    exact = testing.exact_sqrtm(torch.ones(4, 4).double() + eps * torch.eye(4))
+    assert testing.relative_error(S, exact) < torch.finfo(dtype).eps
+    G = cotangent(x.detach())
+    (X,) = torch.autograd.grad(S, x, G)
+    bound = torch.linalg.matrix_norm(G.double()) / (2 * math.sqrt(eps))
+    assert torch.linalg.matrix_norm(X.double()) <= 1.01 * bound
+    assert fastsqrtm.sqrtm(torch.eye(2, dtype=torch.float16), eps=1e5).isfinite().all()  # 1e5 is none of float16

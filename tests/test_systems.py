@@ -327,3 +327,24 @@ def test_info_of_every_system():
         assert info.converged.shape == (2,)
         converges = method in ("auto", "eigh") or (method == "ns" and backward in ("lyapunov", "bartels_stewart"))
         assert info.converged.all() == converges, (method, backward)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("backward", ["lyapunov", "bartels_stewart"])
+@pytest.mark.parametrize("power", FUNCTIONS)
+def test_newton_schulz_that_does_not_converge_is_nan(power, backward, dtype):
+    """Singular matrices, by rounding indefinite: an eigenvalue below zero grows without bound. Alone in its matrix."""
+    X = torch.randn(20, 16, 4, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    A = torch.cat((X @ X.mT, spd(16, 1e4, (2,), dtype=dtype), torch.zeros(1, 16, 16, dtype=dtype)))
+    root = FUNCTIONS[power](A, method="ns", backward=backward)
+    assert root[:20].isnan().flatten(1).all(1).sum() >= 15
+    exact = exact_sqrtm(A[:20])
+    ours = root[:20] if power > 0 else A[:20] @ root[:20]
+    errors = relative_error(ours, exact)
+    assert errors[errors.isfinite()].le(0.1).all()
+    assert relative_error(root[20:22], exact_sqrtm(A[20:22], power)).max() < 1e5 * torch.finfo(dtype).eps
+    assert torch.equal(root[20:], FUNCTIONS[power](A[20:], method="ns", backward=backward))
+    if power > 0:
+        assert root[22].count_nonzero() == 0
+    X = gradient(FUNCTIONS[power], A, torch.ones_like(A), method="ns", backward=backward)
+    assert torch.equal(X.isnan().flatten(1).all(1), root.isnan().flatten(1).all(1))
