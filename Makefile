@@ -56,7 +56,7 @@ cuda-check:  ## without a GPU: the CUDA half compiled, warnings as errors, impor
 	$(cuda_make) $(VENV)-cuda/test.stamp
 	rm -rf $(oldest) && $(VENV)-cuda/bin/python -m pip install --quiet --no-deps --target $(oldest) '$(OLDEST_TORCH)'
 	$(VENV)-cuda/bin/python build_tools/compile_against.py $(oldest)/torch
-	$(cuda_make) test ARGS='-m "not slow" $(cuda_checked)'
+	$(cuda_make) test ARGS='-n 2 --dist loadfile -m "not slow" $(cuda_checked)'
 	$(VENV)-cuda/bin/python build_tools/fat_binary.py
 
 # Into the environment of PYTHON as it is, with its CUDA torch and build tools: a machine with a GPU may have no network.
