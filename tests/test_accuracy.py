@@ -153,3 +153,17 @@ def test_partial_fractions_keep_the_digits_that_a_quotient_of_polynomials_loses(
     quotient = testing.relative_error(baselines.mpa_lya(A.float()), exact)
     fractions = testing.relative_error(fastsqrtm.mpa_lya(A.float()), exact)
     assert (100 * fractions < quotient).all(), (fractions, quotient)
+
+
+@pytest.mark.parametrize("scale", [1e-26, 1e26])
+@pytest.mark.parametrize("name", ["mpa_lya", "mpa_lya_inv", "sqrtm", "inv_sqrtm", "mpa", "mpa_inv", "ns_inv"])
+def test_a_gradient_in_range_whose_scale_is_not(name, scale):
+    """nu^(3/2) of the inverse root is beyond float32 here; with a cotangent to match, the gradient is not."""
+    A = testing.spd(4, 3.0) * scale
+    G = torch.randn(4, 4, generator=torch.Generator().manual_seed(1)) * scale**0.5
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        leaf = A.to(dtype).requires_grad_()
+        root = getattr(torch.ops.fastsqrtm, name)(leaf)
+        gradients.append(torch.autograd.grad(root, leaf, G.to(dtype))[0])
+    assert testing.relative_error(*gradients) < 1e-5

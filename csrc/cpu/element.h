@@ -1,7 +1,9 @@
 // Loading a strided matrix of any element type into panels, and storing panels into a contiguous one.
 #pragma once
 
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "panel.h"
 
@@ -78,19 +80,24 @@ void load_matrix(const Storage* data, int64_t row_stride, int64_t column_stride,
   }
 }
 
-// out <- scale P, or out + scale P
+// out <- scale P, or out + scale P. A scale that T does not hold is two factors: what they leave of P may be in range.
 template <class T, class Storage>
-void store_matrix(const Panels<T>& P, T scale, Storage* out, bool accumulate = false) {
+void store_matrix(const Panels<T>& P, double scale, Storage* out, bool accumulate = false) {
   constexpr int width = Panels<T>::width;
+  using Limits = std::numeric_limits<T>;
+  const double size = std::fabs(scale);
+  const bool beyond = size > Limits::max() || (size < Limits::min() && size > 0);
+  const T first = beyond && size < std::numeric_limits<double>::infinity() ? T(std::sqrt(size)) : T(1);
+  const T second = T(scale / first);
   for (int p = 0; p < P.panels(); ++p) {
     const int columns = P.n - p * width < width ? P.n - p * width : width;
     const T* in = P.panel(p);
     for (int i = 0; i < P.n; ++i, in += width) {
       Storage* row = out + int64_t(i) * P.n + p * width;
       if (accumulate)
-        for (int j = 0; j < columns; ++j) encode(decode(row[j]) + scale * in[j], row[j]);
+        for (int j = 0; j < columns; ++j) encode(decode(row[j]) + second * (first * in[j]), row[j]);
       else
-        for (int j = 0; j < columns; ++j) encode(scale * in[j], row[j]);
+        for (int j = 0; j < columns; ++j) encode(second * (first * in[j]), row[j]);
     }
   }
 }

@@ -137,7 +137,7 @@ void root(int n, const RootMethod& method, MatrixIn A, void* out, void* workspac
     value = taylor(team, method, ws.first, ws.second, ws.third, ws.fourth);
   else if (!pade(team, method, ws.first, ws.second, ws.third, SweepStrips<T>(ws.fourth)))
     return fill(n, nan, nan, target);
-  store_matrix(value, T(method.inverse ? 1 / std::sqrt(nu) : std::sqrt(nu)), target);
+  store_matrix(value, method.inverse ? 1 / std::sqrt(nu) : std::sqrt(nu), target);
 }
 
 // The exact gradient of what `root` computes, with L the derivative of the series r at X = A/nu and <.,.> the sum of
@@ -180,7 +180,7 @@ void root_backward(int n, const RootMethod& method, MatrixIn A, MatrixIn G, void
   const double sign = method.inverse ? -1 : 1;
   const double radial = sign * frechet.along / 2 - inner_product(frechet.derivative, X);
   combine_full(team, T(radial), X, T(1), frechet.derivative);
-  store_matrix(frechet.derivative, T(1 / (method.inverse ? std::sqrt(nu) * nu : std::sqrt(nu))), target);
+  store_matrix(frechet.derivative, 1 / (method.inverse ? std::sqrt(nu) * nu : std::sqrt(nu)), target);
 }
 
 // A^(1/2) and A^(-1/2) as accurately as the design says; either target may be nullptr.
@@ -212,11 +212,11 @@ void accurate_roots(int n, const RootDesign& design, double entry_precision, Mat
       continue;
     if (root_target) {
       mirror(team, ws.second, T(1));
-      store_matrix(ws.second, T(std::sqrt(nu)), root_target);
+      store_matrix(ws.second, std::sqrt(nu), root_target);
     }
     if (inverse_target) {
       mirror(team, ws.third, T(1));
-      store_matrix(ws.third, T(1 / std::sqrt(nu)), inverse_target);
+      store_matrix(ws.third, 1 / std::sqrt(nu), inverse_target);
     }
     return;
   }
@@ -263,7 +263,7 @@ void accurate_backward(int n, double tolerance, const Cotangents& in, void* out,
   if (!invert(team, precision, given, in.S.data ? W : B, SweepStrips<T>(U))) return fill(n, nan, nan, target);
   const Panels<T> X = solve_newton(team, tolerance, T(1), B, W, C, U, V);
   if (!X.data) return fill(n, nan, nan, target);
-  store_matrix(X, T(scale), target);
+  store_matrix(X, scale, target);
 }
 
 // B X + X B = C by Newton steps, for the symmetric part of C and, if there is one, for its skew part.
@@ -285,7 +285,7 @@ void lyapunov_newton(int n, double tolerance, MatrixIn B, MatrixIn C, void* out,
       return fill(n, nan, nan, target);
     const Panels<T> X = solve_newton(team, tolerance, sign, ws.first, ws.second, ws.third, ws.fourth, V);
     if (!X.data) return fill(n, nan, nan, target);
-    store_matrix(X, T(1 / s), target, sign < 0);
+    store_matrix(X, 1 / s, target, sign < 0);
   }
 }
 
@@ -302,7 +302,7 @@ void sqrtm_lya_backward(int n, int iterations, MatrixIn A, MatrixIn S, MatrixIn 
   load_symmetric<T, Storage>(team, G, ws.second);
   s = normalise(team, s, ws.first);
   solve_lyapunov(team, iterations, T(1), ws.first, ws.second, ws.third, ws.fourth);
-  store_matrix(ws.second, T(0.5 / s), target);
+  store_matrix(ws.second, 0.5 / s, target);
 }
 
 // Z X + X Z = -Z^2 sym(G) Z^2. With B = Z / s, s = ||Z||_F, the right-hand side is -B^2 sym(G) B^2 and the solution s^3
@@ -323,7 +323,7 @@ void inv_sqrtm_lya_backward(int n, int iterations, MatrixIn Z, MatrixIn G, void*
   product(team, Triangle::lower, ws.third, ws.fourth, ws.second);
   mirror(team, ws.second, T(1));
   solve_lyapunov(team, iterations, T(1), ws.first, ws.second, ws.third, ws.fourth);
-  store_matrix(ws.second, T(-0.5 * s * s * s), target);
+  store_matrix(ws.second, -0.5 * s * s * s, target);
 }
 
 // B X + X B = C with s = ||B||_F: once for the symmetric part of C, and once for its skew part if there is one.
@@ -339,7 +339,7 @@ void lyapunov(int n, int iterations, MatrixIn B, MatrixIn C, void* out, void* wo
     if (s == 0) return fill(n, T(0), T(0), target);
     s = normalise(team, s, ws.first);
     solve_lyapunov(team, iterations, sign, ws.first, ws.second, ws.third, ws.fourth);
-    store_matrix(ws.second, T(0.5 / s), target, sign < 0);
+    store_matrix(ws.second, 0.5 / s, target, sign < 0);
   }
 }
 
