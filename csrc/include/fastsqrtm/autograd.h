@@ -182,17 +182,18 @@ inline Tensor newton_schulz(const Tensor& X, int64_t iterations, bool inverse) {
 inline Tensor approximant(Series series, bool inverse, const Tensor& given, int64_t degree) {
   if (given.numel() == 0) return given + 0;
   const Tensor A = symmetric_part(given.to(given.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
-  const Tensor largest = A.abs().amax({-2, -1}, true);
-  Tensor X = A / at::where(largest == 0, 1, largest);
+  const Tensor largest = A.abs().amax({-2, -1}, true), zero = largest == 0;
+  Tensor X = at::where(zero, 1, A / at::where(zero, 1, largest));
   const Tensor norm = at::linalg_vector_norm(X, 2, at::IntArrayRef({-2, -1}), true);
-  X = X / at::where(norm == 0, 1, norm);
+  X = at::where(zero, 0, X / norm);
   const Tensor nu = largest * norm;
+  const Tensor root_of_nu = at::where(nu == 0, 1, nu).sqrt();
   const Tensor Y = symmetric_part(series == Series::pade     ? pade(X, degree, inverse)
                                   : series == Series::taylor ? taylor(X, degree, inverse ? -0.5 : 0.5)
                                                              : newton_schulz(X, degree, inverse));
-  if (!inverse) return (Y * nu.sqrt()).to(given.scalar_type());
+  if (!inverse) return at::where(nu == 0, 0, Y * root_of_nu).to(given.scalar_type());
   const Tensor infinite = at::full_like(A.select(-1, 0), std::numeric_limits<double>::infinity()).diag_embed();
-  return at::where(nu == 0, infinite, Y / nu.sqrt()).to(given.scalar_type());
+  return at::where(nu == 0, infinite, Y / root_of_nu).to(given.scalar_type());
 }
 
 /// The approximant's own gradient, an op of the input.
