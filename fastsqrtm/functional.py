@@ -623,4 +623,6 @@ def plan(A: Tensor, rtol: float | None = None) -> dict[str, object]:
     chip = torch.cuda.get_device_properties(A.device)
     limits = (chip.shared_memory_per_block_optin, chip.multi_processor_count)
     ops = {"forward": "accurate_roots", "backward": "accurate_backward"}
-    return {"path": "native", **design, **{pass_: native.C.plan_cuda(op, *sizes, *limits) for pass_, op in ops.items()}}
+    poles = len(chosen.terms)
+    kernels = {pass_: native.C.plan_cuda(op, *sizes, *limits, poles) for pass_, op in ops.items()}
+    return {"path": "native", **design, **kernels}

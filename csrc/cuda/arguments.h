@@ -117,6 +117,7 @@ struct AccurateRootsArguments {
   Input a;
   bool root;
   bool inverse;
+  int groups;  // teams per matrix
   int poles;
   int newton_steps;
   T constant;
@@ -147,12 +148,13 @@ struct LyapunovNewtonArguments {
 
 template <typename T>
 inline AccurateRootsArguments<T> accurate_roots_arguments(const Problem& problem, const Input& a, bool root,
-                                                          bool inverse, const RootDesign& design) {
+                                                          bool inverse, const RootDesign& design, int groups = 1) {
   AccurateRootsArguments<T> arguments{};
   arguments.problem = problem;
   arguments.a = a;
   arguments.root = root;
   arguments.inverse = inverse;
+  arguments.groups = groups;
   arguments.poles = design.poles;
   arguments.newton_steps = design.newton_steps;
   arguments.constant = static_cast<T>(design.constant);

@@ -257,8 +257,8 @@ class Device {
         stream_(static_cast<cudaStream_t>(current_stream(index_))),
         like_(first) {}
 
-  FusedPlan plan(Fused op, const Problem& problem) const {
-    return plan_fused(op, problem.batch, problem.n, problem.storage == Storage::float64 ? 8 : 4, 1,
+  FusedPlan plan(Fused op, const Problem& problem, int terms = 1) const {
+    return plan_fused(op, problem.batch, problem.n, problem.storage == Storage::float64 ? 8 : 4, terms,
                       device_limits(index_));
   }
   cudaStream_t stream() const { return stream_; }
@@ -298,7 +298,7 @@ Tensor accurate_roots(const char* op, const Tensor& A, double rtol, Wanted wante
   const Problem problem = problem_of(out, A);
   const RootDesign design = root_design(rtol, problem.storage == Storage::float64 ? 8 : 4);
   const bool root = wanted != Wanted::inverse, inverse = wanted != Wanted::root;
-  const FusedPlan plan = device.plan(Fused::accurate_roots, problem);
+  const FusedPlan plan = device.plan(Fused::accurate_roots, problem, design.poles);
   if (plan.variant >= 0) {
     launch_accurate_roots(problem, in, root, inverse, design, plan, device.stream());
     return out;

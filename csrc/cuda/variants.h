@@ -91,7 +91,7 @@ FASTSQRTM_HOST_DEVICE constexpr int smaller(int a, int b) { return a < b ? a : b
 // Room for a Norm in either precision, which waits there for the end of the Newton steps.
 constexpr int newton_norm_elements = 8;
 
-// Shared memory of one matrix, in elements. `groups` teams work on one matrix in mpa, each on its own shift.
+// Shared memory of one matrix, in elements. `groups` teams work on one matrix, each on its own shift or inverse.
 FASTSQRTM_HOST_DEVICE constexpr int shared_elements(Fused op, const Shape& s, int groups) {
   switch (op) {
     case Fused::mpa: {
@@ -104,8 +104,10 @@ FASTSQRTM_HOST_DEVICE constexpr int shared_elements(Fused op, const Shape& s, in
       // Two factors of a product, and the powers W and W^2 as packed triangles.
       return 2 * s.matrix_elements() + 2 * s.triangle_elements(s.split_symmetric) + s.scratch_elements();
     case Fused::accurate_roots:
-      // The triangles of A, which each inverse of a Newton step replaces, X and Y; input and output lie over them.
-      return 3 * s.triangle_elements(s.split_sweep) + s.panel_elements() + s.scratch_elements();
+      // The triangles of A, which each inverse of a Newton step replaces, X and Y; input and output lie over them. Of
+      // several teams each has one more, for the inverse of its pole.
+      return (3 + (groups > 1 ? groups : 0)) * s.triangle_elements(s.split_sweep) +
+             groups * (s.panel_elements() + s.scratch_elements());
     case Fused::accurate_backward:
     case Fused::lyapunov_newton:
       // B^-1 and one work matrix, which the panels of the sweep share; B and C wait as packed triangles.
@@ -134,10 +136,16 @@ FASTSQRTM_HOST_DEVICE constexpr int kept_elements(Fused op, const Shape& s) {
 // The most threads a block of this variant is launched with; the compiler bounds the registers by it.
 FASTSQRTM_HOST_DEVICE constexpr int max_threads(Fused op, const Shape& s) {
   if (s.threads <= 64) return 256;
-  if (op != Fused::mpa) return s.threads;
   // Several teams a matrix as far as the registers of their tiles allow.
+  if (op == Fused::accurate_roots) return s.threads == 128 ? 384 : s.threads == 160 ? 320 : s.threads;
+  if (op != Fused::mpa) return s.threads;
   if (s.threads == 128) return 640;
   return s.threads <= (s.tile == 8 ? 256 : 160) ? 2 * s.threads : s.threads;
+}
+
+// Whether several teams may work on one matrix. Then it has its block for itself.
+FASTSQRTM_HOST_DEVICE constexpr bool teams_join(Fused op, const Shape& s) {
+  return (op == Fused::mpa || op == Fused::accurate_roots) && s.threads >= 32 && max_threads(op, s) >= 2 * s.threads;
 }
 
 struct DeviceLimits {
@@ -153,7 +161,8 @@ struct FusedPlan {
   std::size_t shared_bytes;  // of one block
 };
 
-inline FusedPlan plan_fused(Fused op, int64_t batch, int64_t n, int element_bytes, int degree,
+// `terms`: shifts or poles.
+inline FusedPlan plan_fused(Fused op, int64_t batch, int64_t n, int element_bytes, int terms,
                             const DeviceLimits& device) {
   FusedPlan plan{-1, 1, 1, 0, 0};
   const Shape* shapes = element_bytes == 8 ? double_shapes : float_shapes;
@@ -170,17 +179,18 @@ inline FusedPlan plan_fused(Fused op, int64_t batch, int64_t n, int element_byte
   if (bytes(1) * least > device.shared_per_block) return plan;
   plan.variant = index;
   plan.matrices_per_block = least;
-  if (op == Fused::mpa) {
-    // The shifts of one matrix are independent. While the batch leaves multiprocessors short of threads, several teams
-    // share a matrix; 1024 threads are what a multiprocessor needs to hide the latency of the pivots.
+  if (op == Fused::mpa || teams_join(op, shape)) {
+    // The shifts of one matrix are independent, and so are the inverses of X and Y. While the batch leaves
+    // multiprocessors short of threads, several teams share a matrix; 1024 threads are what a multiprocessor needs to
+    // hide the latency of the pivots.
     const int64_t wanted =
         static_cast<int64_t>(device.multiprocessors) * 1024 / (larger(1, shape.threads) * (batch + 1));
-    int groups = static_cast<int>(wanted < degree ? wanted : degree);
+    int groups = static_cast<int>(wanted < terms ? wanted : terms);
     groups = smaller(groups, smaller(15, max_threads(op, shape) / (shape.threads * least)));
     while (groups > 1 && bytes(groups) * least > device.shared_per_block) --groups;
     groups = larger(1, groups);
-    const int rounds = (degree + groups - 1) / groups;
-    plan.groups = (degree + rounds - 1) / rounds;  // as few as take as many rounds
+    const int rounds = (terms + groups - 1) / groups;
+    plan.groups = (terms + rounds - 1) / rounds;  // as few as take as many rounds
   }
   if (shape.threads < 32) {
     // As many matrices a block as still give every multiprocessor a block.

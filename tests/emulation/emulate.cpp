@@ -653,6 +653,7 @@ void manners() {
       const std::vector<Matrix> usual = run_op(op, n, inputs, setting);
       Setting other = setting;
       if (op.fused == Fused::mpa) other.groups = 4;
+      if (op.fused == Fused::accurate_roots && n > 16) other.groups = n > 30 ? 2 : 1;
       if (n <= 16) other.matrices_per_block = 4;
       const std::vector<Matrix> grouped = run_op(op, n, inputs, other);
       std::vector<Batch> last = inputs;

@@ -48,10 +48,10 @@ void run_typed(Fused op, const Operands& o, const FusedPlan& plan) {
                    NewtonSchulzBackwardArguments{{o.problem, o.first, o.iterations, o.inverse}, o.second, o.kept},
                    threads, plan);
     case Fused::accurate_roots:
-      return start(
-          accurate_roots_kernel_of<T>(plan.variant, all),
-          accurate_roots_arguments<T>(o.problem, o.first, o.both || !o.inverse, o.both || o.inverse, design_of(o)),
-          threads, plan);
+      return start(accurate_roots_kernel_of<T>(plan.variant, all),
+                   accurate_roots_arguments<T>(o.problem, o.first, o.both || !o.inverse, o.both || o.inverse,
+                                               design_of(o), plan.groups),
+                   threads, plan);
     case Fused::accurate_backward:
       return start(accurate_backward_kernel_of<T>(plan.variant, all), backward_arguments(o), threads, plan);
     case Fused::lyapunov_newton:
