@@ -179,7 +179,8 @@ inline FusedPlan plan_fused(Fused op, int64_t batch, int64_t n, int element_byte
   if (bytes(1) * least > device.shared_per_block) return plan;
   plan.variant = index;
   plan.matrices_per_block = least;
-  if (op == Fused::mpa || teams_join(op, shape)) {
+  // Teams of the accurate roots need so many registers that a multiprocessor has room for one matrix of three.
+  if (op == Fused::mpa || (teams_join(op, shape) && batch <= device.multiprocessors)) {
     // The shifts of one matrix are independent, and so are the inverses of X and Y. While the batch leaves
     // multiprocessors short of threads, several teams share a matrix; 1024 threads are what a multiprocessor needs to
     // hide the latency of the pivots.
