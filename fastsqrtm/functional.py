@@ -127,7 +127,7 @@ def sqrtm(
         (a root combined with the backward of another method: once). At singular matrices it is finite, at most ||G||
         over twice the smallest eigenvalue of S, which is at least 2e-4 (8e-8) ||A||^(1/2); at the zero matrix it is 0.
         An `eps` of yours bounds it by ||G|| / (2 sqrt(eps)). For half types S is saved as rounded to them, which may
-        leave it singular or indefinite: there the gradient can be large or NaN without an `eps`.
+        leave it singular or indefinite: there the gradient can be large, and rarely NaN, without an `eps`.
 
     Cost:
         Method "auto" in float32: 6 n^3 flop forward (4 n^3 at rtol=1e-2) and 6 to 18 n^3 backward, more for larger

@@ -394,9 +394,11 @@ def _accurate_roots(A: Tensor, rtol: float, entry_precision: float) -> tuple[Ten
     return S, torch.where(nu == 0, infinite, symmetric_part(Z) / nu.sqrt())
 
 
-def _invert(B: Tensor) -> tuple[Tensor, Tensor]:
-    """B with the ridge it needs, and its inverse; NaN where it is indefinite. Twin: invert in csrc/cpu/newton.h."""
-    unit = torch.finfo(B.dtype).eps * _one_norm(B) * _identity(B)
+def _invert(B: Tensor, entry_precision: float) -> tuple[Tensor, Tensor]:
+    """B with the ridge it needs, and its inverse; NaN where it is indefinite. The last ridge covers the rounding of the
+    entries. Twin: invert in csrc/cpu/newton.h.
+    """
+    unit = max(torch.finfo(B.dtype).eps, entry_precision / RIDGES[-1]) * _one_norm(B) * _identity(B)
     W, good = _spd_inverse(B)
     for ridge in RIDGES[1:]:
         if _all(good):
@@ -456,10 +458,10 @@ def sqrtm_and_inv(A: Tensor, rtol: float = 0.0, *, entry_precision: float = 0.0)
 
 
 @_twin
-def sqrtm_backward(S: Tensor, G: Tensor, rtol: float = 0.0) -> Tensor:
+def sqrtm_backward(S: Tensor, G: Tensor, rtol: float = 0.0, *, entry_precision: float = 0.0) -> Tensor:
     """X with S X + X S = sym(G)."""
     B, s = _normalise(symmetric_part(S))
-    X = symmetric_part(solve_newton(*_invert(B), symmetric_part(G), _tolerance(S, rtol)))
+    X = symmetric_part(solve_newton(*_invert(B, entry_precision), symmetric_part(G), _tolerance(S, rtol)))
     return torch.where(s == 0, 0, X / s)
 
 
@@ -469,29 +471,29 @@ def _inverse_is_infinite(Z: Tensor) -> Tensor:
 
 
 @_twin
-def inv_sqrtm_backward(Z: Tensor, G: Tensor, rtol: float = 0.0) -> Tensor:
+def inv_sqrtm_backward(Z: Tensor, G: Tensor, rtol: float = 0.0, *, entry_precision: float = 0.0) -> Tensor:
     """X with S X + X S = -Z sym(G) Z, S = Z^-1."""
     W, z = _normalise(symmetric_part(Z))
-    W, B = _invert(W)
+    W, B = _invert(W, entry_precision)
     X = solve_newton(B, W, W @ symmetric_part(G) @ W, _tolerance(Z, rtol))
     X = -symmetric_part(X) * z * z * z
     return torch.where((z == 0) | _inverse_is_infinite(Z), 0, X)
 
 
 @_twin
-def sqrtm_and_inv_backward(R: Tensor, G: Tensor, rtol: float = 0.0) -> Tensor:
+def sqrtm_and_inv_backward(R: Tensor, G: Tensor, rtol: float = 0.0, *, entry_precision: float = 0.0) -> Tensor:
     """X with S X + X S = sym(G_S) - Z sym(G_Z) Z for the roots R = (S, Z) and their cotangents."""
     (S, Z), (G_S, G_Z) = symmetric_part(R).unbind(-3), symmetric_part(G).unbind(-3)
     B, s = _normalise(S)
     W = Z * s
-    X = solve_newton(*_invert(B), G_S - W @ G_Z @ W / s / s, _tolerance(R, rtol))
+    X = solve_newton(*_invert(B, entry_precision), G_S - W @ G_Z @ W / s / s, _tolerance(R, rtol))
     return torch.where(s == 0, 0, symmetric_part(X) / s)
 
 
 @_twin
-def lyapunov_newton(B: Tensor, C: Tensor, rtol: float = 0.0) -> Tensor:
+def lyapunov_newton(B: Tensor, C: Tensor, rtol: float = 0.0, *, entry_precision: float = 0.0) -> Tensor:
     B_0, s = _normalise(symmetric_part(B))
-    return torch.where(s == 0, 0, solve_newton(*_invert(B_0), C, _tolerance(B, rtol)) / s)
+    return torch.where(s == 0, 0, solve_newton(*_invert(B_0, entry_precision), C, _tolerance(B, rtol)) / s)
 
 
 @_twin

@@ -453,3 +453,15 @@ def test_eps_of_half_types_is_not_lost(dtype):
     bound = torch.linalg.matrix_norm(G.double()) / (2 * math.sqrt(eps))
     assert torch.linalg.matrix_norm(X.double()) <= 1.01 * bound
     assert fastsqrtm.sqrtm(torch.eye(2, dtype=torch.float16), eps=1e5).isfinite().all()  # 1e5 is none of float16
+
+
+@pytest.mark.parametrize("rank", [3, 8, 12])
+def test_gradient_of_low_rank_in_bfloat16(path, rank):
+    """The root is saved as rounded to eight bits, which leaves it indefinite by as much."""
+    v = torch.randint(-2, 3, (50, 24, rank), generator=torch.Generator().manual_seed(rank)).float()
+    A = (v @ v.mT).bfloat16()
+    S = path("sqrtm")(A)
+    X = path("sqrtm_backward")(S, S)
+    assert X.isfinite().all()
+    residual = testing.relative_error(S.double() @ X.double() + X.double() @ S.double(), S.double())
+    assert residual.median() < 0.02  # a few roundings of S; more where it is left all but singular

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 #include <utility>
 
 #include "element.h"
@@ -183,10 +184,19 @@ void root_backward(int n, const RootMethod& method, MatrixIn A, MatrixIn G, void
   store_matrix(frechet.derivative, 1 / (method.inverse ? std::sqrt(nu) * nu : std::sqrt(nu)), target);
 }
 
+// What the ridges of a root's inverse count in: the last covers the rounding of entries of half precision, which can
+// make a matrix as indefinite as that. Of a root it is the last one alone.
+template <class T, class Storage>
+constexpr double ridge_unit() {
+  return std::is_same<Storage, BFloat16>::value ? 0x1p-8 / last_ridge
+         : std::is_same<Storage, Half>::value   ? 0x1p-11 / last_ridge
+                                                : std::numeric_limits<T>::epsilon();
+}
+
 // A^(1/2) and A^(-1/2) as accurately as the design says; either target may be nullptr.
 template <class T, class Storage>
-void accurate_roots(int n, const RootDesign& design, double entry_precision, MatrixIn A, void* root_out,
-                    void* inverse_out, void* workspace, const Team& team) {
+void accurate_roots(int n, const RootDesign& design, MatrixIn A, void* root_out, void* inverse_out, void* workspace,
+                    const Team& team) {
   constexpr T infinity = std::numeric_limits<T>::infinity(), nan = std::numeric_limits<T>::quiet_NaN();
   const Workspace<T> ws(workspace, n);
   const SweepStrips<T> strips(workspace_matrix<T>(workspace, n, 4));
@@ -198,8 +208,7 @@ void accurate_roots(int n, const RootDesign& design, double entry_precision, Mat
   constexpr double epsilon = std::numeric_limits<T>::epsilon();
   double ridge = 0;
   for (const double next : ridges) {
-    // The rounding of its entries can make a matrix of half precision as indefinite as that.
-    ridge = next == last_ridge ? std::max(next * epsilon, entry_precision) : next * epsilon;
+    ridge = next * (next == last_ridge ? ridge_unit<T, Storage>() : epsilon);
     load_symmetric<T, Storage>(team, A, ws.first);
     double nu = frobenius(ws.first);
     if (nu == 0) return fill_both(T(0), infinity, T(0));
@@ -259,8 +268,8 @@ void accurate_backward(int n, double tolerance, const Cotangents& in, void* out,
   } else {
     load_symmetric<T, Storage>(team, in.G, C);
   }
-  const double precision = std::numeric_limits<T>::epsilon();
-  if (!invert(team, precision, given, in.S.data ? W : B, SweepStrips<T>(U))) return fill(n, nan, nan, target);
+  if (!invert(team, ridge_unit<T, Storage>(), given, in.S.data ? W : B, SweepStrips<T>(U)))
+    return fill(n, nan, nan, target);
   const Panels<T> X = solve_newton(team, tolerance, T(1), B, W, C, U, V);
   if (!X.data) return fill(n, nan, nan, target);
   store_matrix(X, scale, target);
@@ -281,7 +290,7 @@ void lyapunov_newton(int n, double tolerance, MatrixIn B, MatrixIn C, void* out,
     if (s == 0) return fill(n, T(0), T(0), target);
     if (!(s < std::numeric_limits<double>::infinity())) return fill(n, nan, nan, target);
     s = normalise(team, s, ws.first);
-    if (!invert(team, std::numeric_limits<T>::epsilon(), ws.first, ws.second, SweepStrips<T>(ws.fourth)))
+    if (!invert(team, ridge_unit<T, Storage>(), ws.first, ws.second, SweepStrips<T>(ws.fourth)))
       return fill(n, nan, nan, target);
     const Panels<T> X = solve_newton(team, tolerance, sign, ws.first, ws.second, ws.third, ws.fourth, V);
     if (!X.data) return fill(n, nan, nan, target);
@@ -390,9 +399,8 @@ const Kernels kernels = {
     },
     [](Element element, int n, const RootDesign& design, MatrixIn A, void* root, void* inverse, void* workspace,
        const Team& team) {
-      const double precision = element == Element::bfloat16 ? 0x1p-8 : element == Element::float16 ? 0x1p-11 : 0;
       dispatch(element, [&](auto compute, auto storage) {
-        accurate_roots<decltype(compute), decltype(storage)>(n, design, precision, A, root, inverse, workspace, team);
+        accurate_roots<decltype(compute), decltype(storage)>(n, design, A, root, inverse, workspace, team);
       });
     },
     [](Element element, int n, double tolerance, const Cotangents& in, void* out, void* workspace, const Team& team) {

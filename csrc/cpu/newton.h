@@ -51,12 +51,12 @@ bool newton_roots(const Team& team, const RootDesign& design, bool root_wanted, 
   return true;
 }
 
-// W <- B^-1, complete. Adds a ridge to B where it must. False: B is indefinite.
+// W <- B^-1, complete. Adds a ridge to B where it must, in units of `unit` of its norm. False: B is indefinite.
 template <class T>
-bool invert(const Team& team, double precision, const Panels<T>& B, const Panels<T>& W, const SweepStrips<T>& strips) {
+bool invert(const Team& team, double unit, const Panels<T>& B, const Panels<T>& W, const SweepStrips<T>& strips) {
   const double norm = one_norm(B);
   for (const double ridge : ridges) {
-    add_identity(B, T(ridge * precision * norm));
+    add_identity(B, T(ridge * unit * norm));
     if (!minus_inverse(team, B, W, strips)) continue;
     mirror(team, W, T(-1));
     return true;

@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(max_threads(Fused::accurate_backward, V::shape
   m.c.store(x);
   sync_team<V::threads>();  // the panels take the place of the work matrix
   m.b.load(f);
-  invert(m, machine_epsilon<T>() * norm_b, blocks, n, by_sweep, f);
+  invert(m, ridge_unit<T>(arguments.problem.storage) * norm_b, blocks, n, by_sweep, f);
   write_lower(m.w, by_sweep, f);
   sync_team<V::threads>();
   T norm_w = one_norm<V>(m.w, blocks, n, m.scratch);

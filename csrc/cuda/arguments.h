@@ -102,12 +102,16 @@ template <typename T>
 FASTSQRTM_HOST_DEVICE constexpr T machine_epsilon() {
   return static_cast<T>(sizeof(T) == 8 ? 0x1p-52 : 0x1p-23);
 }
-// The rounding of its entries can make a matrix of half precision more indefinite than that.
+// What the ridges of a root's inverse count in: the last covers the rounding of entries of half precision, which can
+// make a matrix as indefinite as that. Of a root it is the last one alone.
+template <typename T>
+FASTSQRTM_HOST_DEVICE constexpr T ridge_unit(Storage storage) {
+  return storage == Storage::bfloat16  ? T(0x1p-8 / last_ridge)
+         : storage == Storage::float16 ? T(0x1p-11 / last_ridge)
+                                       : machine_epsilon<T>();
+}
 inline double last_ridge_of(Storage storage) {
-  const double epsilon = storage == Storage::float64 ? machine_epsilon<double>() : machine_epsilon<float>();
-  const double entries = storage == Storage::bfloat16 ? 0x1p-8 : storage == Storage::float16 ? 0x1p-11 : 0;
-  const double ridge = last_ridge * epsilon;
-  return ridge > entries ? ridge : entries;
+  return last_ridge * (storage == Storage::float64 ? ridge_unit<double>(storage) : ridge_unit<float>(storage));
 }
 
 // The scalars are those of csrc/zolotarev.h. Where both roots are wanted, `out` has two matrices for each of `a`.

@@ -157,7 +157,10 @@ class LargeNewton : private Large<T, Library> {
     library_.run(kernel, batch_, 1, norm_threads, 1, norm_threads * sizeof(T), static_cast<const ColumnSums<T>*>(sums_),
                  n_, arguments..., states_);
   }
-  void begin(const T* matrix, bool roots) { with_sums(matrix, &begin_newton_kernel<T>, roots); }
+  void begin(const T* matrix, bool roots) {
+    const T unit = roots ? machine_epsilon<T>() : ridge_unit<T>(this->o_.problem.storage);
+    with_sums(matrix, &begin_newton_kernel<T>, roots, unit);
+  }
 
   // Whether M + shift I is positive definite, in units of the matrix's own; if so, and for the first time, `ridge` is
   // what it gets.

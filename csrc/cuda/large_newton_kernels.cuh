@@ -64,16 +64,16 @@ __device__ __forceinline__ T one_norm_of(const ColumnSums<T>* sums, int n, T the
 
 // The kernels that follow have one block of 256 threads a matrix.
 
-// The state at the start, from the column sums of the matrix that the ridges may be added to. Roots: the matrix is to
-// be divided by `bound`, after which the unit is the precision.
+// The state at the start, from the column sums of the matrix that the ridges may be added to, in units of `unit` of its
+// norm. Roots: the matrix is to be divided by `bound`, after which its norm counts as 1.
 template <typename T>
-__global__ void begin_newton_kernel(const ColumnSums<T>* sums, int n, bool roots, NewtonState<T>* states) {
+__global__ void begin_newton_kernel(const ColumnSums<T>* sums, int n, bool roots, T unit, NewtonState<T>* states) {
   T* shared = reinterpret_cast<T*>(dynamic_shared());
   const T norm = one_norm_of(sums + static_cast<int64_t>(blockIdx.x) * n, n, T(0), shared);
   if (threadIdx.x > 0) return;
   NewtonState<T> state = {};
   state.bound = roots && norm > T(0) && norm < T(1) ? norm : T(1);
-  state.unit = machine_epsilon<T>() * (roots ? T(1) : norm);
+  state.unit = unit * (roots ? T(1) : norm);
   state.ridge = not_a_number<T>();  // for what stays indefinite with every ridge
   states[blockIdx.x] = state;
 }

@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(max_threads(Fused::lyapunov_newton, V::shape),
       write(m.w, by_sweep, f, T(1));
       sync_team<V::threads>();
       norm_b = one_norm<V>(m.w, blocks, n, m.scratch);
-      invert(m, machine_epsilon<T>() * norm_b, blocks, n, by_sweep, f);
+      invert(m, ridge_unit<T>(problem.storage) * norm_b, blocks, n, by_sweep, f);
       write_lower(m.w, by_sweep, f);
     }
     sync_team<V::threads>();
