@@ -103,7 +103,7 @@ def test_the_tests_are_interrupted_at_their_limit(tmp_path):
     (tmp_path / "test_slow.py").write_text("import time\ndef test_good(): ...\ndef test_slow(): time.sleep(60)\n")
     report = tmp_path / "report.xml"
     command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", "--rootdir", str(tmp_path), str(tmp_path)]
-    result = gpu_check.read_tests(report)(gpu_check.run_command(command, 8, {}))
+    result = gpu_check.read_tests(report)(gpu_check.run_command(command, 15, {}))
     assert (result["status"], result["failed"]) == ("timed out", 0)
     assert result["tests"] >= 1
     assert "killed at the time limit" in result["message"]
