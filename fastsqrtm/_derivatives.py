@@ -26,14 +26,15 @@ class Rule(NamedTuple):
     jvp: Callable[..., Tensor]  # tangents of the tensor inputs -> tangent of the output
 
 
+def under_autocast(A: Tensor) -> bool:
+    return A.device.type != "meta" and torch.is_autocast_enabled(A.device.type)
+
+
 def without_autocast(A: Tensor) -> contextlib.AbstractContextManager:
     """For products of torch that are part of a method of ours: the ops compute in float32 under autocast, and so do
     these.
     """
-    kind = A.device.type
-    if kind != "meta" and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return contextlib.nullcontext()
+    return torch.autocast(A.device.type, enabled=False) if under_autocast(A) else contextlib.nullcontext()
 
 
 def _anticommutator(A: Tensor, B: Tensor) -> Tensor:

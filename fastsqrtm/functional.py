@@ -5,13 +5,14 @@ Song, Sebe, Wang, *Fast Differentiable Matrix Square Root*, ICLR 2022 (arXiv 220
 *Fast Differentiable Matrix Square Root and Inverse Square Root* (arXiv 2201.12543).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import _check, combinations
-from ._derivatives import call, without_autocast
+from ._derivatives import call, under_autocast, without_autocast
 from ._library import load_cuda, native
 from .reference import FINEST_TOLERANCE, root_design
 
@@ -272,6 +273,8 @@ def _roots(function, A, which, method, backward, rtol, eps, degree, iterations, 
     _check.number(function, "eps", eps)
     if not 0 <= eps < float("inf"):
         _fail(function, "eps must be finite and not negative", f"{eps:g}")
+    if under_autocast(A):  # every system computes in float32 there and leaves it at that, as the ops do
+        A = A.to(torch.promote_types(A.dtype, torch.float32))
     dtype = A.dtype
     if eps:  # of half types in float32: their own precision would lose it
         A = A.to(torch.promote_types(dtype, torch.float32))
@@ -298,7 +301,8 @@ def _roots(function, A, which, method, backward, rtol, eps, degree, iterations, 
             roots = call("sqrtm_and_inv", A, *numbers).unbind(-3)
         else:
             roots = tuple(call(system[i], A, *numbers) for i in which)
-    roots = tuple(root.to(dtype) for root in roots)
+    if A.dtype != dtype:
+        roots = tuple(root.to(dtype) for root in roots)
     if return_info or check:
         info = _info(A, roots, which, 0.0 if rtol is None else rtol, degree)
         if check:
@@ -313,14 +317,17 @@ def _newton_steps(rtol: float, precision: torch.dtype) -> int:
     return len(root_design(rtol, precision).scales)
 
 
-def _spectral_norm(A: Tensor) -> Tensor:
-    """Of symmetric matrices, from below and close, by power iteration from the longest column."""
+def _spectral_norm(product: Callable[[Tensor], Tensor], A: Tensor) -> Tensor:
+    """Of the symmetric matrices that `product` multiplies by, from below and close: power iteration from the longest
+    column of A.
+    """
     if A.numel() == 0:
         return A.new_zeros(A.shape[:-2])
     longest = torch.linalg.vector_norm(A, dim=-2, keepdim=True).argmax(-1, keepdim=True)
     v = A.gather(-1, longest.expand(*A.shape[:-1], 1))
-    for _ in range(4):
-        v = A @ (v / torch.linalg.vector_norm(v, dim=-2, keepdim=True))
+    for _ in range(5):
+        size = torch.linalg.vector_norm(v, dim=-2, keepdim=True)
+        v = product(v / torch.where(size == 0, 1, size))
     return torch.linalg.vector_norm(v, dim=(-2, -1))
 
 
@@ -333,8 +340,9 @@ def _info(A: Tensor, roots: tuple[Tensor, ...], which: tuple[int, ...], rtol: fl
     scale = torch.where(scale == 0, 1, scale)
     A = A / scale
     size = torch.linalg.matrix_norm(A)
+    identity = torch.eye(A.shape[-1], dtype=precision, device=A.device)
     residual, singular = torch.zeros_like(size), torch.zeros_like(size, dtype=torch.bool)
-    rounding, allowed = torch.finfo(precision).eps, 8 * torch.finfo(roots[0].dtype).eps
+    rounding, allowed = torch.finfo(precision).eps, 16 * torch.finfo(roots[0].dtype).eps
     with without_autocast(A):
         for i, root in zip(which, roots, strict=True):
             if i == 0:
@@ -343,18 +351,22 @@ def _info(A: Tensor, roots: tuple[Tensor, ...], which: tuple[int, ...], rtol: fl
                 residual = torch.maximum(residual, torch.where(error == 0, 0, error / size))
             else:
                 Z = root.to(precision) * scale.sqrt()
-                identity = torch.eye(A.shape[-1], dtype=precision, device=A.device)
                 error = torch.linalg.matrix_norm(Z @ A @ Z - identity) / max(A.shape[-1], 1) ** 0.5
                 residual = torch.maximum(residual, error)
-        if 1 not in which:
+        kappa = _spectral_norm(lambda v: A @ v, A)
+        if 1 in which:
+            kappa = kappa * _spectral_norm(lambda v: Z @ v, Z) ** 2
+            singular = rounding * kappa > 1
+        else:  # torch's inverses raise for a singular matrix, and wait for the device to ask
             factor, failed = torch.linalg.cholesky_ex(S)
-            Z = torch.cholesky_inverse(factor)
-        kappa = _spectral_norm(A) * _spectral_norm(Z) ** 2
-    if 1 not in which:
-        kappa = kappa.masked_fill(failed != 0, float("inf"))
-    allowed = 2 * allowed * kappa.clamp(1, 1 / rounding).sqrt()
+            failed = failed != 0
+            factor = torch.where(failed[..., None, None], identity, factor)
+            W = torch.linalg.solve_triangular(factor, identity.expand_as(S), upper=False)
+            kappa = kappa * _spectral_norm(lambda v: W.mT @ (W @ v), W.mT) ** 2
+            kappa = kappa.masked_fill(failed, float("inf"))
+    allowed = allowed * kappa.clamp(1, 1 / rounding).sqrt()
     if 1 in which:
-        allowed, singular = allowed + 4 * rounding * kappa, rounding * kappa > 1
+        allowed = allowed + 4 * rounding * kappa
     converged = (residual <= allowed + 4 * max(rtol, FINEST_TOLERANCE[precision])) & ~singular
     steps = 1 + _newton_steps(rtol, precision) if degree is None else degree
     return RootInfo(residual, torch.full_like(size, steps, dtype=torch.int64), converged)

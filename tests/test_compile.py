@@ -165,6 +165,17 @@ def test_autocast_reaches_no_product_of_a_method(method, backward):
         assert torch.equal(plain, under_autocast)
 
 
+@pytest.mark.parametrize("eps", [0.0, 1e-3])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_system_is_float32_under_autocast(method, eps):
+    A = testing.spd(5, 3, (2,)).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        S = fastsqrtm.sqrtm(A, method=method, eps=eps)
+        assert fastsqrtm.sqrtm(A.double(), method=method, eps=eps).dtype == torch.float64
+    assert torch.equal(S, fastsqrtm.sqrtm(A.float(), method=method, eps=eps))
+    assert fastsqrtm.sqrtm(A, method=method, eps=eps).dtype == torch.bfloat16
+
+
 def test_autocast_reaches_no_residual():
     plain, under_autocast = both_ways(
         lambda A: fastsqrtm.sqrtm(A, check=True, return_info=True)[1], testing.spd(8, 1e4)

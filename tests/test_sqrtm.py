@@ -434,6 +434,20 @@ def test_every_root_within_the_range_has_converged(dtype, function, spectrum):
             assert info.converged.all(), (n, kappa, info)
 
 
+@pytest.mark.parametrize("dtype", LARGEST_KAPPA)
+def test_what_is_told_of_zero_and_singular_matrices(dtype):
+    """Nothing raises but `check`; the root of zero is right, its inverse is none."""
+    A = torch.zeros(3, 4, 4, dtype=dtype)
+    A[1, 0, 0] = 1
+    A[2] = 1
+    info = fastsqrtm.sqrtm(A, return_info=True)[1]
+    assert info.residual.isfinite().all()
+    assert info.converged[0]
+    assert not fastsqrtm.inv_sqrtm(A, return_info=True)[1].converged.any()
+    with pytest.raises(RuntimeError, match="every matrix must converge"):
+        fastsqrtm.sqrtm_and_inv(A, check=True)
+
+
 def test_what_is_told_of_a_root_that_is_none():
     A = torch.stack((testing.spd(8, 1e3), -torch.eye(8), torch.full((8, 8), math.nan)))
     assert fastsqrtm.sqrtm(A, return_info=True)[1].converged.tolist() == [True, False, False]
