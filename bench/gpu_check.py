@@ -1,8 +1,9 @@
 """All there is to know on a machine with a GPU, in one run of under eight minutes: ``python -m bench.gpu_check``.
 
-Environment, the tests marked cuda, compute-sanitizer, launch counts and the benchmark against peers, each a process of
-its own with a time limit: what fails, hangs or is not installed is recorded, and the next step runs. The record is
-written after every step to bench/results/<gpu>.json. Exit status 1 if a step failed.
+Environment, the tests marked cuda, compute-sanitizer, launch counts, the benchmark against peers, the time of every op,
+and what only a measurement can choose for the path for large matrices, each a process of its own with a time limit:
+what fails, hangs or is not installed is recorded, and the next step runs. The record is written after every step to
+bench/results/<gpu>.json. Exit status 1 if a step failed.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
+
+from bench.report import case_name
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -305,16 +308,12 @@ def number(value: float | None, form: str = ".2f") -> str:
     return "-" if value is None else format(value, form)
 
 
-def case_name(row: dict) -> str:
-    return "{} x {}".format(*row["case"])
-
-
 def op_table(record: dict) -> list[str]:
     """An op a line, a case a column."""
     rows = step_rows(record, "ops")
     if not rows:
         return []
-    lines = [f"  {'microseconds of the kernels':<28}" + "".join(f"{case_name(row):>11}" for row in rows)]
+    lines = [f"  {'microseconds of the kernels':<28}" + "".join(f"{case_name(row['case']):>11}" for row in rows)]
     for name in rows[0]["ms"]:
         lines.append(f"  {name:<28}" + "".join(f"{1e3 * row['ms'][name]:>11.1f}" for row in rows))
     return ["", *lines]
@@ -326,7 +325,7 @@ def choice_table(record: dict) -> list[str]:
     lines = []
     for row in (row for row in rows if row["choice"] != "batch"):
         found = ", ".join(f"{name} {ms:.3g} ms ({row['error'][name]:.0e})" for name, ms in row["ms"].items())
-        lines.append(f"  {row['choice']:<8}{row['dtype']:<8}{case_name(row):>9}  {found}")
+        lines.append(f"  {row['choice']:<8}{row['dtype']:<8}{case_name(row['case']):>9}  {found}")
     batched = [row for row in rows if row["choice"] == "batch"]
     moved = [row for row in batched if row["difference"] != 0]
     if batched:

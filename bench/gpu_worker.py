@@ -136,8 +136,11 @@ def time_in_turn(contenders: dict[str, Callable[[], object]], seconds: float) ->
     return times
 
 
-def graphed(function: Callable[[], object], calls: int = 8) -> Callable[[], object]:
-    """The replay of a CUDA graph with so many calls in it: the device's time without the host's."""
+GRAPHED_CALLS = 8
+
+
+def graphed(function: Callable[[], object]) -> Callable[[], object]:
+    """The replay of a CUDA graph with GRAPHED_CALLS calls in it: the device's time without the host's."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -145,14 +148,13 @@ def graphed(function: Callable[[], object], calls: int = 8) -> Callable[[], obje
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for _ in range(calls):
+        for _ in range(GRAPHED_CALLS):
             function()
     return graph.replay
 
 
 def device_times(case: tuple[int, int], A: Tensor, G: Tensor) -> dict[str, dict]:
     """Per method and mode: the time of the kernels alone over two floors, the rate of bmm and the H200's full rate."""
-    calls = 8
     out = torch.empty_like(A)
 
     def passes(name: str, mode: str) -> Callable[[], object]:
@@ -160,9 +162,9 @@ def device_times(case: tuple[int, int], A: Tensor, G: Tensor) -> dict[str, dict]
         return (lambda: forward(A)) if mode == "forward" else lambda: backward(A, forward(A), G)
 
     on_h200 = "H200" in torch.cuda.get_device_name()
-    contenders = {"bmm": graphed(lambda: torch.bmm(A, A, out=out), calls)}
-    contenders |= {(name, mode): graphed(passes(name, mode), calls) for name in METHODS for mode in MODES}
-    times = {key: [t / calls for t in values] for key, values in time_in_turn(contenders, SECONDS).items()}
+    contenders = {"bmm": graphed(lambda: torch.bmm(A, A, out=out))}
+    contenders |= {(name, mode): graphed(passes(name, mode)) for name in METHODS for mode in MODES}
+    times = {key: [t / GRAPHED_CALLS for t in values] for key, values in time_in_turn(contenders, SECONDS).items()}
     result = {name: {} for name in METHODS}
     for name, mode in product(METHODS, MODES):
         flops = METHODS[name].forward + (METHODS[name].backward if mode != "forward" else 0)
@@ -329,7 +331,7 @@ def ops():
             inputs = [x.expand(batch, n, n).contiguous() for x in inputs]
             calls[name] = lambda name=name, inputs=inputs: getattr(torch.ops.fastsqrtm, name)(*inputs)
         times = time_in_turn({name: graphed(call) for name, call in calls.items()}, SECONDS / 4)
-        yield {"case": (batch, n), "ms": {name: 1e3 / 8 * median(values) for name, values in times.items()}}
+        yield {"case": (batch, n), "ms": {name: 1e3 / GRAPHED_CALLS * median(values) for name, values in times.items()}}
 
 
 def benchmark(peer: str | None):

@@ -50,6 +50,8 @@ def like(op: str, name: str, C: Tensor, first: str, B: Tensor) -> None:
 
 
 def number(op: str, name: str, value: Any, whole: bool = False) -> None:
+    if type(value) is int or (type(value) is float and not whole):
+        return  # what nearly all are; the question below, for numpy's, takes longer
     kinds = (Integral, torch.SymInt) if whole else (Real, torch.SymInt, torch.SymFloat)
     if isinstance(value, bool) or not isinstance(value, kinds):
         _fail(op, f"{name} must be a {'whole ' if whole else ''}number", repr(value))

@@ -104,8 +104,9 @@ def op_inputs(
 
 
 def opcheck(name: str, arguments: tuple) -> None:
-    """torch.library.opcheck, as far as this torch comes: older ones fail an assertion of their own where a backward
-    pass is traced that calls torch.func, as the second derivative of an exact gradient does."""
+    """opcheck of torch, as far as it comes: before 2.13 an assertion of its own fails where a traced backward calls
+    torch.func, as the second derivative of an exact gradient does.
+    """
     tests = ["test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
     exact_gradient = name.startswith(("mpa", "mtp", "ns")) and name.endswith("_backward")
     traced = TorchVersion(torch.__version__) >= (2, 13) or not exact_gradient

@@ -167,3 +167,14 @@ def test_a_gradient_in_range_whose_scale_is_not(name, scale):
         root = getattr(torch.ops.fastsqrtm, name)(leaf)
         gradients.append(torch.autograd.grad(root, leaf, G.to(dtype))[0])
     assert testing.relative_error(*gradients) < 1e-5
+
+
+@pytest.mark.parametrize("degree", [5, 32])
+@pytest.mark.parametrize("name", ["mpa_backward", "mpa_inv_backward"])
+def test_a_sum_over_many_products_rounds_as_a_short_one(name, degree):
+    A = 0.37 * testing.spd(200, 10.0, (4,), seed=200)
+    G = torch.randn(4, 200, 200, generator=torch.Generator().manual_seed(200))
+    exact = getattr(reference, name)(A.double(), G.double(), degree)
+    ours, twin = (f(A, G, degree) for f in (getattr(torch.ops.fastsqrtm, name), getattr(reference, name)))
+    ours, twin = (testing.relative_error(x, exact).mean() for x in (ours, twin))
+    assert ours <= 2 * twin + 3 * torch.finfo(torch.float32).eps

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+import torch._dynamo.testing
 
 import fastsqrtm
 from fastsqrtm import testing

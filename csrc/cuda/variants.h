@@ -143,9 +143,9 @@ FASTSQRTM_HOST_DEVICE constexpr int max_threads(Fused op, const Shape& s) {
   return s.threads <= (s.tile == 8 ? 256 : 160) ? 2 * s.threads : s.threads;
 }
 
-// Whether several teams may work on one matrix. Then it has its block for itself.
+// Whether several teams of the accurate roots may work on one matrix. Then it has its block for itself.
 FASTSQRTM_HOST_DEVICE constexpr bool teams_join(Fused op, const Shape& s) {
-  return (op == Fused::mpa || op == Fused::accurate_roots) && s.threads >= 32 && max_threads(op, s) >= 2 * s.threads;
+  return op == Fused::accurate_roots && s.threads >= 32 && max_threads(op, s) >= 2 * s.threads;
 }
 
 struct DeviceLimits {
