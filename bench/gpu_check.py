@@ -73,8 +73,10 @@ def run_command(command: list[str], limit: float, environment: dict[str, str]) -
     """Output goes to files: a pipe held open by a grandchild would outlive the limit."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **environment}, stdout=out, stderr=err, start_new_session=True
-        )
+            command, cwd=ROOT, env={**os.environ, **environment}, stdout=out, stderr=err, start_new_session=True,
+            # What a shell starts in the background ignores interrupts, and so would this.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
         try:
             code = process.wait(limit)
         except subprocess.TimeoutExpired:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -100,10 +101,15 @@ def test_the_report_of_the_tests(tmp_path):
 
 
 def test_the_tests_are_interrupted_at_their_limit(tmp_path):
+    """Also where this process was started in the background, which has it ignore interrupts."""
     (tmp_path / "test_slow.py").write_text("import time\ndef test_good(): ...\ndef test_slow(): time.sleep(60)\n")
     report = tmp_path / "report.xml"
     command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", "--rootdir", str(tmp_path), str(tmp_path)]
-    result = gpu_check.read_tests(report)(gpu_check.run_command(command, 15, {}))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        result = gpu_check.read_tests(report)(gpu_check.run_command(command, 15, {}))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (result["status"], result["failed"]) == ("timed out", 0)
     assert result["tests"] >= 1
     assert "killed at the time limit" in result["message"]
