@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "build_info.h"
-#include "coefficients.h"
-#include "cuda/variants.h"
-#include "plan.h"
-#include "zolotarev.h"
+#include "cpu/plan.h"
+#include "cuda/plan.h"
+#include "scalars/coefficients.h"
+#include "scalars/zolotarev.h"
 
 namespace fastsqrtm {
 namespace {

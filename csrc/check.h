@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "coefficients.h"
+#include "scalars/coefficients.h"
 
 namespace fastsqrtm {
 

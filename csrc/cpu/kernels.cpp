@@ -1,5 +1,5 @@
 // Whole passes of one matrix in workspace panels. Compiled once for each instruction set (FASTSQRTM_ISA).
-#include "kernels.h"
+#include "cpu/kernels.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,13 +7,13 @@
 #include <type_traits>
 #include <utility>
 
-#include "element.h"
-#include "elementwise.h"
-#include "frechet.h"
-#include "lyapunov.h"
-#include "newton.h"
-#include "newton_schulz.h"
-#include "sweep.h"
+#include "cpu/matrix/elementwise.h"
+#include "cpu/matrix/memory.h"
+#include "cpu/matrix/sweep.h"
+#include "cpu/steps/derivative.h"
+#include "cpu/steps/newton.h"
+#include "cpu/steps/newton_schulz.h"
+#include "cpu/steps/sign_lyapunov.h"
 
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {

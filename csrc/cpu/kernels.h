@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "../zolotarev.h"
-#include "team.h"
+#include "cpu/matrix/team.h"
+#include "scalars/zolotarev.h"
 
 namespace fastsqrtm {
 

@@ -9,9 +9,9 @@
 #include <new>
 #include <vector>
 
-#include "../check.h"
-#include "../plan.h"
-#include "kernels.h"
+#include "check.h"
+#include "cpu/kernels.h"
+#include "cpu/plan.h"
 
 namespace fastsqrtm {
 namespace {

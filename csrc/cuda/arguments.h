@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-#include "../coefficients.h"
-#include "../zolotarev.h"
-#include "variants.h"
+#include "cuda/plan.h"
+#include "scalars/coefficients.h"
+#include "scalars/zolotarev.h"
 
 namespace fastsqrtm {
 namespace cuda {

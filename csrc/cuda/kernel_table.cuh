@@ -3,17 +3,17 @@
 
 #include <utility>
 
-#include "accurate_backward.cuh"
-#include "accurate_roots.cuh"
-#include "backward.cuh"
-#include "lyapunov_kernel.cuh"
-#include "lyapunov_newton.cuh"
-#include "mpa.cuh"
-#include "mpa_backward.cuh"
-#include "mtp.cuh"
-#include "mtp_backward.cuh"
-#include "ns.cuh"
-#include "ns_backward.cuh"
+#include "cuda/passes/lya_backward.cuh"
+#include "cuda/passes/lyapunov.cuh"
+#include "cuda/passes/lyapunov_newton.cuh"
+#include "cuda/passes/mpa.cuh"
+#include "cuda/passes/mpa_backward.cuh"
+#include "cuda/passes/mtp.cuh"
+#include "cuda/passes/mtp_backward.cuh"
+#include "cuda/passes/ns.cuh"
+#include "cuda/passes/ns_backward.cuh"
+#include "cuda/passes/roots.cuh"
+#include "cuda/passes/roots_backward.cuh"
 
 namespace fastsqrtm {
 namespace cuda {

@@ -1,8 +1,8 @@
 // The one place with <<<>>>. Twin for the host: tests/emulation/run_kernels.cpp.
 #pragma once
 
-#include "kernel_table.cuh"
-#include "launch.h"
+#include "cuda/kernel_table.cuh"
+#include "cuda/launch.h"
 
 namespace fastsqrtm {
 namespace cuda {

@@ -3,8 +3,8 @@
 
 #include <cuda_runtime_api.h>
 
-#include "arguments.h"
-#include "variants.h"
+#include "cuda/arguments.h"
+#include "cuda/plan.h"
 
 namespace fastsqrtm {
 namespace cuda {

@@ -9,9 +9,9 @@
 #include <utility>
 #include <vector>
 
-#include "../check.h"
-#include "large_library.h"
-#include "launch.h"
+#include "check.h"
+#include "cuda/launch.h"
+#include "cuda/library/launch.h"
 
 namespace fastsqrtm {
 namespace {

@@ -22,7 +22,7 @@
 #include <vector>
 
 #include "emulation.h"
-#include "large.h"
+#include "cuda/library/library.h"
 #include "reference.h"
 #include "run_kernels.h"
 

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <utility>
 
-#include "../../csrc/coefficients.h"
+#include "scalars/coefficients.h"
 
 namespace reference {
 namespace {

@@ -1,6 +1,6 @@
 #include "run_kernels.h"
 
-#include "kernel_table.cuh"
+#include "cuda/kernel_table.cuh"
 
 namespace emulation {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "arguments.h"
+#include "cuda/arguments.h"
 
 namespace emulation {
 

@@ -2,8 +2,8 @@
 #include <cmath>
 #include <vector>
 
-#include "large.h"
-#include "large_newton.h"
+#include "cuda/library/library.h"
+#include "cuda/library/newton.h"
 #include "run_kernels.h"
 
 namespace emulation {

@@ -1,0 +1,214 @@
+// Passes over the entries of one matrix or of two of the same order: norms and linear combinations.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "cpu/matrix/panel.h"
+#include "cpu/matrix/team.h"
+
+namespace fastsqrtm {
+namespace FASTSQRTM_ISA {
+
+// body(offset, valid) for every vector of an n x n matrix, of which the first `valid` lanes belong to it. What a pass
+// leaves in the padding of a matrix is anything: no reduction may see it.
+template <class T, class F>
+void each_vector(const Panels<T>& P, F&& body) {
+  constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
+  for (int j = 0; j < P.n; j += lanes) {
+    const int64_t first = P.at(0, j) - P.data;
+    for (int i = 0; i < P.n; ++i) body(first + int64_t(i) * width, P.n - j);
+  }
+}
+
+template <class T>
+Vector<T> load_valid(const T* p, int valid) {
+  const Vector<T> x = FASTSQRTM_ISA::load(p);
+  return valid < Simd<T>::lanes ? (Simd<T>::lane_index() < T(valid) - Vector<T>{} ? x : Vector<T>{}) : x;
+}
+
+template <class T>
+double sum_of_lanes(const typename DoubleLanes<T>::Vector& sum) {
+  double total = 0;
+  for (int c = 0; c < Simd<T>::lanes; ++c) total += sum[c];
+  return total;
+}
+
+// Frobenius norm with a scale, so that squares neither overflow nor vanish. 0: all entries are below the smallest
+// normal number. NaN if any entry is NaN or Inf.
+template <class T>
+double frobenius(const Panels<T>& P) {
+  using Wide = typename DoubleLanes<T>::Vector;
+  Vector<T> largest = {};
+  each_vector(P, [&](int64_t at, int valid) {
+    const Vector<T> x = load_valid(P.data + at, valid), absolute = x < 0 ? -x : x;
+    largest = absolute > largest ? absolute : largest;  // skips NaN; the sum below does not
+  });
+  T scale = 0;
+  for (int c = 0; c < Simd<T>::lanes; ++c) scale = largest[c] > scale ? largest[c] : scale;
+  const T inverse = scale < std::numeric_limits<T>::min() ? T(0) : 1 / scale;
+  Wide sum = {};
+  each_vector(P, [&](int64_t at, int valid) {
+    const Wide x = __builtin_convertvector(load_valid(P.data + at, valid) * inverse, Wide);
+    sum += x * x;
+  });
+  return double(scale) * std::sqrt(sum_of_lanes<T>(sum));
+}
+
+// P <- P / s. Returns the s that was really divided by: 1/s is rounded to T, and a factor common to the whole matrix
+// would show in the result if the compensation did not undo the same one.
+template <class T>
+double normalise(const Team& team, double s, const Panels<T>& P) {
+  const T factor = T(1 / s);
+  team.each([&](int member) {
+    for (int p = member; p < P.panels(); p += team.threads)
+      for (T *x = P.panel(p), *end = P.panel(p + 1); x < end; x += Simd<T>::lanes)
+        FASTSQRTM_ISA::store(x, factor * FASTSQRTM_ISA::load(x));
+  });
+  return 1 / double(factor);
+}
+
+// to <- a from + b to on and under the diagonal, by whole panels.
+template <class T>
+void combine(const Team& team, T a, const Panels<T>& from, T b, const Panels<T>& to) {
+  constexpr int width = Panels<T>::width, lanes = Simd<T>::lanes;
+  team.each([&](int member) {
+    for (int p = member; p < to.panels(); p += team.threads) {
+      const T* x = from.at(p * width, p * width);
+      T* y = to.at(p * width, p * width);
+      const T* end = to.panel(p) + int64_t(to.rows) * width;
+      for (; y < end; x += lanes, y += lanes) {
+        Vector<T> value = a * FASTSQRTM_ISA::load(x);
+        if (b != 0) value += b * FASTSQRTM_ISA::load(y);
+        FASTSQRTM_ISA::store(y, value);
+      }
+    }
+  });
+}
+
+// to <- a A + b B, everywhere.
+template <class T>
+void linear(const Team& team, T a, const Panels<T>& A, T b, const Panels<T>& B, const Panels<T>& to) {
+  constexpr int lanes = Simd<T>::lanes;
+  team.each([&](int member) {
+    for (int p = member; p < to.panels(); p += team.threads) {
+      const T *x = A.panel(p), *z = B.panel(p);
+      for (T *y = to.panel(p), *end = to.panel(p + 1); y < end; x += lanes, y += lanes, z += lanes) {
+        Vector<T> value = a * FASTSQRTM_ISA::load(x);
+        if (b != 0) value += b * FASTSQRTM_ISA::load(z);
+        FASTSQRTM_ISA::store(y, value);
+      }
+    }
+  });
+}
+
+// to <- a from + b to, everywhere.
+template <class T>
+void combine_full(const Team& team, T a, const Panels<T>& from, T b, const Panels<T>& to) {
+  linear(team, a, from, b, to, to);
+}
+
+template <class T>
+void copy(const Team& team, const Panels<T>& from, const Panels<T>& to) {
+  team.each([&](int member) {
+    for (int p = member; p < to.panels(); p += team.threads)
+      std::memcpy(to.panel(p), from.panel(p), sizeof(T) * to.rows * to.width);
+  });
+}
+
+template <class T>
+void add_identity(const Panels<T>& P, T value) {
+  for (int i = 0; i < P.n; ++i) *P.at(i, i) += value;
+}
+
+template <class T>
+double trace(const Panels<T>& P) {
+  double sum = 0;
+  for (int i = 0; i < P.n; ++i) sum += *P.at(i, i);
+  return sum;
+}
+
+// Largest sum of the absolute values of a column: bounds the spectral norm of a symmetric matrix, and leaves NaN out.
+template <class T>
+double one_norm(const Panels<T>& P) {
+  constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
+  Vector<T> largest = {};
+  for (int j = 0; j < P.n; j += lanes) {
+    Vector<T> sum = {};
+    for (const T *x = P.at(0, j), *end = x + int64_t(P.n) * width; x < end; x += width) {
+      const Vector<T> value = load_valid(x, P.n - j);
+      sum += value < 0 ? -value : value;
+    }
+    largest = sum > largest ? sum : largest;
+  }
+  T result = 0;
+  for (int c = 0; c < lanes; ++c) result = largest[c] > result ? largest[c] : result;
+  return result;
+}
+
+// The smaller one of Frobenius and 1-norm, for entries whose squares neither over- nor underflow: a bound of the
+// spectral norm of a symmetric matrix. NaN if any entry is NaN.
+template <class T>
+double spectral_bound(const Panels<T>& P) {
+  constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
+  Vector<T> largest = {}, squares = {};
+  for (int j = 0; j < P.n; j += lanes) {
+    Vector<T> sum = {};
+    for (const T *x = P.at(0, j), *end = x + int64_t(P.n) * width; x < end; x += width) {
+      const Vector<T> value = load_valid(x, P.n - j);
+      sum += value < 0 ? -value : value;
+      squares += value * value;
+    }
+    largest = sum > largest ? sum : largest;
+  }
+  double one_norm = 0, total = 0;
+  for (int c = 0; c < lanes; ++c) {
+    one_norm = largest[c] > one_norm ? largest[c] : one_norm;
+    total += squares[c];
+  }
+  const double frobenius = std::sqrt(total);
+  return one_norm < frobenius ? one_norm : frobenius;
+}
+
+// sum_ij p_ij q_ij, in double.
+template <class T>
+double inner_product(const Panels<T>& P, const Panels<T>& Q) {
+  using Wide = typename DoubleLanes<T>::Vector;
+  Wide sum = {};
+  each_vector(P, [&](int64_t at, int valid) {
+    sum += __builtin_convertvector(load_valid(P.data + at, valid), Wide) *
+           __builtin_convertvector(load_valid(Q.data + at, valid), Wide);
+  });
+  return sum_of_lanes<T>(sum);
+}
+
+// sum_ij p_ij^2 of a symmetric P of which the blocks on and under the diagonal are given.
+template <class T>
+double sum_of_squares(const Panels<T>& P) {
+  using Wide = typename DoubleLanes<T>::Vector;
+  constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
+  Wide sum = {};
+  for (int J = 0; J < P.blocks(); ++J)
+    for (int i = J * lanes; i < P.n; ++i) {
+      const Wide x = __builtin_convertvector(load_valid(P.at(0, J * lanes) + i * width, P.n - J * lanes), Wide);
+      sum += i < (J + 1) * lanes ? x * x : 2 * x * x;
+    }
+  return sum_of_lanes<T>(sum);
+}
+
+// ||P - Q||_F, where squares neither over- nor underflow.
+template <class T>
+double distance(const Panels<T>& P, const Panels<T>& Q) {
+  using Wide = typename DoubleLanes<T>::Vector;
+  Wide sum = {};
+  each_vector(P, [&](int64_t at, int valid) {
+    const Vector<T> difference = load_valid(P.data + at, valid) - load_valid(Q.data + at, valid);
+    const Wide x = __builtin_convertvector(difference, Wide);
+    sum += x * x;
+  });
+  return std::sqrt(sum_of_lanes<T>(sum));
+}
+
+}  // namespace FASTSQRTM_ISA
+}  // namespace fastsqrtm

@@ -1,0 +1,106 @@
+// Loading a strided matrix of any element type into panels, and storing panels into a contiguous one.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "cpu/matrix/panel.h"
+
+namespace fastsqrtm {
+namespace FASTSQRTM_ISA {
+
+// Storage-only types: bits on the way in and out, float in between. Conversions round to nearest, ties to even.
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+inline float float_of(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+inline uint32_t bits_of(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
+}
+
+inline float decode(float x) { return x; }
+inline double decode(double x) { return x; }
+inline float decode(BFloat16 x) { return float_of(uint32_t(x.bits) << 16); }
+inline float decode(Half x) {
+  const uint32_t sign = uint32_t(x.bits & 0x8000) << 16, magnitude = x.bits & 0x7fff;
+  if (magnitude >= 0x7c00) return float_of(sign | 0x7f800000 | (magnitude & 0x3ff) << 13);  // Inf, NaN
+  // The half's exponent field read as float's is 112 too small; the multiplication also normalises subnormals.
+  return float_of(sign | bits_of(float_of(magnitude << 13) * float_of((254 - 15) << 23)));
+}
+
+inline void encode(float x, float& out) { out = x; }
+inline void encode(double x, double& out) { out = x; }
+inline void encode(float x, BFloat16& out) {
+  const uint32_t bits = bits_of(x);
+  if (x != x)
+    out.bits = 0x7fc0;
+  else
+    out.bits = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+inline void encode(float x, Half& out) {
+  const uint32_t bits = bits_of(x), sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) {
+    out.bits = 0x7e00;
+  } else if (magnitude >= 0x477ff000) {  // rounds to 2^16 or more
+    out.bits = uint16_t(sign | 0x7c00);
+  } else if (magnitude < 0x38800000) {  // subnormal half: adding 0.5 leaves its 10 bits at the end, rounded
+    out.bits = uint16_t(sign | (bits_of(float_of(magnitude) + 0.5f) - 0x3f000000));
+  } else {
+    out.bits = uint16_t(sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13));
+  }
+}
+
+// Source of element (i, j): data[i * row_stride + j * column_stride].
+template <class T, class Storage>
+void load_matrix(const Storage* data, int64_t row_stride, int64_t column_stride, const Panels<T>& P) {
+  constexpr int width = Panels<T>::width;
+  for (int p = 0; p < P.panels(); ++p) {
+    const int columns = P.n - p * width < width ? P.n - p * width : width;
+    T* out = P.panel(p);
+    for (int i = 0; i < P.n; ++i, out += width) {
+      const Storage* in = data + i * row_stride + p * width * column_stride;
+      if (column_stride == 1)
+        for (int j = 0; j < columns; ++j) out[j] = decode(in[j]);
+      else
+        for (int j = 0; j < columns; ++j) out[j] = decode(in[j * column_stride]);
+      for (int j = columns; j < width; ++j) out[j] = 0;
+    }
+    std::memset(out, 0, sizeof(T) * width * (P.rows - P.n));
+  }
+}
+
+// out <- scale P, or out + scale P. A scale that T does not hold is two factors: what they leave of P may be in range.
+template <class T, class Storage>
+void store_matrix(const Panels<T>& P, double scale, Storage* out, bool accumulate = false) {
+  constexpr int width = Panels<T>::width;
+  using Limits = std::numeric_limits<T>;
+  const double size = std::fabs(scale);
+  const bool beyond = size > Limits::max() || (size < Limits::min() && size > 0);
+  const T first = beyond && size < std::numeric_limits<double>::infinity() ? T(std::sqrt(size)) : T(1);
+  const T second = T(scale / first);
+  for (int p = 0; p < P.panels(); ++p) {
+    const int columns = P.n - p * width < width ? P.n - p * width : width;
+    const T* in = P.panel(p);
+    for (int i = 0; i < P.n; ++i, in += width) {
+      Storage* row = out + int64_t(i) * P.n + p * width;
+      if (accumulate)
+        for (int j = 0; j < columns; ++j) encode(decode(row[j]) + second * (first * in[j]), row[j]);
+      else
+        for (int j = 0; j < columns; ++j) encode(second * (first * in[j]), row[j]);
+    }
+  }
+}
+
+}  // namespace FASTSQRTM_ISA
+}  // namespace fastsqrtm

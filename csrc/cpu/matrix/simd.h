@@ -1,0 +1,99 @@
+// The vector type of the instruction set this file is compiled for (GCC and Clang vector extensions, so the same code
+// is AVX-512, AVX2, SSE2 or NEON). Everything lives in a namespace named after the instruction set: kernels.cpp is
+// compiled once for each, and no inline function of one may be linked into another.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "cpu/matrix/layout.h"
+
+#ifndef FASTSQRTM_ISA
+#error "FASTSQRTM_ISA names the instruction set: baseline, avx2 or avx512"
+#endif
+
+#if defined(__AVX512F__)
+#define FASTSQRTM_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define FASTSQRTM_VECTOR_BYTES 32
+#else
+#define FASTSQRTM_VECTOR_BYTES 16
+#endif
+
+namespace fastsqrtm {
+namespace FASTSQRTM_ISA {
+
+template <class T>
+struct Simd {
+  typedef T Vector __attribute__((vector_size(FASTSQRTM_VECTOR_BYTES), may_alias));
+  static constexpr int lanes = FASTSQRTM_VECTOR_BYTES / int(sizeof(T));
+  static constexpr int tile_rows = fastsqrtm::tile_rows(FASTSQRTM_VECTOR_BYTES, sizeof(T));
+  static constexpr int panel = 2 * lanes;
+
+  static Vector lane_index() {
+    Vector index;
+    for (int c = 0; c < lanes; ++c) index[c] = T(c);
+    return index;
+  }
+  // Lane c is all ones where c == k.
+  static auto lane_is(int k) { return lane_index() == T(k) - Vector{}; }
+};
+
+// As many doubles as Vector<T> has lanes.
+template <class T>
+struct DoubleLanes;
+template <>
+struct DoubleLanes<float> {
+  typedef double Vector __attribute__((vector_size(2 * FASTSQRTM_VECTOR_BYTES)));
+};
+template <>
+struct DoubleLanes<double> {
+  typedef double Vector __attribute__((vector_size(FASTSQRTM_VECTOR_BYTES)));
+};
+
+template <class T>
+using Vector = typename Simd<T>::Vector;
+
+template <class T>
+inline Vector<T> load(const T* p) {
+  return *reinterpret_cast<const Vector<T>*>(p);
+}
+
+template <class T>
+inline void store(T* p, Vector<T> v) {
+  *reinterpret_cast<Vector<T>*>(p) = v;
+}
+
+template <class T>
+inline Vector<T> broadcast(T x) {
+  return x - Vector<T>{};  // not 0 + x, which the compiler must compute for the sake of -0
+}
+
+// One exchange of the transpose: rows r and r + h trade the lanes whose bit h differs.
+template <class T, int h, int... lane>
+inline void exchange(Vector<T>& low, Vector<T>& high, std::integer_sequence<int, lane...>) {
+  constexpr int n = Simd<T>::lanes;
+  const Vector<T> a = low, b = high;
+  low = __builtin_shufflevector(a, b, ((lane & h) ? n + lane - h : lane)...);
+  high = __builtin_shufflevector(a, b, ((lane & h) ? n + lane : lane + h)...);
+}
+
+template <class T, int h>
+inline void transpose_stages(Vector<T>* row) {
+  constexpr int n = Simd<T>::lanes;
+  if constexpr (h < n) {
+#pragma GCC unroll 16
+    for (int r = 0; r < n; ++r)
+      if (!(r & h)) exchange<T, h>(row[r], row[r + h], std::make_integer_sequence<int, n>{});
+    transpose_stages<T, 2 * h>(row);
+  }
+}
+
+// lanes x lanes block, one vector a row, in registers.
+template <class T>
+inline void transpose(Vector<T>* row) {
+  transpose_stages<T, 1>(row);
+}
+
+}  // namespace FASTSQRTM_ISA
+}  // namespace fastsqrtm

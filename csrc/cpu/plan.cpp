@@ -1,0 +1,49 @@
+#include "cpu/plan.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "cpu/matrix/layout.h"
+
+namespace fastsqrtm {
+namespace {
+
+CpuCapability find_capability() {
+#ifdef FASTSQRTM_HAVE_X86_ISAS
+  const char* wanted = std::getenv("FASTSQRTM_CPU_CAPABILITY");
+  const auto allowed = [&](const char* name) { return wanted == nullptr || std::strcmp(wanted, name) == 0; };
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  if (avx512 && allowed("avx512")) return {"avx512", 64};
+  if (avx2 && (allowed("avx2") || allowed("avx512"))) return {"avx2", 32};
+#endif
+  return {"baseline", 16};
+}
+
+// A thread is woken for no less than this many n^3: some ten microseconds of work, and on a busy machine waking it
+// costs far more.
+constexpr int64_t smallest_share = 1 << 14;
+
+// From this order on, threads that would be idle help with one matrix: a parallel region costs a few microseconds and a
+// step has five of them.
+constexpr int64_t smallest_shared_order = 192;
+
+}  // namespace
+
+const CpuCapability& cpu_capability() {
+  static const CpuCapability capability = find_capability();
+  return capability;
+}
+
+CpuPlan plan_cpu(int64_t batch, int64_t n, int element_bytes, int threads, int matrices) {
+  const CpuCapability& capability = cpu_capability();
+  const int64_t alone = n < smallest_shared_order ? batch : batch / threads * threads;
+  const int64_t worth = std::min(alone, static_cast<int64_t>(1 + double(alone) * n * n * n / smallest_share));
+  const int workers = int(std::clamp<int64_t>(worth, 1, threads));
+  const int64_t own_bytes = round_up(workspace_bytes(n, matrices, capability.vector_bytes, element_bytes), 64);
+  return {capability.name, alone, batch - alone, threads, workers, workers * own_bytes};
+}
+
+}  // namespace fastsqrtm

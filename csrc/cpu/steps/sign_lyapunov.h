@@ -1,0 +1,34 @@
+// The paper's Lyapunov solver: the coupled matrix sign iteration, four products a step, two of them half.
+// Counterpart in Python: lyapunov in fastsqrtm/reference.py.
+#pragma once
+
+#include "cpu/matrix/product.h"
+#include "cpu/matrix/symmetric.h"
+
+namespace fastsqrtm {
+namespace FASTSQRTM_ISA {
+
+// Solves B X + X B = C for C^T = sign C, sign = +-1, and B symmetric with spectrum in (0, 1]: leaves 2 X in C. Per step
+//   C <- (3 C - (B^2 C - B C B + C B^2)) / 2,   B <- B (3 I - B^2) / 2.
+// With T = B C - C B / 2 the bracket is B T + sign (B T)^T. B, U and V are overwritten.
+template <class T>
+void solve_lyapunov(const Team& team, int iterations, T sign, Panels<T> B, const Panels<T>& C, const Panels<T>& U,
+                    Panels<T> V) {
+  for (int step = 1; step <= iterations; ++step) {
+    product(team, Triangle::full, C, B, U);  // C^T B, because the left operand is read transposed
+    with_transpose(team, U, [=](Vector<T> own, Vector<T> transposed) { return transposed - sign * T(0.5) * own; });
+    product(team, Triangle::full, B, U, V);
+    add_with_transpose(team, C, T(1.5), V, T(-0.5), sign);
+    if (step == iterations) break;
+    product(team, Triangle::lower, B, B, U);
+    mirror<T, true>(team, U, T(1));
+    product(team, Triangle::lower, B, U, V);
+    mirror(team, V, T(-0.5), B, T(1.5));  // not B (3 I - M): the small B M would be summed up beside 3 B
+    const Panels<T> next = V;
+    V = B;
+    B = next;
+  }
+}
+
+}  // namespace FASTSQRTM_ISA
+}  // namespace fastsqrtm

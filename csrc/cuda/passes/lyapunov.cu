@@ -1,0 +1,15 @@
+#include "cuda/launch.cuh"
+
+namespace fastsqrtm {
+namespace cuda {
+
+void launch_lyapunov(const LyapunovArguments& arguments, const FusedPlan& plan, cudaStream_t stream) {
+  if (arguments.problem.storage == Storage::float64) {
+    launch_fused<double>(lyapunov_kernel_of<double>(plan.variant, VariantIndices<double>()), arguments, plan, stream);
+  } else {
+    launch_fused<float>(lyapunov_kernel_of<float>(plan.variant, VariantIndices<float>()), arguments, plan, stream);
+  }
+}
+
+}  // namespace cuda
+}  // namespace fastsqrtm

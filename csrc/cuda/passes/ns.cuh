@@ -1,0 +1,96 @@
+// Root or inverse root by Newton-Schulz steps, two at a time in five half products: one launch.
+// Counterparts: ns and ns_inv in csrc/cpu and fastsqrtm/reference.py.
+#pragma once
+
+#include "cuda/steps/newton_schulz.cuh"
+#include "cuda/tile/memory.cuh"
+#include "cuda/tile/product.cuh"
+
+namespace fastsqrtm {
+namespace cuda {
+
+// Three matrices: the places of E, H, M and N = M P; of Y; of E^2 and P. M waits in registers while E and H have its
+// place. Teams that share a warp pass the same barriers: each goes on for as long as one of them does, and the Y of one
+// that has stopped is not touched.
+template <class V>
+__global__ void __launch_bounds__(max_threads(Fused::ns, V::shape), 1)
+    ns_kernel(const __grid_constant__ NewtonSchulzArguments arguments) {
+  using T = typename V::scalar;
+  constexpr int split = V::split_symmetric;
+  const Problem& problem = arguments.problem;
+  const bool inverse = arguments.inverse;
+  const int n = problem.n;
+  const int blocks = (n + V::tile - 1) / V::tile;
+  T* m =
+      reinterpret_cast<T*>(dynamic_shared()) + static_cast<int>(threadIdx.y) * shared_elements(Fused::ns, V::shape, 1);
+  T* y = m + V::matrix_elements;
+  T* p = y + V::matrix_elements;
+  T* scratch = p + V::matrix_elements;
+  const Owner<V, split> owner;
+
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+  load_matrix<V>(m, arguments.a, problem, index, threadIdx.x, V::threads);
+  sync_team<V::threads>();
+  Fragment<V, split> f, other;
+  read_part(m, T(1), owner, f);
+  T final_scale;
+  {
+    const Norm<T> norm = frobenius_norm(f, scratch);
+    f.apply([norm](T x) { return norm.normalise(x); });
+    final_scale = result_scale(norm, inverse);
+  }
+
+  bool first = true, done = false;
+#pragma unroll 1
+  for (int left = arguments.iterations;; first = false) {
+    const bool single = left % 2 != 0;
+    bool last = left <= 2;
+    other = f;  // M
+    if (single) {
+      f.apply([](T) { return T(0); });
+      sync_team<V::threads>();  // all have read the input
+    } else {
+      last = take_from_identity(f, owner, n, scratch) || last;  // and all have read the three matrices
+      write(m, owner, f, T(1));
+      sync_team<V::threads>();
+      symmetric_product(m, m, blocks, owner, f);
+      write(p, owner, f, T(1));
+      FASTSQRTM_SEEDED_SYNC(sync_team<V::threads>());  // all have read E
+      f.combine(other, [](T squared, T x) { return two_steps_factor(squared, x); });
+      add_identity(f, owner, n, T(two_steps_identity));
+      write(m, owner, f, T(1));
+      sync_team<V::threads>();
+      symmetric_product(p, m, blocks, owner, f);
+      sync_team<V::threads>();
+    }
+    f.combine(other, [](T sum, T x) { return sum - T(0.5) * x; });
+    add_identity(f, owner, n, T(1.5));
+    write(p, owner, f, T(1));
+    write(m, owner, other, T(1));
+    sync_team<V::threads>();
+    // Y of the first root is M, so that Y P is N as well; of the first inverse root it is I, and Y P what f holds.
+    if (!first || !inverse) symmetric_product(first ? m : y, p, blocks, owner, f);
+    const bool go_on = any_team<V>(!done && !last);
+    if (go_on && (!first || inverse)) {
+      symmetric_product(m, p, blocks, owner, other);
+    } else {
+      other = f;
+    }
+    sync_team<V::threads>();  // all have read Y and M
+    if (!done) {
+      if (last) scale_result(f, owner, final_scale, inverse);
+      write(y, owner, f, T(1));
+    }
+    done = done || last;
+    if (!go_on) break;
+    write(m, owner, other, T(1));
+    sync_team<V::threads>();
+    symmetric_product(m, p, blocks, owner, f);
+    left -= single ? 1 : 2;
+  }
+  sync_team<V::threads>();
+  store_matrix<V>(y, problem, index, threadIdx.x, V::threads);
+}
+
+}  // namespace cuda
+}  // namespace fastsqrtm

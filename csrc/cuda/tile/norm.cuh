@@ -1,0 +1,145 @@
+// The Frobenius norm of a fragment, scaled by its largest element so that neither 1e-30 nor 1e30 leaves the range.
+#pragma once
+
+#include "cuda/tile/fragment.cuh"
+
+namespace fastsqrtm {
+namespace cuda {
+
+// f over the values of all lanes of the team, the same bits in every lane. `scratch` holds one value per warp and must
+// not be in use.
+template <class V, class F, typename T>
+__device__ __forceinline__ T reduce_team(T value, T* scratch, F f) {
+#pragma unroll
+  for (int step = V::width / 2; step >= 1; step /= 2) {
+    value = f(value, __shfl_xor_sync(all_lanes, value, step, V::width));
+  }
+  if constexpr (V::threads > 32) {
+    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
+    sync_team<V::threads>();
+    value = scratch[0];
+#pragma unroll
+    for (int warp = 1; warp < V::threads / 32; ++warp) value = f(value, scratch[warp]);
+  }
+  return value;
+}
+
+// Whether any of the teams that share this team's warp wants to go on.
+template <class V>
+__device__ __forceinline__ bool any_team(bool own) {
+  if constexpr (V::threads >= 32) {
+    return own;
+  } else {
+    static_assert(V::threads == 16, "two teams share a warp");
+    return __shfl_xor_sync(all_lanes, static_cast<int>(own), 16, 32) != 0 || own;
+  }
+}
+
+// The same bits in every lane, so that all lanes take the same decisions. What was read before them may be replaced
+// after them.
+template <class V, typename T>
+__device__ __forceinline__ T team_sum(T value, T* scratch) {
+  sync_team<V::threads>();
+  return reduce_team<V>(value, scratch, [](T a, T b) { return a + b; });
+}
+template <class V, typename T>
+__device__ __forceinline__ T team_max(T value, T* scratch) {
+  sync_team<V::threads>();
+  return reduce_team<V>(value, scratch, [](T a, T b) { return max_or_nan(a, b); });
+}
+
+// The even exponent near a number >= 0, within what power_of_two takes in either sign.
+template <typename T>
+__device__ __forceinline__ int even_exponent(T largest) {
+  constexpr int limit = sizeof(T) == 8 ? 1022 : 126;
+  const int exponent = largest < infinity<T>() ? exponent_of(largest) / 2 * 2 : 0;
+  return exponent > limit ? limit : exponent < -limit ? -limit : exponent;
+}
+
+// nu = ratio * 2^exponent, with an even exponent near that of the largest element. Scaling by a power of two is exact
+// and needs no division.
+template <typename T>
+struct Norm {
+  T ratio;
+  T inverse_ratio;
+  T down;  // 2^-exponent
+  int exponent;
+  bool is_zero;
+
+  // From the largest element and the sum of the squares of all elements times 2^-exponent. NaN for a matrix with an
+  // infinite element: nothing of it must look like a result.
+  __device__ __forceinline__ void finish(T largest, T sum) {
+    is_zero = largest == T(0);
+    if (is_zero) exponent = 0;  // what else is scaled by this norm, as C by that of B, stays in range
+    down = power_of_two<T>(-exponent);
+    ratio = is_zero ? T(0) : largest < infinity<T>() ? square_root(sum) : not_a_number<T>();
+    inverse_ratio = is_zero ? T(0) : reciprocal(ratio);
+  }
+  __device__ __forceinline__ T root() const {
+    return is_zero ? T(0) : power_of_two<T>(exponent / 2) * square_root(ratio);
+  }
+  __device__ __forceinline__ T inverse_root() const {
+    return is_zero ? T(0) : power_of_two<T>(-exponent / 2) * reciprocal(square_root(ratio));
+  }
+  // x / nu; of a zero matrix 0.
+  __device__ __forceinline__ T normalise(T x) const { return x * down * inverse_ratio; }
+  // x nu
+  __device__ __forceinline__ T restore(T x) const { return x * ratio * power_of_two<T>(exponent); }
+};
+
+// This lane's part of the sum of the squares of scale f. An element under the diagonal stands for two.
+template <class V, int split, typename T>
+__device__ __forceinline__ T sum_of_squares(const Fragment<V, split>& f, T scale) {
+  T sum = 0;
+#pragma unroll
+  for (int c = 0; c < V::tile; ++c) {
+    const T x = f.diagonal[c] * scale;
+    sum += x * x;
+  }
+#pragma unroll
+  for (int r = 0; r < f.rows; ++r) {
+#pragma unroll
+    for (int c = 0; c < V::tile; ++c) {
+      const T x = f.under[r][c] * scale;
+      sum += T(2) * (x * x);
+    }
+  }
+  return sum;
+}
+
+template <class V, int split, typename T>
+__device__ __forceinline__ Norm<T> frobenius_norm(const Fragment<V, split>& f, T* scratch) {
+  T largest = 0;
+#pragma unroll
+  for (int c = 0; c < V::tile; ++c) largest = max_or_nan(largest, std::fabs(f.diagonal[c]));
+#pragma unroll
+  for (int r = 0; r < f.rows; ++r) {
+#pragma unroll
+    for (int c = 0; c < V::tile; ++c) largest = max_or_nan(largest, std::fabs(f.under[r][c]));
+  }
+  largest = reduce_team<V>(largest, scratch, [](T a, T b) { return max_or_nan(a, b); });
+
+  Norm<T> norm;
+  norm.exponent = even_exponent(largest);
+  const T sum = reduce_team<V>(sum_of_squares(f, power_of_two<T>(-norm.exponent)), scratch + V::scratch_elements / 2,
+                               [](T a, T b) { return a + b; });
+  norm.finish(largest, sum);
+  return norm;
+}
+
+// What takes y to the result: root y sqrt(nu), inverse root y / sqrt(nu), 0 for the inverse root of the zero matrix.
+template <typename T>
+__device__ __forceinline__ T result_scale(const Norm<T>& norm, bool inverse) {
+  return inverse ? norm.inverse_root() : norm.root();
+}
+
+// The inverse root of the zero matrix is infinite on the diagonal and 0 elsewhere.
+template <class V, int split, typename T>
+__device__ __forceinline__ void scale_result(Fragment<V, split>& f, const Owner<V, split>& owner, T scale,
+                                             bool inverse) {
+  f.apply([scale](T y) { return y * scale; });
+  if (inverse && scale == T(0)) f.add_to_diagonal(owner, infinity<T>());
+}
+
+}  // namespace cuda
+}  // namespace fastsqrtm

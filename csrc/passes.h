@@ -1,0 +1,103 @@
+// What each pass of ops.def is told besides its matrices: the numbers of an op, made ready once for the whole batch.
+// csrc/ops.h makes them, the passes of the same names under csrc/cpu/passes and csrc/cuda/passes read them.
+#pragma once
+
+#include <algorithm>
+
+#include "scalars/coefficients.h"
+#include "scalars/zolotarev.h"
+
+namespace fastsqrtm {
+
+enum class Power { half, minus_half };  // A^(1/2), A^(-1/2)
+
+namespace passes {
+
+// A -> A^power by the diagonal Pade approximant in partial fractions.
+struct Mpa {
+  Power power;
+  int degree;
+  double shifts[max_pade_degree], weights[max_pade_degree];
+
+  Mpa(Power power, int64_t degree) : power(power), degree(int(degree)) {
+    for (int j = 0; j < degree; ++j) {
+      const PadeTerm term = pade_term(int(degree), j + 1);
+      shifts[j] = term.shift;
+      weights[j] = term.weight;
+    }
+  }
+  bool inverse() const { return power == Power::minus_half; }
+};
+
+// A -> A^power by the Taylor polynomial.
+struct Mtp {
+  Power power;
+  int degree;
+  double coefficients[max_taylor_degree + 1];
+
+  Mtp(Power power, int64_t degree) : power(power), degree(int(degree)), coefficients{1} {
+    for (int k = 1; k <= degree; ++k)
+      coefficients[k] = taylor_next(coefficients[k - 1], k, power == Power::half ? 0.5 : -0.5);
+  }
+  bool inverse() const { return power == Power::minus_half; }
+};
+
+// A -> A^power by Newton-Schulz steps.
+struct Ns {
+  Power power;
+  int steps;
+
+  Ns(Power power, int64_t steps) : power(power), steps(int(steps)) {}
+  bool inverse() const { return power == Power::minus_half; }
+};
+
+// A, G -> gradient of <G, what Mpa, Mtp or Ns computes>.
+struct MpaBackward : Mpa {
+  using Mpa::Mpa;
+};
+struct MtpBackward : Mtp {
+  using Mtp::Mtp;
+};
+struct NsBackward : Ns {
+  using Ns::Ns;
+};
+
+// B, C -> X of B X + X B = C, by the paper's iteration.
+struct Lyapunov {
+  int iterations;
+
+  explicit Lyapunov(int64_t iterations) : iterations(int(iterations)) {}
+};
+
+// A, S, G -> X of S X + X S = sym(G), by the paper's iteration scaled by the norm of A.
+struct SqrtmLyaBackward : Lyapunov {
+  using Lyapunov::Lyapunov;
+};
+
+// Z, G -> X of Z X + X Z = -Z^2 sym(G) Z^2, by the paper's iteration.
+struct InvSqrtmLyaBackward : Lyapunov {
+  using Lyapunov::Lyapunov;
+};
+
+// A -> A^(1/2), A^(-1/2), either of which may be absent, to the accuracy of the design.
+struct Roots {
+  RootDesign design;
+
+  Roots(double rtol, int compute_bytes) : design(root_design(rtol, compute_bytes)) {}
+};
+
+// B, C -> X of B X + X B = C, by Newton steps to this relative error.
+struct LyapunovNewton {
+  double tolerance;
+
+  LyapunovNewton(double rtol, int compute_bytes) : tolerance(std::max(rtol, finest_tolerance(compute_bytes))) {}
+};
+
+// S, Z, G, H -> X of S X + X S = sym(G) - Z sym(H) Z, the gradient for the cotangents G of S = A^(1/2) and H of
+// Z = A^(-1/2). S and G, or Z and H, may be absent.
+struct RootsBackward : LyapunovNewton {
+  using LyapunovNewton::LyapunovNewton;
+};
+
+}  // namespace passes
+}  // namespace fastsqrtm
