@@ -32,12 +32,12 @@ struct Kernel {
 };
 
 struct Kernels {
-#define PASS(Type, file) Kernel<passes::Type> file;
+#define PASS(Type, file) Kernel<passes::Type> Type;
 #include "ops.def"
 };
 
 #define PASS(Type, file) \
-  inline const Kernel<passes::Type>& kernel_of(const Kernels& kernels, const passes::Type&) { return kernels.file; }
+  inline const Kernel<passes::Type>& kernel_of(const Kernels& kernels, const passes::Type&) { return kernels.Type; }
 #include "ops.def"
 
 namespace baseline {
