@@ -32,7 +32,7 @@ using torch::autograd::AutogradContext;
 /// int64 have no cotangent; one that nothing depends on is zero.
 template <const Signature& op>
 struct RuleOf {
-  static_assert(op.argument_count == 0, "fastsqrtm/autograd.h has no RULE for this op of ops.def");
+  static_assert(op.name.empty(), "fastsqrtm/autograd.h has no RULE for this op of ops.def");
 };
 
 /// The numbers that an op was called with, kept under their names.
