@@ -33,16 +33,16 @@ using TypeOf = std::conditional_t<kind == Kind::tensor, const at::Tensor&,
 template <const Signature& op, std::size_t i>
 using ArgumentType = TypeOf<op.arguments[i].kind>;
 
-template <class>
-struct Tensors;
-template <std::size_t... i>
-struct Tensors<std::index_sequence<i...>> {
-  using Tuple = std::tuple<std::conditional_t<true, at::Tensor, std::integral_constant<std::size_t, i>>...>;
-};
+template <std::size_t>
+using TensorAt = at::Tensor;
 
+template <std::size_t... i>
+std::tuple<TensorAt<i>...> tuple_of_tensors(std::index_sequence<i...>);
+
+/// at::Tensor, or for several results a tuple of them.
 template <const Signature& op>
 using ResultType = std::conditional_t<op.result_count == 1, at::Tensor,
-                                      typename Tensors<std::make_index_sequence<op.result_count>>::Tuple>;
+                                      decltype(tuple_of_tensors(std::make_index_sequence<op.result_count>{}))>;
 
 [[noreturn]] inline void fail(const std::string& text) { throw c10::Error({__func__, __FILE__, __LINE__}, text); }
 
@@ -61,22 +61,22 @@ inline void check(const Signature& op, const c10::OperatorHandle& handle,
                   std::initializer_list<const at::Tensor*> arguments) {
   const at::Tensor& first = **arguments.begin();
   const Argument* argument = op.arguments.data();
-  for (const at::Tensor* given : arguments) {
-    const std::string name(argument->name), first_name(op.arguments[0].name);
-    const bool same_shape = argument->dimensions == op.arguments[0].dimensions;
-    ++argument;
-    if (!given) continue;
-    const auto complain = [&](const std::string& text) {
-      fail("fastsqrtm." + std::string(op.name) + ": " + name + " " + text);
-    };
-    const at::Tensor& x = *given;
-    if (x.layout() != at::kStrided) complain(std::string("must be a strided tensor, got ") + layout_name(x.layout()));
-    if (x.device() != first.device() && (x.sizes() == first.sizes() || !same_shape) && x.dtype() == first.dtype())
-      complain("must be on the device of " + first_name + " (" + first.device().str() + "), got " + x.device().str());
-    if (x.requires_grad() && at::GradMode::is_enabled() &&
+  const auto complain = [&](const std::string& text) {
+    fail(c10::str("fastsqrtm.", op.name, ": ", argument->name, " ", text));
+  };
+  for (const at::Tensor* x : arguments) {
+    if (!x) break;  // tensors come first
+    if (x->layout() != at::kStrided) complain(std::string("must be a strided tensor, got ") + layout_name(x->layout()));
+    // The kernels look at shape and dtype before they look at the device, so these errors have precedence here.
+    const bool fits = x->sizes() == first.sizes() || argument->dimensions != op.arguments[0].dimensions;
+    if (x->device() != first.device() && fits && x->dtype() == first.dtype())
+      complain(
+          c10::str("must be on the device of ", op.arguments[0].name, " (", first.device(), "), got ", x->device()));
+    if (x->requires_grad() && at::GradMode::is_enabled() &&
         !handle.hasKernelForDispatchKey(c10::DispatchKey::Autograd) &&
         !c10::impl::tls_is_dispatch_key_excluded(c10::DispatchKey::AutogradCPU))
       complain("requires a gradient: call the function of fastsqrtm::autograd, or hold an at::NoGradGuard");
+    ++argument;
   }
 }
 
