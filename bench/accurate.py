@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import fastsqrtm
-from bench.report import case_name, geomean
+from bench.report import case_name, geomean, spread
 from bench.run import ROOT, about
 from fastsqrtm import baselines, reference
 from fastsqrtm.baselines import time_in_turn
@@ -56,6 +56,9 @@ FRONT: dict[str, dict[str, Root]] = {
     "eigendecomposition": {"": baselines.eigh},
     **({"torch.linalg.matrix_sqrth": {"": baselines.matrix_sqrth}} if "matrix_sqrth" in EXACT_PEERS else {}),
 }
+# Names in a record that are not ours.
+PEERS = {*EXACT_PEERS, "matrix_sqrth", "paper", "paper, op by op", "Newton-Schulz", "eigendecomposition",
+         "torch.linalg.matrix_sqrth"}  # fmt: skip
 COLOURS = ["#0b6e4f", "#3fa37c", "#9bd1b8", "#d68910", "#d1495b", "#7d5ba6", "#30638e", "black"]
 
 
@@ -113,6 +116,7 @@ def measure(contenders: dict[str, Root], A: Tensor, G: Tensor, seconds: float, m
     return {
         name: {
             "ms": 1e3 * median(times[name]),
+            "spread": spread(times[name]),
             "ratio": median(t / ours for t, ours in zip(times[name], first, strict=True)),
             "over_gemm": median(t / gemm for t, gemm in zip(times[name], times["gemm"], strict=True)),
             **errors(function, A, G, truth),
