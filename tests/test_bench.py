@@ -235,3 +235,11 @@ def test_compare_reads_every_record_of_timings(tmp_path, capsys):
         output = capsys.readouterr().out
         assert "geometric mean of new / old: 1.000" in output and "not compared" not in output, name
     assert "over 3 cases" in output  # of the GPU: two modes and an op; bmm is a peer
+
+
+def test_the_tables_of_the_documents_are_those_of_the_record():
+    record = json.loads(next((ROOT / "bench" / "results").glob("*-accurate.json")).read_text())
+    assert accurate.performance_table(record) in (ROOT / "docs" / "performance.md").read_text()
+    accuracy = (ROOT / "docs" / "guide" / "accuracy.md").read_text()
+    assert accurate.accuracy_table(record) in accuracy
+    assert accurate.tolerance_table(record) in accuracy
