@@ -16,6 +16,7 @@ from torch import Tensor
 
 import fastsqrtm
 from bench.cases import METHODS, MODES, make_input, peer_function, peer_note
+from bench.report import spread
 from fastsqrtm import reference
 from fastsqrtm.baselines import time_in_turn
 from fastsqrtm.testing import exact_gradient, exact_sqrtm, relative_error
@@ -60,6 +61,7 @@ def measure_ours(spec: dict, A: Tensor, G: Tensor, time_in_turn=time_in_turn) ->
             flops = METHODS[name].forward + (METHODS[name].backward if mode != "forward" else 0)
             result[name][mode] = {
                 "time_ms": 1e3 * median(times[name]),
+                "spread": spread(times[name]),
                 "rounds": len(gemm),
                 "floor_ms": 1e3 * median(gemm) * flops / 2,  # a GEMM is 2 n^3 flop
                 "over_floor": median(t / (g * flops / 2) for t, g in zip(times[name], gemm, strict=True)),
@@ -100,6 +102,7 @@ def measure_peer(spec: dict, A: Tensor, G: Tensor, time_in_turn=time_in_turn) ->
         for name, function in functions.items():
             result[name][mode] = {
                 "time_ms": 1e3 * median(times[function]),
+                "spread": spread(times[function]),
                 "ours_ms": 1e3 * median(times[name]),
                 "rounds": len(times[name]),
                 "ratio": median(theirs / ours for theirs, ours in zip(times[function], times[name], strict=True)),
