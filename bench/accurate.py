@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import fastsqrtm
 from bench import peers
-from bench.report import case_name, geomean
+from bench.report import case_name, geomean, spread
 from bench.run import ROOT, about
 from fastsqrtm.testing import exact_gradient, exact_sqrtm, relative_error, spd, time_in_turn, twin
 
@@ -57,6 +57,9 @@ FRONT: dict[str, dict[str, Root]] = {
     "eigendecomposition": {"": peers.eigh},
     **({"torch.linalg.matrix_sqrth": {"": peers.matrix_sqrth}} if "matrix_sqrth" in EXACT_PEERS else {}),
 }
+# Names in a record that are not ours.
+PEERS = {*EXACT_PEERS, "matrix_sqrth", "paper", "paper, op by op", "Newton-Schulz", "eigendecomposition",
+         "torch.linalg.matrix_sqrth"}  # fmt: skip
 COLOURS = ["#0b6e4f", "#3fa37c", "#9bd1b8", "#d68910", "#d1495b", "#7d5ba6", "#30638e", "black"]
 
 
@@ -113,6 +116,7 @@ def measure(contenders: dict[str, Root], A: Tensor, G: Tensor, seconds: float, m
     return {
         name: {
             "ms": 1e3 * median(times[name]),
+            "spread": spread(times[name]),
             "ratio": median(t / ours for t, ours in zip(times[name], first, strict=True)),
             "over_gemm": median(t / gemm for t, gemm in zip(times[name], times["gemm"], strict=True)),
             **errors(function, A, G, truth),
@@ -210,6 +214,46 @@ def tables(record: dict) -> str:
             f"{exact['ms']:>14.3f}{lya['ratio']:>14.2f}"
         )
     return "\n".join(out)
+
+
+def performance_table(record: dict) -> str:
+    """The table of docs/performance.md."""
+    peers = [name for name in ("eigh", "matrix_sqrth") if name in record["speed"][0]["exact"]]
+    head = ["batch x n", "condition number", "ms", "over floor", *(f"{peer}, times as long" for peer in peers)]
+    rows = [
+        [case_name(row["case"]), f"{row['kappa']:.0e}", f"{row['exact']['sqrtm']['ms']:.2f}",
+         f"{row['over_floor']:.2f}", *(f"{row['exact'][peer]['ratio']:.2f}" for peer in peers)]
+        for row in record["speed"]
+    ]  # fmt: skip
+    return _markdown(head, rows)
+
+
+def accuracy_table(record: dict) -> str:
+    """The first table of docs/guide/accuracy.md: mean errors by condition number."""
+    peers = [name for name in ("sqrtm", "eigh", "matrix_sqrth") if name in record["speed"][0]["exact"]]
+    head = ["condition number", "batch x n", *(f"{name} {kind}" for kind in ("root", "gradient") for name in peers)]
+    rows = [
+        [f"{row['kappa']:.0e}", case_name(row["case"]),
+         *(f"{row['exact'][name][kind]:.0e}" for kind in ("root_error", "gradient_error") for name in peers)]
+        for row in record["speed"]
+    ]  # fmt: skip
+    return _markdown(head, rows)
+
+
+def tolerance_table(record: dict) -> str:
+    """The second table of docs/guide/accuracy.md: what an rtol gives, and in which time."""
+    rows = []
+    for row in (row for row in record["front"] if row["mode"] == "both"):
+        for name, point in row["points"].items():
+            curve, _, setting = name.partition("|")
+            if curve == "sqrtm":
+                errors = (f"{point[kind]:.0e}" for kind in ("root_error", "gradient_error"))
+                rows.append([f"{row['kappa']:.0e}", setting.removeprefix("rtol="), *errors, f"{point['ms']:.2f}"])
+    return _markdown(["condition number", "rtol", "root error", "gradient error", "ms"], rows)
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)) + "\n"
 
 
 def draw(record: dict, path: Path) -> None:

@@ -25,6 +25,7 @@ from torch.autograd import DeviceType
 import fastsqrtm
 from bench import run
 from bench.cases import CASES, METHODS, MODES, make_input
+from bench.report import spread
 from bench.worker import measure_ours, measure_peer
 from fastsqrtm.paper import METHODS as SYSTEMS
 from fastsqrtm.testing import OPS, relative_error, spd
@@ -336,7 +337,8 @@ def ops():
             inputs = [x.expand(batch, n, n).contiguous() for x in inputs]
             calls[name] = lambda name=name, inputs=inputs: getattr(torch.ops.fastsqrtm, name)(*inputs)
         times = time_in_turn({name: graphed(call) for name, call in calls.items()}, SECONDS / 4)
-        yield {"case": (batch, n), "ms": {name: 1e3 / GRAPHED_CALLS * median(values) for name, values in times.items()}}
+        ms = {name: 1e3 / GRAPHED_CALLS * median(values) for name, values in times.items()}
+        yield {"case": (batch, n), "ms": ms, "spread": {name: spread(values) for name, values in times.items()}}
 
 
 def benchmark(peer: str | None):

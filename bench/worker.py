@@ -17,6 +17,7 @@ from torch import Tensor
 
 import fastsqrtm
 from bench.cases import METHODS, MODES, make_input, peer_function, peer_note
+from bench.report import spread
 from fastsqrtm.testing import exact_gradient, exact_sqrtm, relative_error, time_in_turn, twin
 
 ERROR_MATRICES = 16  # errors are the worst of this many matrices, spread over the batch
@@ -59,6 +60,7 @@ def measure_ours(spec: dict, A: Tensor, G: Tensor, time_in_turn=time_in_turn) ->
             flops = METHODS[name].forward + (METHODS[name].backward if mode != "forward" else 0)
             result[name][mode] = {
                 "time_ms": 1e3 * median(times[name]),
+                "spread": spread(times[name]),
                 "rounds": len(gemm),
                 "floor_ms": 1e3 * median(gemm) * flops / 2,  # a GEMM is 2 n^3 flop
                 "over_floor": median(t / (g * flops / 2) for t, g in zip(times[name], gemm, strict=True)),
@@ -98,6 +100,7 @@ def measure_peer(spec: dict, A: Tensor, G: Tensor, time_in_turn=time_in_turn) ->
         for name, function in functions.items():
             result[name][mode] = {
                 "time_ms": 1e3 * median(times[function]),
+                "spread": spread(times[function]),
                 "ours_ms": 1e3 * median(times[name]),
                 "rounds": len(times[name]),
                 "ratio": median(theirs / ours for theirs, ours in zip(times[function], times[name], strict=True)),
