@@ -2,8 +2,7 @@
 
 Python: `nn`, `metrics`, `transfer` -> `roots`, `spd`, `linalg`, `lyapunov`, `plan` -> `_reference` -> `_ops` -> torch.
 `_ops` is the machine and knows no mathematics; `_reference` defines the ops by means of it. `paper` stands on `roots`.
-C++: `passes` -> `steps` or `library` -> `matrix` or `tile` -> `scalars`, none of which knows torch; the two devices never
-see each other.
+C++: `passes` -> `steps` or `library` -> `matrix` or `tile` -> `scalars`, without torch; no device sees the other.
 """
 
 import ast
