@@ -5,7 +5,8 @@ os.environ.setdefault("FASTSQRTM_FALLBACK", "silent")  # the suite also runs whe
 import pytest
 import torch
 
-from fastsqrtm._library import load_cuda, native
+from fastsqrtm import testing
+from fastsqrtm._ops.native import load_cuda, native
 
 # Small matrices gain nothing from threads, and others may use the machine. Tests that need two threads ask for them.
 torch.set_num_threads(1)
@@ -32,12 +33,7 @@ def native_only() -> None:
 @pytest.fixture(params=["op", "reference"])
 def path(request):
     """Both implementations of every op, by name: what the dispatcher chooses, and the plain-torch twin."""
-    import fastsqrtm
-
-    return {
-        "op": lambda name: getattr(torch.ops.fastsqrtm, name),
-        "reference": lambda name: getattr(fastsqrtm.reference, name),
-    }[request.param]
+    return {"op": lambda name: getattr(torch.ops.fastsqrtm, name), "reference": testing.twin}[request.param]
 
 
 @pytest.fixture
