@@ -18,16 +18,13 @@ OPS = list(TABLE)
 TENSORS = {name: op.names for name, op in TABLE.items()}
 ROOTS = [name for name in OPS if TENSORS[name] == ("A",)]
 SEVERAL = [name for name in OPS if name not in ROOTS]
+# Of the inputs below, for the most sensitive op: Z^2 G Z^2 may be as small as G ||Z||^4 / kappa^4, and kappa is 5.
+CONDITION = 5.0**4
 
 
 def by_route(name, *tensors):
     """The op by the route through autograd, which needs the numbers."""
     return results(apply(DEFINITIONS[name], *tensors, *(number.default for number in TABLE[name].numbers)))
-
-
-def assert_equal(output, expected):
-    for ours, theirs in zip(results(output), results(expected), strict=True):
-        assert torch.equal(ours, theirs)
 
 
 def spd_inputs(name, n=6, batch=(2, 3), dtype=torch.float64):
@@ -163,29 +160,28 @@ def views(x):
 
 @pytest.mark.parametrize("n", [1, 2, 7, 16, 33])
 @pytest.mark.parametrize("name", OPS)
-def test_views(path, name, n):
+def test_views(path, same, name, n):
     inputs = spd_inputs(name, n)
     inputs[-1] = torch.randn_like(inputs[-1]) if name not in ROOTS else inputs[-1]
     expected = path(name)(*inputs)
     for kinds in zip(*map(views, inputs), strict=True):
         originals = [view.clone() for _, view in kinds]
-        for ours, theirs in zip(results(path(name)(*(view for _, view in kinds))), results(expected), strict=True):
-            assert torch.equal(ours, theirs), kinds[0][0]
+        assert same(path(name)(*(view for _, view in kinds)), expected, CONDITION), kinds[0][0]
         for (_, view), original in zip(kinds, originals, strict=True):
             assert torch.equal(view, original)
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_broadcast_views(path, name):
+def test_broadcast_views(path, same, name):
     inputs = spd_inputs(name, 6, (1, 3))
     expanded = [x.expand(4, *x.shape[1:]) for x in inputs]
-    assert_equal(path(name)(*expanded), path(name)(*(x.contiguous() for x in expanded)))
+    assert same(path(name)(*expanded), path(name)(*(x.contiguous() for x in expanded)), CONDITION)
     constant = torch.tensor(2.0).expand(2, 5, 5)
-    assert torch.equal(path("mtp_lya")(constant), path("mtp_lya")(constant.contiguous()))
+    assert same(path("mtp_lya")(constant), path("mtp_lya")(constant.contiguous()), 1.0)
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_writes_nothing_outside_its_result(path, name):
+def test_writes_nothing_outside_its_result(path, same, name):
     """Inputs in the middle of one buffer with sentinels around them, unchanged to the bit."""
     inputs = spd_inputs(name, 5, (3,))
     size = inputs[0].numel()
@@ -197,7 +193,7 @@ def test_writes_nothing_outside_its_result(path, name):
         placed.append(view)
     before = memory.clone()
     expected = path(name)(*inputs)
-    assert_equal(path(name)(*placed), expected)
+    assert same(path(name)(*placed), expected, CONDITION)
     assert torch.equal(memory, before)
 
 
@@ -239,7 +235,7 @@ def test_gradient_at_zero(name):
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("n", [1, 3, 16, 40])
 @pytest.mark.parametrize("name", OPS)
-def test_a_bad_matrix_harms_itself_alone(path, name, n, poison):
+def test_a_bad_matrix_harms_itself_alone(path, same, name, n, poison):
     if n == 1 and poison == math.inf and name in ("inv_sqrtm_lya_backward", "inv_sqrtm_backward"):
         pytest.skip("the inverse root of zero, where the gradient is zero")
     inputs = spd_inputs(name, n, (5,), torch.float32)
@@ -250,21 +246,22 @@ def test_a_bad_matrix_harms_itself_alone(path, name, n, poison):
             bad[position][2][entry] = poison
             for out, unharmed in zip(results(path(name)(*bad)), expected, strict=True):
                 assert not out[2].isfinite().all()
-                assert torch.equal(out[[0, 1, 3, 4]], unharmed[[0, 1, 3, 4]])
+                assert same(out[[0, 1, 3, 4]], unharmed[[0, 1, 3, 4]], CONDITION)
                 if name in ROOTS:
                     assert out[2].isnan().all()
 
 
 @pytest.mark.parametrize("n", [1, 4, 16, 40])
 @pytest.mark.parametrize("name", ["mpa_lya", "mpa_lya_inv", "sqrtm", "inv_sqrtm", "sqrtm_and_inv"])
-def test_indefinite_is_nan(path, name, n):
-    A = testing.spd(n, batch=(4,))
+def test_indefinite_is_nan(path, same, name, n):
+    kappa = 10.0
+    A = testing.spd(n, kappa, batch=(4,))
     expected = results(path(name)(A))
     A[1] = -torch.eye(n)
     A[2, -1, -1] = -100.0
     for out, unharmed in zip(results(path(name)(A)), expected, strict=True):
         assert out[1:3].isnan().all()
-        assert torch.equal(out[[0, 3]], unharmed[[0, 3]])
+        assert same(out[[0, 3]], unharmed[[0, 3]], kappa)
 
 
 @pytest.mark.parametrize("name", ROOTS)

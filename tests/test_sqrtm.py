@@ -19,6 +19,10 @@ FUNCTIONS = {0.5: fastsqrtm.sqrtm, -0.5: fastsqrtm.inv_sqrtm}
 PAPER = {0.5: paper.sqrtm, -0.5: paper.inv_sqrtm}
 ROUNDINGS = 16  # precisions that any result may be wrong by: the eigendecomposition of the identity is exact
 LARGEST_KAPPA = {torch.float32: 1e6, torch.float64: 1e12}
+# The most that rounding and a ridge make of an eigenvalue 0 of the root, over ||A||^(1/2). Rounding to float32 leaves A
+# indefinite by up to an eps or so, for which the ridge of 8 eps is enough, and 8 + 4 is what they come to. In float64
+# the design ends at 1e-12 before the ridge matters: the figure of the docstring, which is the error of its lower end.
+ROOT_FLOOR = {torch.float32: (12 * torch.finfo(torch.float32).eps) ** 0.5, torch.float64: 2e-6}
 
 
 def gradient(function, A, G):
@@ -38,20 +42,49 @@ def truth(A, G, power):
     return testing.extended_root_and_gradient(A, G, power)
 
 
+def sensitivities(A, G, power):
+    """In precisions, what a random change of A by one precision does to each root and gradient; at least 1.
+
+    By differences of first order, which a change of a thousandth of the smallest eigenvalue is, and in float64 for
+    float64 too: two digits are enough. The larger of two changes, as one may miss the sensitive direction.
+    """
+    A, G = A.double(), G.double()
+    functions = (testing.exact_sqrtm, lambda A, power: testing.exact_gradient(A, G, power))
+    generator = torch.Generator().manual_seed(10)
+    h = 1e-3 * torch.linalg.eigvalsh(A).amin(-1)
+    units = []
+    for function in functions:
+        found = []
+        for _ in range(2):
+            E = torch.randn(A.shape, generator=generator, dtype=torch.float64)
+            E = E + E.mT
+            E = E / torch.linalg.matrix_norm(E, keepdim=True)
+            change = testing.relative_error(function(A + h[:, None, None] * E, power), function(A, power))
+            found.append(change / h * torch.linalg.matrix_norm(A))
+        units.append(torch.stack(found).amax(0).clamp_min(1))
+    return units
+
+
 def check_against_eigh(A, power):
-    """At most 4 times the error of the eigendecomposition in the same dtype, in the mean over the batch."""
+    """At most 4 times the error of the eigendecomposition in the same dtype, in the mean over the batch.
+
+    An ill-conditioned root is wrong in one direction, by a number of either sign: where the error of the
+    eigendecomposition happens to be near zero, ours is many times as large. The batch must be large enough that this
+    does not happen to all of it. The unit of each error is what a rounding of the matrix does, or the mean would be
+    that of the worst conditioned matrix alone.
+    """
     G = cotangent(A)
-    exact = truth(A, G, power)
+    exact, units = truth(A, G, power), sensitivities(A, G, power)
 
     def errors(function):
         results = function(A), gradient(function, A, G)
-        return [testing.relative_error(r, e).mean().item() for r, e in zip(results, exact, strict=True)]
+        return [(testing.relative_error(r, e) / u).mean() for r, e, u in zip(results, exact, units, strict=True)]
 
     ours = errors(FUNCTIONS[power])
     theirs = errors(lambda A: PAPER[power](A, method="eigh"))
-    slack = ROUNDINGS * torch.finfo(A.dtype).eps
-    assert ours[0] <= 4 * theirs[0] + slack, ("root", ours, theirs)
-    assert ours[1] <= 4 * theirs[1] + slack, ("gradient", ours, theirs)
+    for what, our, their, unit in zip(("root", "gradient"), ours, theirs, units, strict=True):
+        slack = ROUNDINGS * torch.finfo(A.dtype).eps * (1 / unit).mean()
+        assert our <= 4 * their + slack, (what, our, their)
 
 
 @pytest.mark.parametrize("power", FUNCTIONS)
@@ -59,15 +92,15 @@ def check_against_eigh(A, power):
 @pytest.mark.parametrize("n", [1, 3, 8, 17, 33, 64, 100])
 def test_float32_is_as_accurate_as_the_eigendecomposition(n, spectrum, power):
     for kappa in (1e0, 1e2, 1e4, 1e6):
-        check_against_eigh(testing.spd(n, kappa, (4,), spectrum, seed=n), power)
+        check_against_eigh(testing.spd(n, kappa, (64 if n < 10 else 16,), spectrum, seed=n), power)
 
 
 @pytest.mark.parametrize("power", FUNCTIONS)
 @pytest.mark.parametrize("spectrum", ["log", "clustered", "one_small", "two_level"])
-@pytest.mark.parametrize("n", [1, 3, 9, 33])
-def test_float64_is_as_accurate_as_the_eigendecomposition(n, spectrum, power):
+@pytest.mark.parametrize(("n", "batch"), [(1, 4), (3, 64), (9, 24), (33, 8)])  # the truth of n = 33 takes its time
+def test_float64_is_as_accurate_as_the_eigendecomposition(n, batch, spectrum, power):
     for kappa in (1e0, 1e3, 1e6, 1e9, 1e12):
-        check_against_eigh(testing.spd(n, kappa, (2,), spectrum, torch.float64, seed=n), power)
+        check_against_eigh(testing.spd(n, kappa, (batch,), spectrum, torch.float64, seed=n), power)
 
 
 @pytest.mark.parametrize("dtype", LARGEST_KAPPA)
@@ -107,7 +140,7 @@ def test_scales(scale, power):
 @pytest.mark.parametrize("power", FUNCTIONS)
 @pytest.mark.parametrize("n", [4, 17, 48])
 def test_covariances_of_as_many_samples_as_dimensions(n, power):
-    samples = torch.randn(16, n, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    samples = torch.randn(64 if n < 10 else 16, n, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
     A = samples @ samples.mT / n
     check_against_eigh(A[torch.linalg.cond(A) < LARGEST_KAPPA[torch.float32]].float(), power)
 
@@ -126,13 +159,14 @@ def test_covariances_of_photographs():
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.data())
 def test_random_spectra(data):
-    """In the mean over eight random bases: of a single matrix the eigendecomposition may happen to be right."""
+    """In the mean over random bases: of a single matrix the eigendecomposition may happen to be right."""
     n = data.draw(st.integers(3, 24))
     dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
     smallest = -math.log10(LARGEST_KAPPA[dtype])
     exponents = data.draw(st.lists(st.floats(smallest, 0), min_size=n, max_size=n))
     values = 10 ** torch.tensor([0.0, *exponents[1:]], dtype=torch.float64)
-    Q = torch.linalg.qr(torch.randn(8, n, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)).Q
+    bases = max(16, 144 // n)
+    Q = torch.linalg.qr(torch.randn(bases, n, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)).Q
     A = ((Q * values) @ Q.mT).to(dtype)
     check_against_eigh((A + A.mT) / 2, data.draw(st.sampled_from(list(FUNCTIONS))))
 
@@ -257,16 +291,22 @@ def test_one_cotangent_of_two():
 @pytest.mark.parametrize("spectrum", ["rank_one", "rank_deficient"])
 @pytest.mark.parametrize("n", [1, 2, 9, 33, 64])
 def test_singular_matrices(path, n, spectrum, dtype):
-    """What the docstrings say: the root is off by at most sqrt(eps)-like amounts, everything is finite."""
-    A = testing.spd(n, 100, (4,), spectrum, dtype)
+    """What the docstrings say: the root is off by at most sqrt(eps)-like amounts, everything is finite.
+
+    The inverse root is that of an eigenvalue of about half a precision, which rounding changes by as much: the figure
+    of the docstring is that of most matrices, and one of hundreds has nearly twice as much. Therefore the median, and
+    a few times as much for each.
+    """
+    A = testing.spd(n, 100, (64 if n < 30 else 16,), spectrum, dtype)
     G = cotangent(A)
     S, Z = path("sqrtm")(A), path("inv_sqrtm")(A)
     norm = torch.linalg.matrix_norm(A.double(), 2)
-    root_floor, gradient_limit, largest = (4e-4, 4e3, 5e3) if dtype == torch.float32 else (2e-7, 1e7, 1e9)
+    gradient_limit, largest = (4e3, 5e3) if dtype == torch.float32 else (1e7, 1e9)
     exact = testing.exact_sqrtm(A)
-    assert (torch.linalg.matrix_norm(S.double() - exact, 2) <= 3 * root_floor * norm.sqrt()).all()
+    assert (torch.linalg.matrix_norm(S.double() - exact, 2) <= ROOT_FLOOR[dtype] * norm.sqrt()).all()
     assert (torch.linalg.eigvalsh(S.double()).amin(-1) > 0).all()
-    assert (torch.linalg.matrix_norm(Z.double(), 2) <= largest / norm.sqrt()).all()
+    sizes = torch.linalg.matrix_norm(Z.double(), 2) * norm.sqrt()
+    assert sizes.median() <= largest and sizes.max() <= 4 * largest
     X = path("sqrtm_backward")(S, G)
     assert (torch.linalg.matrix_norm(X.double()) <= gradient_limit * torch.linalg.matrix_norm(G.double())).all()
     assert path("inv_sqrtm_backward")(Z, G).isfinite().all()
@@ -276,11 +316,16 @@ def test_singular_matrices(path, n, spectrum, dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_covariances(path, dtype):
     """Rounded to half precision they are indefinite; the eigenvalue is clamped elsewhere, a ridge added here."""
-    samples = torch.randn(5, 20, 40, generator=torch.Generator().manual_seed(0))
-    A = (samples.mT @ samples / 20).to(dtype)
+    rank, n = 20, 40
+    samples = torch.randn(5, rank, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    A = (samples.mT @ samples / rank).to(dtype)
     assert (torch.linalg.eigvalsh(A.float()).amin(-1) < 0).any()
     S = path("sqrtm")(A)
-    assert testing.relative_error(S, testing.exact_sqrtm(A)).max() < {torch.bfloat16: 0.2, torch.float16: 0.05}[dtype]
+    # The squared error is the sum of n - rank eigenvalues that should be 0: half an eps of ridge and as much rounding.
+    exact = A.double()
+    size, trace = torch.linalg.matrix_norm(exact), exact.diagonal(dim1=-2, dim2=-1).sum(-1)
+    bound = ((n - rank) * torch.finfo(dtype).eps * size / trace).sqrt()
+    assert (testing.relative_error(S, testing.exact_sqrtm(A)) < bound).all()
 
 
 ROOTS = {fastsqrtm.sqrtm: "S", fastsqrtm.inv_sqrtm: "Z", fastsqrtm.sqrtm_and_inv: "SZ"}
@@ -396,7 +441,8 @@ def test_lyapunov_to_a_tolerance(path, dtype, symmetric):
             C = torch.randn(2, n, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64).to(dtype)
             C = C + C.mT if symmetric else C
             exact = testing.exact_lyapunov(B, C)
-            floor = 10 * kappa * torch.finfo(dtype).eps
+            # In float64 the eigendecomposition is wrong by a few roundings too.
+            floor = (10 * kappa + ROUNDINGS) * torch.finfo(dtype).eps
             for rtol in (0.0, 1e-3):
                 X = path("lyapunov_newton")(B, C, rtol)
                 assert testing.relative_error(X, exact).max() < 3 * rtol + floor, (n, kappa, rtol)
@@ -443,15 +489,30 @@ def test_compile_and_export_both_roots():
     assert testing.relative_error(B.grad, A.grad).max() < 1e-12
 
 
-def test_nothing_is_shared_between_matrices_of_different_kinds(path):
-    """Good, singular, zero, indefinite and NaN matrices in one batch, each as it is alone."""
+def test_nothing_is_shared_between_matrices_of_different_kinds(path, same):
+    """Good, singular, zero, indefinite and NaN matrices in one batch, each as it is alone.
+
+    The twin differs by rounding: of the root by sqrt(kappa), of its inverse by kappa times as much. A ridge or a scale
+    that a neighbour needed would change more.
+    """
+    kappa = 1e5
     A = torch.stack([
-        testing.spd(17, 1e5), testing.spd(17, spectrum="rank_one"), torch.zeros(17, 17), -torch.eye(17),
-        torch.full((17, 17), math.nan), 1e20 * testing.spd(17, 3.0), testing.spd(17, 1e5, seed=1),
+        testing.spd(17, kappa), testing.spd(17, spectrum="rank_one"), torch.zeros(17, 17), -torch.eye(17),
+        torch.full((17, 17), math.nan), 1e20 * testing.spd(17, 3.0), testing.spd(17, kappa, seed=1),
     ])  # fmt: skip
     together = torch.stack(path("sqrtm_and_inv")(A), 1)
-    for matrix, roots in zip(A, together, strict=True):
-        assert torch.equal(torch.stack(path("sqrtm_and_inv")(matrix)).nan_to_num(7.0), roots.nan_to_num(7.0))
+    alone = torch.stack([torch.stack(path("sqrtm_and_inv")(matrix)) for matrix in A])
+    for i, condition in ((0, kappa), (5, 3.0), (6, kappa)):
+        assert same(together[i, 0], alone[i, 0], condition**0.5)
+        assert same(together[i, 1], alone[i, 1], condition)
+    for i in (2, 3, 4):  # 0 and infinity, NaN, NaN
+        assert torch.equal(together[i].nan_to_num(7.0), alone[i].nan_to_num(7.0))
+    # Rounding decides about the ridge of a singular matrix, and its inverse root is that of the ridge.
+    assert together[1].isfinite().all() and alone[1].isfinite().all()
+    difference = together[1, 0].double() - alone[1, 0].double()
+    assert torch.linalg.matrix_norm(difference, 2) <= ROOT_FLOOR[torch.float32]  # ||A|| = 1
+    if same.bits:
+        assert torch.equal(together.nan_to_num(7.0), alone.nan_to_num(7.0))
 
 
 @pytest.mark.parametrize("spectrum", ["log", "clustered", "one_small", "two_level", "repeated", "wishart"])
