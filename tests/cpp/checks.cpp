@@ -203,7 +203,7 @@ void signatures_are_those_of_the_dispatcher() {
 void any_number_of_numbers_and_results() {
   using fastsqrtm::autograd::detail::Differentiable, fastsqrtm::detail::Op;
   const Tensor A = spd(3).requires_grad_(), B = (spd(3) + 1).requires_grad_(), W = at::rand({3, 3, 3}, at::kDouble);
-  const Op<mixed_signature, Differentiable> mixed;
+  const Op<mixed_signature, Differentiable> mixed{};
   const auto [P, order, Q] = mixed(A, B, 3);
   expect(P.requires_grad() && !order.requires_grad() && Q.requires_grad(), "an index has no gradient");
   expect(order.scalar_type() == at::kLong && at::equal(order, A.argsort()), "an index is a result");
@@ -211,7 +211,7 @@ void any_number_of_numbers_and_results() {
   expect(at::allclose(both[0], 1.5 * W + B * W) && at::allclose(both[1], A * W), "all numbers reach the rule");
   const auto one = torch::autograd::grad({(Q * W).sum()}, {A, B}, {}, true);
   expect(at::equal(one[0], B * W) && at::equal(one[1], A * W), "a result that is not used counts as zero");
-  const Op<exp_signature, Differentiable> exponential;
+  const Op<exp_signature, Differentiable> exponential{};
   const Tensor E = exponential(A);
   expect(at::equal(torch::autograd::grad({E}, {A}, {W}, true)[0], A.exp() * W), "an op without numbers");
   const Tensor slope = gradient(E, A, true);

@@ -20,8 +20,8 @@ variable_list call(const Op& op, const variable_list& x, std::index_sequence<i..
 
 template <class Op>
 c10::List<Tensor> results(const Op& op, const variable_list& given) {
-  const fastsqrtm::detail::Op<Op::signature, fastsqrtm::detail::Dispatched> plain;
-  constexpr std::make_index_sequence<Op::signature.tensor_count()> all;
+  const fastsqrtm::detail::Op<Op::signature, fastsqrtm::detail::Dispatched> plain{};
+  constexpr std::make_index_sequence<Op::signature.tensor_count()> all{};
   variable_list inputs(given.begin(), given.begin() + all.size()), found, cotangents;
   c10::List<Tensor> out;
   for (const Tensor& x : call(plain, inputs, all)) out.push_back(x);

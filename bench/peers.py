@@ -1,19 +1,15 @@
-"""What others run, in plain torch, and how to time it: for ``bench`` and ``python -m fastsqrtm demo``.
+"""What others run, in plain torch: the peers that ``bench`` compares with.
 
 Each method is written as a careful user of torch would write it from its paper: batched, one normaliser per matrix, no
 product that is known beforehand to be useless, and none of this package's shortcuts. Every one maps
 (..., n, n) SPD matrices to their root, or to their inverse root with ``inverse=True``, and is differentiable.
 """
 
-import math
-import time
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from .functional import inv_sqrtm, sqrtm
-from .testing import paper_pade_coefficients, paper_taylor_coefficients
+import fastsqrtm
+from fastsqrtm.testing import paper_pade_coefficients, paper_taylor_coefficients
 
 
 def mpa_lya(A: Tensor, degree: int = 5, iterations: int = 8, inverse: bool = False) -> Tensor:
@@ -46,35 +42,12 @@ def newton_schulz_adjoint(A: Tensor, iterations: int = 5) -> Tensor:
 
 def eigh(A: Tensor, inverse: bool = False) -> Tensor:
     """Eigendecomposition, gradient by the Loewner matrix of the same decomposition: exact, and finite at ties."""
-    return (inv_sqrtm if inverse else sqrtm)(A, method="eigh")
+    return (fastsqrtm.paper.inv_sqrtm if inverse else fastsqrtm.paper.sqrtm)(A, method="eigh")
 
 
 def matrix_sqrth(A: Tensor) -> Tensor:
     """``torch.linalg.matrix_sqrth``, in torch since 2.14."""
     return torch.linalg.matrix_sqrth(A)
-
-
-def time_in_turn(contenders: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
-    """Seconds a call of every contender, in turn (A B A B) for about `seconds` each and at least three rounds.
-
-    In turn, so that ratios within a round hold on a machine whose speed drifts. One time is the mean of as many calls
-    as fill a millisecond.
-    """
-    calls = {}
-    for name, contender in contenders.items():
-        contender()
-        start = time.perf_counter()
-        contender()
-        calls[name] = math.ceil(1e-3 / (time.perf_counter() - start))
-    times = {name: [] for name in contenders}
-    end = time.perf_counter() + seconds * len(contenders)
-    while min(map(len, times.values())) < 3 or time.perf_counter() < end:
-        for name, contender in contenders.items():
-            start = time.perf_counter()
-            for _ in range(calls[name]):
-                contender()
-            times[name].append((time.perf_counter() - start) / calls[name])
-    return times
 
 
 def _coupled_steps(X: Tensor, iterations: int, last: str):

@@ -17,7 +17,7 @@ from types import ModuleType
 
 import torch
 
-_DIRECTORY = Path(__file__).parent / "lib"
+_DIRECTORY = Path(__file__).parent.parent / "lib"
 _LIBRARY = _DIRECTORY / ("libfastsqrtm_cpu.dylib" if sys.platform == "darwin" else "libfastsqrtm_cpu.so")
 
 
@@ -34,7 +34,7 @@ class Native:
     warned: bool = False
 
 
-def _load():
+def _load() -> Native:
     if os.environ.get("FASTSQRTM_NATIVE", "").upper() in ("0", "OFF"):
         return Native(False, "the native library is switched off (FASTSQRTM_NATIVE=0)")
     broken = False
@@ -43,7 +43,7 @@ def _load():
     else:
         try:
             # _C first: it needs no torch, and once the library is in, its ops cannot be taken back.
-            module = importlib.import_module("._C", __package__)
+            module = importlib.import_module("fastsqrtm._C")
             torch.ops.load_library(_LIBRARY)
             return Native(True, C=module)
         except (ImportError, OSError, RuntimeError) as error:
@@ -55,7 +55,7 @@ def _load():
     return Native(False, reason, warned=broken)
 
 
-def _explain(error):
+def _explain(error: BaseException) -> str:
     you_have = f"torch {torch.__version__}, {platform.system()}-{platform.machine()}, {sys.implementation.cache_tag}"
     try:
         built = json.loads((_DIRECTORY / "build_info.json").read_text())
@@ -94,7 +94,7 @@ def has_code_for(chip: tuple[int, int], archs: list[str]) -> bool:
 @functools.cache
 def load_cuda() -> str | None:
     """Loads the CUDA kernels. None, or the reason why there are none for the GPUs of this process."""
-    if not native.loaded:
+    if native.C is None:
         return native.reason
     built = native.C.build_info()["cuda"]
     if built is None:
