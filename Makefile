@@ -3,6 +3,8 @@ TORCH ?= torch==2.13.0
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# Processes of pytest: one a core. A file stays with one of them, because what its tests share is made once a process.
+JOBS ?= auto
 
 bin := $(VENV)/bin
 # The package is installed editable, so there is one copy of it: `python -m fastsqrtm` or `bench` started here would
@@ -14,26 +16,53 @@ configure = $(bin)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(bin))/ni
 # The tests that take every kernel through its shapes, strides and dtypes; the rest would only be slow.
 sanitized := $(patsubst %,tests/test_%.py,forward backward lyapunov dtypes inputs invariance random sqrtm systems)
 
-.PHONY: demo test bench quality sanitize cuda-check gpu-check clean FORCE
+.PHONY: demo test test-all bench quality docs wheel sanitize cuda-check gpu-check clean FORCE
 
 demo: $(VENV)/demo.stamp  ## the main job on real data: a table and a figure
 	$(bin)/python -m fastsqrtm demo $(ARGS)
 
-test: $(VENV)/test.stamp  ## ARGS go to pytest; a native library that does not load is an error
-	FASTSQRTM_REQUIRE_NATIVE=1 $(bin)/pytest $(ARGS)
+# ARGS go to pytest, after what stands here: ARGS='tests/test_sqrtm.py -n 0' is one file in one process.
+pytest = FASTSQRTM_REQUIRE_NATIVE=1 $(bin)/pytest -n $(JOBS) --dist loadfile
+
+test: $(VENV)/test.stamp  ## the tests but those marked slow; a native library that does not load is an error
+	$(pytest) -m "not slow" $(ARGS)
+
+test-all: $(VENV)/test.stamp  ## every test: also each variant of the emulated kernels and each instruction set
+	$(pytest) $(ARGS)
 
 bench: $(VENV)/bench.stamp
 	$(bin)/python -m bench $(ARGS)
 
-quality: $(VENV)/dev.stamp  ## formats, lint, compiler warnings as errors
+# CI gives the build of the package, made with warnings as errors: then there is nothing left to compile.
+QUALITY_BUILD ?= build/quality
+quality: $(VENV)/dev.stamp  ## formats, lint, types, compiler warnings as errors
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/clang-format --dry-run -Werror $(cpp_files)
-	$(configure) -B build/quality -DFASTSQRTM_WERROR=ON
-	$(bin)/cmake --build build/quality
+	$(bin)/mypy fastsqrtm
+	$(configure) -B $(QUALITY_BUILD) -DFASTSQRTM_WERROR=ON
+	$(bin)/cmake --build $(QUALITY_BUILD)
 	@echo "The linker keeps one copy of a symbol: one compiled for two instruction sets could run on the wrong machine."
-	! nm build/quality/CMakeFiles/fastsqrtm_kernels_*.dir/csrc/cpu/kernels.cpp.o \
+	! nm $(QUALITY_BUILD)/CMakeFiles/fastsqrtm_kernels_*.dir/csrc/cpu/kernels.cpp.o \
 	  | awk '$$2 ~ /[WVu]/ { print $$3 }' | sort | uniq -d | grep .
+
+docs: $(VENV)/docs.stamp  ## the site, in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet
+	@echo "The site is in build/site."
+
+# The two environments have the torch in common, as hard links: installing it takes longer than all the rest.
+wheel_trial := build/wheel
+wheel: $(VENV)/dev.stamp  ## sdist and wheel in dist/, checked; each installed and tried in an environment of its own
+	rm -rf dist $(wheel_trial)
+	$(bin)/python -m build --no-isolation
+	$(bin)/twine check --strict dist/*
+	$(bin)/python -m venv $(wheel_trial)/wheel
+	$(wheel_trial)/wheel/bin/python -m pip install --quiet '$(TORCH)'
+	cp -al $(wheel_trial)/wheel $(wheel_trial)/sdist
+	$(wheel_trial)/wheel/bin/python -m pip install dist/*.whl
+	$(wheel_trial)/sdist/bin/python -m pip install dist/*.tar.gz
+	for kind in wheel sdist; do \
+	  FASTSQRTM_REQUIRE_NATIVE=1 $(wheel_trial)/$$kind/bin/python build_tools/try_install.py || exit 1; done
 
 sanitize: $(VENV)/test.stamp $(VENV)/dev.stamp  ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(configure) -B build/sanitize -DFASTSQRTM_SANITIZE=address,undefined
@@ -56,7 +85,7 @@ cuda-check:  ## without a GPU: the CUDA half compiled, warnings as errors, impor
 	$(cuda_make) $(VENV)-cuda/test.stamp
 	rm -rf $(oldest) && $(VENV)-cuda/bin/python -m pip install --quiet --no-deps --target $(oldest) '$(OLDEST_TORCH)'
 	$(VENV)-cuda/bin/python build_tools/compile_against.py $(oldest)/torch
-	$(cuda_make) test ARGS='-n 2 --dist loadfile -m "not slow" $(cuda_checked)'
+	$(cuda_make) test ARGS='$(cuda_checked)'
 	$(VENV)-cuda/bin/python build_tools/fat_binary.py
 
 # Into the environment of PYTHON as it is, with its CUDA torch and build tools: a machine with a GPU may have no network.
@@ -74,7 +103,12 @@ $(VENV)/torch: FORCE
 	@test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
 	@echo '$(TORCH)' | cmp -s - $@ || { $(bin)/python -m pip install '$(TORCH)' && echo '$(TORCH)' > $@; }
 
-# demo.stamp: the package with the extra `demo` is installed; test, bench and dev likewise.
-$(VENV)/%.stamp: $(VENV)/torch $(native_inputs)
-	$(bin)/python -m pip install --editable '.[$*]'
+$(VENV)/package.stamp: $(VENV)/torch $(native_inputs)
+	$(bin)/python -m pip install --editable .
+	@touch $@
+
+# demo.stamp: what the extra `demo` asks for is installed; bench, dev, docs and test likewise. The package is there, and
+# is not built again.
+$(VENV)/%.stamp: $(VENV)/package.stamp
+	$(bin)/python -m pip install 'fastsqrtm[$*]'
 	@touch $@

@@ -1,5 +1,7 @@
-"""``python -m bench``: measure, print the tables, write the json; ``--plot`` draws it. ``python -m bench paper`` makes
-docs/paper.md instead: the numerical studies of the paper.
+"""``python -m bench``: measure, print the tables, write the json; ``--plot`` draws it.
+
+``python -m bench compare old.json new.json`` compares two records instead, and ``python -m bench paper`` makes
+docs/paper.md: the numerical studies of the paper.
 """
 
 import argparse
@@ -10,7 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from bench import cases, plot, report, run
+from bench import cases, compare, plot, report, run
 
 RESULTS = run.ROOT / "bench" / "results"
 
@@ -77,5 +79,7 @@ if __name__ == "__main__":
         from bench import paper
 
         paper.main(sys.argv[2:])
+    elif sys.argv[1:2] == ["compare"]:
+        sys.exit(compare.main(sys.argv[2:]))
     else:
         main()

@@ -14,14 +14,14 @@ from statistics import median
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
 import fastsqrtm
-from bench.report import case_name, geomean
+from bench import peers
+from bench.report import case_name, geomean, spread
 from bench.run import ROOT, about
-from fastsqrtm import baselines, reference
-from fastsqrtm.baselines import time_in_turn
-from fastsqrtm.testing import exact_gradient, exact_sqrtm, relative_error, spd
+from fastsqrtm.testing import exact_gradient, exact_sqrtm, relative_error, spd, time_in_turn, twin
 
 CASES = [(256, 32), (64, 48), (64, 64), (256, 64), (64, 128), (16, 256), (8, 512)]
 KAPPAS = [1e2, 1e4, 1e6]
@@ -34,7 +34,8 @@ Root = Callable[[Tensor], Tensor]
 
 
 def sqrtm(**arguments) -> Root:
-    return functools.partial(fastsqrtm.sqrtm, **arguments)
+    """The root for everyday use, or with a `method` that of the paper's systems."""
+    return functools.partial(fastsqrtm.paper.sqrtm if "method" in arguments else fastsqrtm.sqrtm, **arguments)
 
 
 # Curve of the figure -> its points, each a setting and the function.
@@ -47,15 +48,18 @@ FRONT: dict[str, dict[str, Root]] = {
         for d, k in ((3, 5), (5, 8), (10, 12), (32, 20))
     },
     "paper, op by op": {
-        f"degree={d}, iterations={k}": functools.partial(baselines.mpa_lya, degree=d, iterations=k)
+        f"degree={d}, iterations={k}": functools.partial(peers.mpa_lya, degree=d, iterations=k)
         for d, k in ((3, 5), (5, 8), (10, 12))
     },
     "Newton-Schulz": {
-        f"iterations={k}": functools.partial(baselines.newton_schulz, iterations=k) for k in (3, 5, 8, 12, 20)
+        f"iterations={k}": functools.partial(peers.newton_schulz, iterations=k) for k in (3, 5, 8, 12, 20)
     },
-    "eigendecomposition": {"": baselines.eigh},
-    **({"torch.linalg.matrix_sqrth": {"": baselines.matrix_sqrth}} if "matrix_sqrth" in EXACT_PEERS else {}),
+    "eigendecomposition": {"": peers.eigh},
+    **({"torch.linalg.matrix_sqrth": {"": peers.matrix_sqrth}} if "matrix_sqrth" in EXACT_PEERS else {}),
 }
+# Names in a record that are not ours.
+PEERS = {*EXACT_PEERS, "matrix_sqrth", "paper", "paper, op by op", "Newton-Schulz", "eigendecomposition",
+         "torch.linalg.matrix_sqrth"}  # fmt: skip
 COLOURS = ["#0b6e4f", "#3fa37c", "#9bd1b8", "#d68910", "#d1495b", "#7d5ba6", "#30638e", "black"]
 
 
@@ -82,24 +86,23 @@ def errors(function: Root, A: Tensor, G: Tensor, truth: tuple[Tensor, Tensor]) -
     }
 
 
+class CountInverses(TorchDispatchMode):
+    """Counts the inverses, each from a Cholesky factor, in what runs inside."""
+
+    inverses = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.inverses += func is torch.ops.aten.cholesky_inverse.default
+        return func(*args, **(kwargs or {}))
+
+
 def flops(A: Tensor, G: Tensor) -> int:
     """Of sqrtm and its gradient, in units of n^3, at the steps that the first matrix takes: 6 inverses forward, and
     backward an inverse and a congruence, 4, a step and one correction, 2.
     """
-    steps = 0
-    inverse = reference._spd_inverse
-
-    def counting(B: Tensor) -> tuple[Tensor, Tensor]:
-        nonlocal steps
-        steps += 1
-        return inverse(B)
-
-    reference._spd_inverse = counting
-    try:
-        reference.sqrtm_backward(exact_sqrtm(A[0]).float(), G[0])
-    finally:
-        reference._spd_inverse = inverse
-    return 6 + 4 * steps + 2
+    with CountInverses() as counted:
+        twin("sqrtm_backward")(exact_sqrtm(A[0]).float(), G[0])
+    return 6 + 4 * counted.inverses + 2
 
 
 def measure(contenders: dict[str, Root], A: Tensor, G: Tensor, seconds: float, mode: str) -> dict[str, dict]:
@@ -113,6 +116,7 @@ def measure(contenders: dict[str, Root], A: Tensor, G: Tensor, seconds: float, m
     return {
         name: {
             "ms": 1e3 * median(times[name]),
+            "spread": spread(times[name]),
             "ratio": median(t / ours for t, ours in zip(times[name], first, strict=True)),
             "over_gemm": median(t / gemm for t, gemm in zip(times[name], times["gemm"], strict=True)),
             **errors(function, A, G, truth),
@@ -124,7 +128,7 @@ def measure(contenders: dict[str, Root], A: Tensor, G: Tensor, seconds: float, m
 def equal_accuracy(A: Tensor, G: Tensor) -> float:
     """The loosest rtol at which neither root nor gradient is worse than by the eigendecomposition."""
     truth = exact_sqrtm(A), exact_gradient(A, G)
-    theirs = errors(baselines.eigh, A, G, truth)
+    theirs = errors(peers.eigh, A, G, truth)
     for rtol in (1e-2, 1e-3, 1e-4, 1e-5):
         ours = errors(sqrtm(rtol=rtol), A, G, truth)
         if all(ours[kind] <= theirs[kind] for kind in theirs):
@@ -140,13 +144,13 @@ def speed(seconds: float, cases: list, bar: tqdm) -> list[dict]:
             A, G = make(*case, kappa)
             rtol = equal_accuracy(A, G)
             contenders = {"sqrtm": sqrtm(), "equal": sqrtm(rtol=rtol)}
-            contenders |= {name: getattr(baselines, name) for name in EXACT_PEERS}
+            contenders |= {name: getattr(peers, name) for name in EXACT_PEERS}
             rows.append({"case": case, "kappa": kappa, "equal_rtol": rtol})
             rows[-1]["exact"] = measure(contenders, A, G, seconds, "both")
             rows[-1]["flops"] = flops(A, G)  # a GEMM is 2 n^3
             rows[-1]["over_floor"] = rows[-1]["exact"]["sqrtm"]["over_gemm"] * 2 / rows[-1]["flops"]
             if kappa == KAPPAS[0]:
-                contenders = {"sqrtm(rtol=1e-3)": sqrtm(rtol=1e-3), "paper": baselines.mpa_lya}
+                contenders = {"sqrtm(rtol=1e-3)": sqrtm(rtol=1e-3), "paper": peers.mpa_lya}
                 rows[-1]["tolerance"] = measure(contenders, A, G, seconds, "both")
                 contenders = {"mpa, exact": sqrtm(method="mpa"), "mpa_lya": fastsqrtm.mpa_lya}
                 rows[-1]["gradient"] = measure(contenders, A, G, seconds, "both")
@@ -210,6 +214,46 @@ def tables(record: dict) -> str:
             f"{exact['ms']:>14.3f}{lya['ratio']:>14.2f}"
         )
     return "\n".join(out)
+
+
+def performance_table(record: dict) -> str:
+    """The table of docs/performance.md."""
+    peers = [name for name in ("eigh", "matrix_sqrth") if name in record["speed"][0]["exact"]]
+    head = ["batch x n", "condition number", "ms", "over floor", *(f"{peer}, times as long" for peer in peers)]
+    rows = [
+        [case_name(row["case"]), f"{row['kappa']:.0e}", f"{row['exact']['sqrtm']['ms']:.2f}",
+         f"{row['over_floor']:.2f}", *(f"{row['exact'][peer]['ratio']:.2f}" for peer in peers)]
+        for row in record["speed"]
+    ]  # fmt: skip
+    return _markdown(head, rows)
+
+
+def accuracy_table(record: dict) -> str:
+    """The first table of docs/guide/accuracy.md: mean errors by condition number."""
+    peers = [name for name in ("sqrtm", "eigh", "matrix_sqrth") if name in record["speed"][0]["exact"]]
+    head = ["condition number", "batch x n", *(f"{name} {kind}" for kind in ("root", "gradient") for name in peers)]
+    rows = [
+        [f"{row['kappa']:.0e}", case_name(row["case"]),
+         *(f"{row['exact'][name][kind]:.0e}" for kind in ("root_error", "gradient_error") for name in peers)]
+        for row in record["speed"]
+    ]  # fmt: skip
+    return _markdown(head, rows)
+
+
+def tolerance_table(record: dict) -> str:
+    """The second table of docs/guide/accuracy.md: what an rtol gives, and in which time."""
+    rows = []
+    for row in (row for row in record["front"] if row["mode"] == "both"):
+        for name, point in row["points"].items():
+            curve, _, setting = name.partition("|")
+            if curve == "sqrtm":
+                errors = (f"{point[kind]:.0e}" for kind in ("root_error", "gradient_error"))
+                rows.append([f"{row['kappa']:.0e}", setting.removeprefix("rtol="), *errors, f"{point['ms']:.2f}"])
+    return _markdown(["condition number", "rtol", "root error", "gradient error", "ms"], rows)
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)) + "\n"
 
 
 def draw(record: dict, path: Path) -> None:

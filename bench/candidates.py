@@ -1,4 +1,4 @@
-"""What one square root costs by each candidate for method "auto": ``python -m bench.candidates``.
+"""What one square root costs by each candidate for the method of `sqrtm`: ``python -m bench.candidates``.
 
 Counts of inverses and symmetric products come from the scalar iterations on 4000 eigenvalues in [1/kappa, 1], times
 from the kernels: a sweep as the difference of `mpa` at degrees 8 and 1, a product as a sixth of a Lyapunov step.
@@ -15,8 +15,8 @@ import torch
 
 from bench.accurate import make
 from bench.run import about
-from fastsqrtm import reference
-from fastsqrtm.baselines import time_in_turn
+from fastsqrtm._reference.scalars import design, root_design
+from fastsqrtm.testing import time_in_turn
 
 SIZES = [(256, 32), (64, 64), (64, 128), (16, 256), (8, 512)]
 
@@ -55,14 +55,14 @@ def scaled_newton(kappa: float, tolerance: float) -> tuple[int, int]:
 def zolotarev(kappa: float, tolerance: float) -> tuple[int, int]:
     """One rational approximation, no Newton steps; the interval must be known."""
     for poles in itertools.count(1):
-        if reference._design(poles, 0, 1 / kappa).error <= tolerance:
+        if design(poles, 0, 1 / kappa).error <= tolerance:
             return poles, 0
 
 
 def ours(kappa: float, tolerance: float) -> tuple[int, int]:
     """The design for [1e-6, 1], whatever kappa is."""
-    design = reference.root_design(tolerance, torch.float32)
-    return len(design.terms) + 2 * len(design.scales) - 1, 0
+    chosen = root_design(tolerance, torch.float32)
+    return len(chosen.terms) + 2 * len(chosen.scales) - 1, 0
 
 
 CANDIDATES = {

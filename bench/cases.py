@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import fastsqrtm
-from fastsqrtm import baselines
+from bench import peers
 from fastsqrtm.testing import spd
 
 # (batch, n)
@@ -63,11 +63,11 @@ def peer_function(peer: str, method: str) -> Callable[[Tensor], Tensor]:
     if ":" in peer:
         module, function = peer.split(":")
         return getattr(importlib.import_module(module), function)
-    return getattr(baselines, method if peer == "paper" else peer)
+    return getattr(peers, method if peer == "paper" else peer)
 
 
 def peer_note(peer: str, method: str, A: Tensor) -> str | None:
     """What a reader of the row must know."""
-    if peer == "paper" and method.startswith("mpa") and baselines.solve_needs_one_thread(A):
+    if peer == "paper" and method.startswith("mpa") and peers.solve_needs_one_thread(A):
         return "its solve ran on one thread: MKL can hang with more (pytorch #141358)"
     return None

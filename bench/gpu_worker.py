@@ -25,20 +25,22 @@ from torch.autograd import DeviceType
 import fastsqrtm
 from bench import run
 from bench.cases import CASES, METHODS, MODES, make_input
+from bench.report import spread
 from bench.worker import measure_ours, measure_peer
-from fastsqrtm._library import load_cuda
-from fastsqrtm.testing import relative_error, spd
+from fastsqrtm.paper import METHODS as SYSTEMS
+from fastsqrtm.testing import OPS, relative_error, spd
 
-ROOTS = ("mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv")
-EXACT = ("mpa", "mtp", "ns", "mpa_inv", "mtp_inv", "ns_inv")  # with the gradient of the approximant
-ACCURATE = {"sqrtm": 1, "inv_sqrtm": 1, "sqrtm_backward": 2, "inv_sqrtm_backward": 2, "lyapunov_newton": 2}
-TENSORS = {
-    **dict.fromkeys(ROOTS, 1),
-    **{"lyapunov": 2, "sqrtm_lya_backward": 3, "inv_sqrtm_lya_backward": 2},
-    **dict.fromkeys(EXACT, 1),
-    **dict.fromkeys((f"{name}_backward" for name in EXACT), 2),
-    **ACCURATE,
-}
+
+def roots_of(backward: str) -> list[str]:
+    """The ops of roots and inverse roots that have this gradient."""
+    systems = [row[backward] for row in SYSTEMS.values() if backward in row and not row[backward].combined]
+    return [*(system.root for system in systems), *(system.inverse for system in systems)]
+
+
+ROOTS = roots_of("lyapunov")
+EXACT = roots_of("exact")  # with the gradient of the approximant
+ACCURATE = [name for name, op in OPS.items() if op.numbers[0].name == "rtol" and len(op.results) == 1]
+TENSORS = {name: len(op.tensors) for name, op in OPS.items() if len(op.results) == 1}
 FULL_SHARED_MEMORY = 227 * 1024  # bytes a block may have on the chips with most of it
 
 LAUNCH_SIZES = {torch.float32: (1, 16, 48, 64, 96, 128, 256, 512), torch.float64: (8, 64, 96, 256)}
@@ -73,8 +75,12 @@ def fused_limit(dtype: torch.dtype) -> int:
 
 
 def require_cuda_kernels() -> None:
-    if reason := load_cuda():
+    if reason := plan().reason:
         raise RuntimeError(f"no CUDA kernels to check: {reason}")
+
+
+def plan() -> fastsqrtm.Plan:
+    return fastsqrtm.plan(torch.empty(1, 1, device="cuda"))
 
 
 def op_inputs(name: str, n: int, batch: int, dtype: torch.dtype, kappa: float = 5) -> list[Tensor]:
@@ -113,7 +119,7 @@ def launched_by_passes(name: str, A: Tensor) -> dict[str, list[str]]:
 
 
 def time_in_turn(contenders: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
-    """fastsqrtm.baselines.time_in_turn with the clock of the device: the host's time counts where it holds it up."""
+    """fastsqrtm.testing.time_in_turn with the clock of the device: the host's time counts where it holds it up."""
 
     def one(contender: Callable[[], object], calls: int) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -209,7 +215,7 @@ def environment():
         "nvcc": nvcc,
         "nvidia_smi": query_gpu(),
         "allow_tf32": torch.backends.cuda.matmul.allow_tf32,
-        "cuda_kernels": load_cuda() is None,
+        "cuda_kernels": plan().reason is None,
         "fused_limit": {"float32": fused_limit(torch.float32), "float64": fused_limit(torch.float64)},
     }
 
@@ -331,7 +337,8 @@ def ops():
             inputs = [x.expand(batch, n, n).contiguous() for x in inputs]
             calls[name] = lambda name=name, inputs=inputs: getattr(torch.ops.fastsqrtm, name)(*inputs)
         times = time_in_turn({name: graphed(call) for name, call in calls.items()}, SECONDS / 4)
-        yield {"case": (batch, n), "ms": {name: 1e3 / GRAPHED_CALLS * median(values) for name, values in times.items()}}
+        ms = {name: 1e3 / GRAPHED_CALLS * median(values) for name, values in times.items()}
+        yield {"case": (batch, n), "ms": ms, "spread": {name: spread(values) for name, values in times.items()}}
 
 
 def benchmark(peer: str | None):

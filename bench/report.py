@@ -1,6 +1,7 @@
 """The record of a run in words: geometric means, worst cases, and the tables for the terminal."""
 
 from math import exp, log
+from statistics import median, quantiles
 
 from bench.cases import MODES, PEERS
 
@@ -30,6 +31,12 @@ def summarise(record: dict) -> list[dict]:
 
 def geomean(ratios: list[float]) -> float | None:
     return exp(sum(map(log, ratios)) / len(ratios)) if ratios else None
+
+
+def spread(times: list[float]) -> float:
+    """Half the interquartile range over the median: how far one round may be from another by itself."""
+    first, _, third = quantiles(times, n=4)
+    return (third - first) / (2 * median(times))
 
 
 def tables(record: dict) -> str:

@@ -13,7 +13,6 @@ import torch
 
 import fastsqrtm
 from bench.cases import INPUT, MEMORY
-from fastsqrtm._library import native
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,6 +66,7 @@ def count_workers(cases, methods, peers, memory: bool) -> int:
 
 def about(common: dict) -> dict:
     """Where, when and with what the numbers were made."""
+    plan = fastsqrtm.plan(torch.eye(1))
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     return {
         "command": " ".join(["python -m bench", *sys.argv[1:]]),
@@ -77,7 +77,7 @@ def about(common: dict) -> dict:
         "torch": torch.__version__,
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "fastsqrtm": fastsqrtm.__version__,
-        "backend": f"native, {native.C.cpu_capability()}" if native.loaded else f"pure torch: {native.reason}",
+        "backend": f"native, {plan.cpu.capability}" if plan.cpu else f"pure torch: {plan.reason}",
         "input": INPUT,
         "load_average_before": round(os.getloadavg()[0], 2),
         **common,

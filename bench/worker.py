@@ -3,6 +3,7 @@
 A peer that hangs or dies takes only its own worker with it; ``run.py`` starts, limits and reads the workers.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -16,9 +17,8 @@ from torch import Tensor
 
 import fastsqrtm
 from bench.cases import METHODS, MODES, make_input, peer_function, peer_note
-from fastsqrtm import reference
-from fastsqrtm.baselines import time_in_turn
-from fastsqrtm.testing import exact_gradient, exact_sqrtm, relative_error
+from bench.report import spread
+from fastsqrtm.testing import exact_gradient, exact_sqrtm, relative_error, time_in_turn, twin
 
 ERROR_MATRICES = 16  # errors are the worst of this many matrices, spread over the batch
 
@@ -60,6 +60,7 @@ def measure_ours(spec: dict, A: Tensor, G: Tensor, time_in_turn=time_in_turn) ->
             flops = METHODS[name].forward + (METHODS[name].backward if mode != "forward" else 0)
             result[name][mode] = {
                 "time_ms": 1e3 * median(times[name]),
+                "spread": spread(times[name]),
                 "rounds": len(gemm),
                 "floor_ms": 1e3 * median(gemm) * flops / 2,  # a GEMM is 2 n^3 flop
                 "over_floor": median(t / (g * flops / 2) for t, g in zip(times[name], gemm, strict=True)),
@@ -73,9 +74,8 @@ def measure_ours(spec: dict, A: Tensor, G: Tensor, time_in_turn=time_in_turn) ->
         same_method = root_and_gradient(METHODS[name].function, *double)
         result[name]["errors"] = errors((root[index], gradient[index]), truth)
         result[name]["rounding"] = errors((root[index], gradient[index]), same_method)
-        twin = getattr(reference, name)(A[index])
-        twin = twin, reference.sqrtm_lya_backward(A[index], twin, G[index])
-        result[name]["twin_rounding"] = errors(twin, same_method)
+        S = twin(name)(A[index])
+        result[name]["twin_rounding"] = errors((S, twin("sqrtm_lya_backward")(A[index], S, G[index])), same_method)
     return result
 
 
@@ -100,6 +100,7 @@ def measure_peer(spec: dict, A: Tensor, G: Tensor, time_in_turn=time_in_turn) ->
         for name, function in functions.items():
             result[name][mode] = {
                 "time_ms": 1e3 * median(times[function]),
+                "spread": spread(times[function]),
                 "ours_ms": 1e3 * median(times[name]),
                 "rounds": len(times[name]),
                 "ratio": median(theirs / ours for theirs, ours in zip(times[function], times[name], strict=True)),
@@ -118,7 +119,7 @@ def measure_memory(spec: dict, A: Tensor, G: Tensor) -> dict:
     size = A.element_size() * A.shape[-1] ** 2
     extra = _status_bytes("VmHWM") - before - 2 * A.numel() * A.element_size()
     result = {"extra_bytes": extra, "extra_matrices_per_thread": extra / size / torch.get_num_threads()}
-    return result if spec["peer"] else {**result, "plan": fastsqrtm.plan(A)}
+    return result if spec["peer"] else {**result, "plan": dataclasses.asdict(fastsqrtm.plan(A))}
 
 
 def _status_bytes(field: str) -> int:

@@ -2,7 +2,9 @@
 include(CheckCXXCompilerFlag)
 
 add_library(fastsqrtm_flags INTERFACE)
-target_include_directories(fastsqrtm_flags INTERFACE ${CMAKE_CURRENT_SOURCE_DIR}/csrc)
+target_include_directories(fastsqrtm_flags INTERFACE ${CMAKE_CURRENT_SOURCE_DIR}/csrc
+                           ${CMAKE_CURRENT_SOURCE_DIR}/csrc/include ${CMAKE_CURRENT_SOURCE_DIR}/fastsqrtm
+                           ${CMAKE_CURRENT_BINARY_DIR}/generated)
 
 # Contraction and errno-free libm cost no accuracy. Never -ffast-math: NaN and Inf are part of the input policy.
 foreach(flag -Wall -Wextra -ffp-contract=fast -fno-math-errno)

@@ -1,25 +1,23 @@
 """Differentiable square roots, inverse square roots and Lyapunov solves of batches of symmetric matrices."""
 
+import importlib
 import importlib.metadata
 import os.path
+from typing import TYPE_CHECKING
 
 import torch
 
-from . import _register, reference, testing
-from .functional import (
-    RootInfo,
-    inv_sqrtm,
-    lyapunov,
-    mpa_lya,
-    mpa_lya_inv,
-    mtp_lya,
-    mtp_lya_inv,
-    plan,
-    sqrtm,
-    sqrtm_and_inv,
-)
+from . import _reference, paper
+from ._ops import register
+from .lyapunov import lyapunov
+from .paper import mpa_lya, mpa_lya_inv, mtp_lya, mtp_lya_inv
+from .plan import Plan, plan
+from .roots import RootInfo, inv_sqrtm, root_info, sqrtm, sqrtm_and_inv
 
-_register.register()
+if TYPE_CHECKING:
+    from . import testing
+
+register.register_all(_reference.DEFINITIONS)
 
 try:
     __version__ = importlib.metadata.version("fastsqrtm")
@@ -27,9 +25,10 @@ except importlib.metadata.PackageNotFoundError:  # run from a source tree that i
     __version__ = "0+unknown"
 
 cmake_prefix_path = f"{os.path.dirname(__file__)};{torch.utils.cmake_prefix_path}"
-"""What a C++ program gives to CMake as CMAKE_PREFIX_PATH, for fastsqrtm and the torch it runs with: docs/cpp.md."""
+"""CMAKE_PREFIX_PATH for a C++ program that uses fastsqrtm and the torch it runs with: docs/cpp.md."""
 
 __all__ = [
+    "Plan",
     "RootInfo",
     "cmake_prefix_path",
     "inv_sqrtm",
@@ -38,9 +37,17 @@ __all__ = [
     "mpa_lya_inv",
     "mtp_lya",
     "mtp_lya_inv",
+    "paper",
     "plan",
-    "reference",
+    "root_info",
     "sqrtm",
     "sqrtm_and_inv",
     "testing",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Imports the modules that most programs do not use when they are asked for."""
+    if name == "testing":
+        return importlib.import_module("fastsqrtm.testing")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

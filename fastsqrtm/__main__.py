@@ -1,4 +1,4 @@
-"""``python -m fastsqrtm info`` tells what runs where; ``python -m fastsqrtm demo`` whitens real photographs."""
+"""``python -m fastsqrtm info`` prints what runs where; ``python -m fastsqrtm demo`` whitens real photographs."""
 
 import argparse
 import platform
@@ -8,7 +8,7 @@ import torch
 
 import fastsqrtm
 
-from ._library import native
+from ._ops.native import native
 
 PLANNED = [(1, 64), (64, 48), (256, 128), (4, 1024)]
 
@@ -18,15 +18,14 @@ def info() -> None:
         "fastsqrtm": fastsqrtm.__version__,
         "python": platform.python_version(),
         "torch": f"{torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
-        "cpu": f"{platform.machine()}, native kernels for {native.C.cpu_capability()}" if native.loaded
+        "cpu": f"{platform.machine()}, native kernels for {native.C.cpu_capability()}" if native.C
         else f"{platform.machine()}, pure torch: {native.reason}",
         "gpu": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none",
     }  # fmt: skip
-    if native.loaded:
+    if native.C:
         rows |= {f"build: {key}": value for key, value in native.C.build_info().items()}
     for batch, n in PLANNED:
-        plan = fastsqrtm.plan(torch.empty(batch, n, n))
-        rows[f"plan: {batch} x {n}"] = ", ".join(f"{key} {value}" for key, value in plan.items())
+        rows[f"plan: {batch} x {n}"] = str(fastsqrtm.plan(torch.empty(batch, n, n)))
     width = max(map(len, rows))
     for key, value in rows.items():
         print(f"{key:<{width}}  {', '.join(value) if isinstance(value, list) else value}")
@@ -36,8 +35,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m fastsqrtm", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="build, devices, and the path taken for a few sizes")
-    demo = commands.add_parser("demo", help="roots and whitening of photograph covariances: a table and a figure")
-    demo.add_argument("--output", type=Path, default=Path("fastsqrtm_demo.png"), help="the figure (%(default)s)")
+    photographs = commands.add_parser(
+        "demo", help="roots and whitening of photograph covariances, a table and a figure"
+    )
+    photographs.add_argument("--output", type=Path, default=Path("fastsqrtm_demo.png"), help="the figure (%(default)s)")
     options = parser.parse_args()
     if options.command == "info":
         info()

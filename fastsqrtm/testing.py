@@ -1,21 +1,20 @@
 """Matrices of given spectrum, exact answers, the paper's formulas to the letter, and error measures, for tests.
 
-Everything exact is float64. The paper's formulas are written independently of reference.py, with the solve and the six
-products per step that the paper has; what the ops compute differs from them by rounding only.
+Everything exact is float64. The paper's formulas are written independently of the twins in `_reference`, with the solve
+and the six products per step that the paper has; what the ops compute differs from them by rounding only.
 """
 
 import math
-import re
+import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from ._schema import SCHEMAS
-
-OPS = {name: "".join(re.findall(r"Tensor (\w)", schema)) for name, schema in SCHEMAS.items()}
-"""Every op and the letters of its tensor arguments. R and its G are pairs, (..., 2, n, n)."""
+from ._ops.definition import DEFINITIONS, Definition, unpacked
+from ._ops.table import OPS
 
 SPECTRA = (
     "log",
@@ -92,25 +91,62 @@ def spd(
 
 
 def op_inputs(
-    name: str, n: int, batch: tuple[int, ...], kappa: float = 5.0, dtype: torch.dtype = torch.float32, general=False
+    name: str,
+    n: int,
+    batch: tuple[int, ...],
+    kappa: float = 5.0,
+    dtype: torch.dtype = torch.float32,
+    general: bool = False,
 ) -> list[Tensor]:
     """SPD matrices for every tensor argument of an op; with `general` the last one of several is not symmetric."""
-    if "R" in OPS[name]:
-        batch = (*batch, 2)
-    tensors = [spd(n, kappa, batch, dtype=dtype, seed=i) for i in range(len(OPS[name]))]
+    tensors = [spd(n, kappa, batch, dtype=dtype, seed=i) for i in range(len(OPS[name].tensors))]
     if general and len(tensors) > 1:
         tensors[-1] = torch.randn(*batch, n, n, generator=torch.Generator().manual_seed(n)).to(dtype)
     return tensors
 
 
+def twin(name: str) -> Definition:
+    """An op in plain torch, with the checks and the input policy of the op."""
+    return DEFINITIONS[name]
+
+
+def results(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The results of an op as a tuple, whether it has one or several."""
+    return unpacked(output)
+
+
 def opcheck(name: str, arguments: tuple) -> None:
-    """opcheck of torch, as far as it comes: before 2.13 an assertion of its own fails where a traced backward calls
+    """Run opcheck of torch, as far as it comes: before 2.13 an assertion of its own fails where a traced backward calls
     torch.func, as the second derivative of an exact gradient does.
     """
+    rule = DEFINITIONS[name].rule
     tests = ["test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
-    exact_gradient = name.startswith(("mpa", "mtp", "ns")) and name.endswith("_backward")
-    traced = TorchVersion(torch.__version__) >= (2, 13) or not exact_gradient
+    traced = TorchVersion(torch.__version__) >= "2.13" or not (rule and rule.uses_torch_func)
     torch.library.opcheck(getattr(torch.ops.fastsqrtm, name).default, arguments, test_utils=tests[: 3 + traced])
+
+
+def time_in_turn(contenders: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
+    """Measure the seconds of a call of every contender, in turn (A B A B) for about `seconds` each and at least three
+    rounds.
+
+    In turn, so that ratios within a round hold on a machine whose speed drifts. One time is the mean of as many calls
+    as fill a millisecond.
+    """
+    calls = {}
+    for name, contender in contenders.items():
+        contender()
+        start = time.perf_counter()
+        contender()
+        calls[name] = math.ceil(1e-3 / (time.perf_counter() - start))
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    end = time.perf_counter() + seconds * len(contenders)
+    while min(map(len, times.values())) < 3 or time.perf_counter() < end:
+        for name, contender in contenders.items():
+            start = time.perf_counter()
+            for _ in range(calls[name]):
+                contender()
+            times[name].append((time.perf_counter() - start) / calls[name])
+    return times
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> Tensor:
@@ -181,7 +217,7 @@ def extended_eigh(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def extended_root_and_gradient(A: Tensor, G: Tensor, power: float = 0.5) -> tuple[Tensor, Tensor]:
     """A^power and the gradient of <G, A^power>, power 1/2 or -1/2, (batch, n, n), computed in extended precision."""
-    results = []
+    found = []
     for matrix, cotangent in zip(A.numpy(), G.numpy(), strict=True):
         values, V = extended_eigh(matrix)
         s = np.sqrt(values)
@@ -189,11 +225,12 @@ def extended_root_and_gradient(A: Tensor, G: Tensor, power: float = 0.5) -> tupl
         if power < 0:
             loewner = -loewner / (s[:, None] * s)
         C = (cotangent.astype(np.longdouble) + cotangent.T) / 2
-        results.append(((V * (s if power > 0 else 1 / s)) @ V.T, V @ (loewner * (V.T @ C @ V)) @ V.T))
-    return tuple(torch.from_numpy(np.stack(x).astype(np.float64)) for x in zip(*results, strict=True))
+        found.append(((V * (s if power > 0 else 1 / s)) @ V.T, V @ (loewner * (V.T @ C @ V)) @ V.T))
+    root, gradient = (torch.from_numpy(np.stack(x).astype(np.float64)) for x in zip(*found, strict=True))
+    return root, gradient
 
 
-def _each(function, *tensors: Tensor) -> Tensor:
+def _each(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """One matrix at a time: batched LU can hang on CPU."""
     flat = [x.double().reshape(-1, *x.shape[-2:]) for x in tensors]
     return torch.stack([function(*matrices) for matrices in zip(*flat, strict=True)]).reshape(tensors[0].shape)

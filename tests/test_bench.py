@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # at the end: an installed fastsqrtm stays in front of the sources
 
 pytest.importorskip("tqdm")
-from bench import accurate, report, run  # noqa: E402
+from bench import accurate, compare, report, run  # noqa: E402
 from bench.paper import claims, studies, systems, training  # noqa: E402
 from bench.paper import main as paper_main  # noqa: E402
 
@@ -49,6 +49,7 @@ def test_a_whole_run_writes_everything(tmp_path):
     assert row["case"] == [2, 4]
     for mode in ("forward", "forward+backward"):
         assert row["ours"][mode]["over_floor"] > 0
+        assert row["ours"][mode]["spread"] >= 0
         assert row["peers"]["eigh"][mode]["ratio"] > 0
     assert row["ours"]["rounding"]["root_error"] < 1e-5
     assert row["peers"]["eigh"]["errors"]["gradient_error"] < 1e-4
@@ -157,3 +158,88 @@ def test_the_report_of_the_paper_is_made_from_its_record(tmp_path):
     assert record["commit"] and record["minutes"] < 10
     assert claims.converged(record, "NS-Lya (default)") == [True] * 3
     assert claims.converged(record, "NS-Lya as printed") == [False] * 3
+
+
+def made_up_record(**times):
+    """A record of `python -m bench` with one case; times: mode -> (ms, in GEMMs, spread)."""
+    measured = {
+        mode.replace("_", "+"): {"time_ms": ms, "over_floor": gemms, "spread": spread}
+        for mode, (ms, gemms, spread) in times.items()
+    }
+    row = {"case": [2, 8], "method": "mpa_lya", "ours": measured, "peers": {"eigh": {"forward": {"time_ms": 5.0}}}}
+    return {"rows": [row], "machine": {"cpu": "one"}, "threads": 2, "dtype": "float32", "date": "today"}
+
+
+@pytest.mark.parametrize(
+    "forward, unit, status",
+    [
+        ((1.09, 3.0, 0.0), "ms", 0),  # within the threshold
+        ((1.12, 3.0, 0.0), "ms", 1),
+        ((1.12, 3.0, 0.03), "ms", 0),  # within the threshold and its own spread
+        ((1.14, 3.0, 0.03), "ms", 1),
+        ((1.50, 3.0, 0.0), "gemm", 0),  # the machine was slower, and so was its GEMM
+        ((1.00, 3.4, 0.0), "gemm", 1),
+    ],
+)
+def test_compare_finds_what_became_slower(tmp_path, capsys, forward, unit, status):
+    records = {
+        "old": made_up_record(forward=(1.0, 3.0, 0.0), forward_backward=(4.0, 3.0, 0.0)),
+        "new": made_up_record(forward=forward, forward_backward=(2.0, 1.5, 0.0)),
+    }
+    for name, record in records.items():
+        (tmp_path / name).write_text(json.dumps(record))
+    assert compare.main([str(tmp_path / "old"), str(tmp_path / "new"), "--unit", unit]) == status
+    lines = capsys.readouterr().out.splitlines()
+    first, second = (line for line in lines if "2 x 8" in line)
+    assert "forward 2 x 8" in first and "forward+backward 2 x 8" in second  # the worst first
+    assert first.endswith("slower") == bool(status) and "0.500" in second
+    assert f"slower by more than 10% beyond the spread: {status}" in lines
+    mean = (forward[0] if unit == "ms" else forward[1] / 3.0) ** 0.5 * 0.5**0.5
+    assert f"geometric mean of new / old: {mean:.3f} over 2 cases" in lines
+    assert ("of the peers, which did not change: 1.000" in "\n".join(lines)) == (unit == "ms")
+
+
+def test_compare_says_why_two_records_do_not_match(tmp_path, capsys):
+    def message(old, new):
+        for name, record in (("old", old), ("new", new)):
+            (tmp_path / name).write_text(json.dumps(record))
+        with pytest.raises(SystemExit) as stopped:
+            compare.main([str(tmp_path / "old"), str(tmp_path / "new")])
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    record = made_up_record(forward=(1.0, 3.0, 0.0))
+    assert "under different conditions:\n  threads: 2 and 1" in message(record, {**record, "threads": 1})
+    assert "of different kinds: the old one has 'rows', the new one 'speed'" in message(record, {"speed": []})
+    assert "the new file is no record of timings" in message(record, {"degree_sweep": []})
+    assert "no time of ours in common" in message(record, {**record, "rows": []})
+    (tmp_path / "new").unlink()
+    with pytest.raises(SystemExit):
+        compare.main([str(tmp_path / "old"), str(tmp_path / "new")])
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_compare_reads_every_record_of_timings(tmp_path, capsys):
+    """Each against itself: those in the tree, and one of a GPU."""
+    records = {path.stem: json.loads(path.read_text()) for path in (ROOT / "bench" / "results").glob("*.json")}
+    timings = {name: record for name, record in records.items() if {"rows", "speed", "steps"} & record.keys()}
+    assert len(timings) >= 4  # those of the studies and of the candidates are none
+    modes = {mode: {"time_ms": 1.0} for mode in ("forward", "forward+backward")}
+    ours = {"case": [2, 8], "methods": {"mpa_lya": modes}}
+    ops = {"case": [2, 8], "ms": {"bmm": 0.1, "mpa": 0.3}}
+    timings["gpu"] = {"date": "today", "gpu": "one", "steps": {"ours": {"rows": [ours]}, "ops": {"rows": [ops]}}}
+    for name, record in timings.items():
+        path = tmp_path / name
+        path.write_text(json.dumps(record))
+        assert compare.main([str(path), str(path)]) == 0
+        output = capsys.readouterr().out
+        assert "geometric mean of new / old: 1.000" in output and "not compared" not in output, name
+    assert "over 3 cases" in output  # of the GPU: two modes and an op; bmm is a peer
+
+
+def test_the_tables_of_the_documents_are_those_of_the_record():
+    record = json.loads(next((ROOT / "bench" / "results").glob("*-accurate.json")).read_text())
+    assert accurate.performance_table(record) in (ROOT / "docs" / "performance.md").read_text()
+    accuracy = (ROOT / "docs" / "guide" / "accuracy.md").read_text()
+    assert accurate.accuracy_table(record) in accuracy
+    assert accurate.tolerance_table(record) in accuracy

@@ -1,19 +1,17 @@
 """What torch asks of an operator: opcheck, torch.compile, torch.export, autocast."""
 
-import re
-
 import pytest
 import torch
 import torch._dynamo.testing
 
 import fastsqrtm
-from fastsqrtm import testing
-from fastsqrtm._schema import SCHEMAS
-from fastsqrtm.functional import METHODS
+from fastsqrtm import paper, testing
+from fastsqrtm.paper import METHODS
+from fastsqrtm.testing import results
 
-TENSORS = testing.OPS
+TENSORS = list(testing.OPS)
 ROOTS = ["mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv", "sqrtm", "inv_sqrtm"]
-NUMBERS = {name: re.findall(r"(degree|iterations|rtol)=", schema) for name, schema in SCHEMAS.items()}
+NUMBERS = {name: [number.name for number in op.numbers] for name, op in testing.OPS.items()}
 
 
 def inputs(name, shape, dtype=torch.float32):
@@ -79,7 +77,7 @@ def test_compile_of_vmap_and_the_limits():
     mapped = torch.compile(torch.vmap(fastsqrtm.mpa_lya), fullgraph=True, backend="aot_eager")
     assert torch.equal(mapped(A), fastsqrtm.mpa_lya(A))
 
-    with pytest.raises(Exception, match="setup_context"):  # loud at least: see _derivatives.py
+    with pytest.raises(Exception, match="setup_context"):  # loud at least: see _ops/route.py
         torch.compile(torch.func.grad(lambda A: fastsqrtm.mpa_lya(A).sum()), fullgraph=True, backend="aot_eager")(A)
 
     def tangent(A):
@@ -118,13 +116,16 @@ def test_autocast_computes_in_float32(name):
     half = [x.bfloat16() for x in inputs(name, (2, 5, 5))]
     op = getattr(torch.ops.fastsqrtm, name)
     with torch.autocast("cpu", torch.bfloat16):
-        out = op(*half)
-        mixed = op(half[0], *(x.float() for x in half[1:]))
-        double = op(*(x.double() for x in half))
-    assert out.dtype == mixed.dtype == torch.float32
-    assert double.dtype == torch.float64
-    assert torch.equal(out, op(*(x.float() for x in half)))
-    assert torch.equal(mixed, out)
+        out = results(op(*half))
+        mixed = results(op(half[0], *(x.float() for x in half[1:])))
+        double = results(op(*(x.double() for x in half)))
+    single = results(op(*(x.float() for x in half)))
+    for results_of_one in zip(out, mixed, double, single, strict=True):
+        ours, of_mixed, of_double, of_single = results_of_one
+        assert ours.dtype == of_mixed.dtype == torch.float32
+        assert of_double.dtype == torch.float64
+        assert torch.equal(ours, of_single)
+        assert torch.equal(of_mixed, ours)
 
 
 def test_autocast_gradient():
@@ -144,42 +145,48 @@ def both_ways(function, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("method", "backward"), [(m, b) for m, row in METHODS.items() for b in row if m != "pi"], ids=str
+    ("method", "backward"),
+    [(None, "exact"), *((m, b) for m, row in METHODS.items() for b in row if m != "pi")],
+    ids=str,
 )
 def test_autocast_reaches_no_product_of_a_method(method, backward):
     A, G = testing.spd(5, 1e3, (2,)), torch.ones(2, 5, 5)
+    combined = method is not None and METHODS[method][backward].combined
 
     def root(A):
-        return fastsqrtm.sqrtm(A, method=method, backward=backward)
+        return paper.sqrtm(A, method=method, backward=backward) if method else fastsqrtm.sqrtm(A)
 
     def gradients(A):
         A = A.clone().requires_grad_()
         found = [root(A)]
-        combined = METHODS[method][backward].combined
         found += torch.autograd.grad(found[0], A, G, create_graph=not combined)
         return found if combined else [*found, *torch.autograd.grad(found[1].square().sum(), A)]
 
     for ours, under_autocast in zip(*both_ways(gradients, A), strict=True):
         assert torch.equal(ours, under_autocast)
-    if not METHODS[method][backward].combined:
+    if not combined:
         plain, under_autocast = both_ways(lambda A: torch.func.jvp(root, (A,), (G,))[1], A)
         assert torch.equal(plain, under_autocast)
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-3])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [None, *METHODS])
 def test_every_system_is_float32_under_autocast(method, eps):
     A = testing.spd(5, 3, (2,)).bfloat16()
+
+    def root(A):
+        return paper.sqrtm(A, method=method, eps=eps) if method else fastsqrtm.sqrtm(A, eps=eps)
+
     with torch.autocast("cpu", torch.bfloat16):
-        S = fastsqrtm.sqrtm(A, method=method, eps=eps)
-        assert fastsqrtm.sqrtm(A.double(), method=method, eps=eps).dtype == torch.float64
-    assert torch.equal(S, fastsqrtm.sqrtm(A.float(), method=method, eps=eps))
-    assert fastsqrtm.sqrtm(A, method=method, eps=eps).dtype == torch.bfloat16
+        S = root(A)
+        assert root(A.double()).dtype == torch.float64
+    assert torch.equal(S, root(A.float()))
+    assert root(A).dtype == torch.bfloat16
 
 
 def test_autocast_reaches_no_residual():
     plain, under_autocast = both_ways(
-        lambda A: fastsqrtm.sqrtm(A, check=True, return_info=True)[1], testing.spd(8, 1e4)
+        lambda A: fastsqrtm.root_info(A, fastsqrtm.sqrtm(A, check=True)), testing.spd(8, 1e4)
     )
     assert torch.equal(plain.residual, under_autocast.residual)
 
@@ -188,9 +195,11 @@ def test_compile_of_what_is_told_about_a_root():
     torch._dynamo.reset()
     A = testing.spd(3, batch=(2,))
     for function in (fastsqrtm.sqrtm, fastsqrtm.sqrtm_and_inv):
-        *roots, info = torch.compile(
-            lambda A, f=function: f(A, rtol=1e-3, eps=1e-3, return_info=True), fullgraph=True, backend="aot_eager"
-        )(A)
-        *expected, of = function(A, rtol=1e-3, eps=1e-3, return_info=True)
-        for ours, theirs in zip((*roots, *info), (*expected, *of), strict=True):
+
+        def told(A, function=function):
+            roots = results(function(A, rtol=1e-3, eps=1e-3))
+            return *roots, *fastsqrtm.root_info(A, *roots, rtol=1e-3)
+
+        compiled = torch.compile(told, fullgraph=True, backend="aot_eager")
+        for ours, theirs in zip(compiled(A), told(A), strict=True):
             assert torch.equal(ours, theirs)

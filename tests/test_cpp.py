@@ -1,6 +1,7 @@
-"""C++ programs: outside the repository, from an installed package and from a build tree, without Python at run time."""
+"""C++ programs outside the repository, from an installed package and from a build tree, without Python at run time."""
 
 import ctypes
+import functools
 import importlib.util
 import os
 import re
@@ -14,12 +15,11 @@ import torch
 
 import fastsqrtm
 from fastsqrtm import testing
-from fastsqrtm._library import native
-from fastsqrtm._schema import SCHEMAS
+from fastsqrtm._ops.native import native
+from fastsqrtm._ops.table import OPS
 
 ROOT = Path(__file__).parents[1]
-HEADERS = ROOT / "csrc" / "include" / "fastsqrtm"
-TYPES = {"const Tensor&": "Tensor", "int64_t": "int", "double": "float"}
+HEADERS = ROOT / "csrc" / "include"
 
 
 def find_program(name):
@@ -89,21 +89,20 @@ def models(tmp_path_factory):
     return directory
 
 
-@pytest.mark.parametrize("header", ["fastsqrtm.h", "autograd.h"])
-def test_every_op_is_in_the_headers(header):
-    def schema(parameters):
-        arguments = []
-        for parameter in parameters.split(", "):
-            kind, name, default = re.fullmatch(r"(.*?) (\w+)((?: = \d+)?)", parameter).groups()
-            default = default.replace(" ", "") + ("." if default and kind == "double" else "")
-            arguments.append(f"{TYPES[kind]} {name}{default}")
-        return f"({', '.join(arguments)}) -> Tensor"
-
-    text = (HEADERS / header).read_text().partition("struct ops {")[2]
-    ops = {name: schema(parameters) for name, parameters in re.findall(r"static Tensor (\w+)\((.*)\) {", text)}
-    assert ops == SCHEMAS
-    if header == "autograd.h":
-        assert re.findall(r'library.impl\("(\w+)", &ops::(\w+)\)', text) == [(name, name) for name in ops]
+@builds
+@pytest.mark.slow
+def test_an_op_without_a_rule_does_not_compile(tmp_path):
+    line = 'OP(without_rule, "(Tensor A) -> Tensor", "nn -> nn", "")\n'
+    table = (ROOT / "fastsqrtm" / "ops.def").read_text()
+    (tmp_path / "ops.def").write_text(table.replace("OP(sqrtm,", f"{line}OP(sqrtm,", 1))
+    (tmp_path / "program.cpp").write_text("#include <fastsqrtm/autograd.h>\n")
+    torch_headers = Path(torch.__file__).parent / "include"
+    paths = [f"-I{path}" for path in (HEADERS, tmp_path, torch_headers, torch_headers / "torch/csrc/api/include")]
+    command = ["c++", "-std=c++20", "-fsyntax-only", *paths, tmp_path / "program.cpp"]
+    failed = subprocess.run(command, capture_output=True, text=True)
+    assert failed.returncode != 0
+    assert "fastsqrtm/autograd.h has no RULE for this op of ops.def" in failed.stderr
+    assert "RuleOf<fastsqrtm::signatures::without_rule>" in failed.stderr
 
 
 @builds
@@ -177,29 +176,40 @@ def test_the_examples(tmp_path, where, models, request):
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+def results(name, inputs):
+    out = getattr(torch.ops.fastsqrtm, name)(*inputs)
+    return (out,) if isinstance(out, torch.Tensor) else out
+
+
+def differentiable(name, values):
+    return [x for x, has in zip(values, OPS[name].differentiable, strict=True) if has]
+
+
 def compare_cases():
     torch.manual_seed(0)
     cases = {}
     for dtype in (torch.float32, torch.float64):
         for n in (1, 5, 16):
-            for name in SCHEMAS:
+            for name in OPS:
                 inputs = testing.op_inputs(name, n, (2,), dtype=dtype)
-                out = getattr(torch.ops.fastsqrtm, name)(*inputs)
-                cases[f"{name} {dtype} {n}"] = [*inputs, *map(torch.randn_like, (out, *inputs))]
+                out = differentiable(name, results(name, inputs))
+                cases[f"{name} {dtype} {n}"] = [*inputs, *map(torch.randn_like, (*out, *inputs))]
     return cases
 
 
 def python_results(name, given):
     """The counterpart of `results` in tests/cpp/compare.cpp."""
-    op, inputs = getattr(torch.ops.fastsqrtm, name), len(testing.OPS[name])
-    inputs, (cotangent, *cotangents) = [x.requires_grad_() for x in given[:inputs]], given[inputs:]
-    out = op(*inputs)
-    cotangent.requires_grad_()
-    first = torch.autograd.grad(out, inputs, cotangent, create_graph=True, allow_unused=True)
-    terms = [(x, (x * c).sum()) for x, c in zip(first, cotangents, strict=True) if x is not None]
-    total = terms[0][1] if len(terms) == 1 else terms[0][1] + terms[1][1]
-    second = torch.autograd.grad(total, [*inputs, cotangent], allow_unused=True)
-    return [x.detach() for x in (out, out, *(x for x, _ in terms), *second) if x is not None]
+    count = len(OPS[name].tensors)
+    inputs = [x.requires_grad_() for x in given[:count]]
+    out = results(name, inputs)
+    found = differentiable(name, out)
+    cotangents = [x.requires_grad_() for x in given[count : count + len(found)]]
+    first = torch.autograd.grad(found, inputs, cotangents, create_graph=True, allow_unused=True)
+    others = given[count + len(found) :]
+    terms = [(x, (x * c).sum()) for x, c in zip(first, others, strict=True) if x is not None]
+    total = functools.reduce(torch.add, [term for _, term in terms])
+    second = torch.autograd.grad(total, [*inputs, *cotangents], allow_unused=True)
+    return [x.detach() for x in (*out, *out, *(x for x, _ in terms), *second) if x is not None]
 
 
 @builds
@@ -229,7 +239,7 @@ def test_the_tests_in_cpp_and_a_plain_install(tmp_path, build_tree, libtorch):
     prefix = (tmp_path / "first").rename(tmp_path / "moved")
     files = {str(path.relative_to(prefix)) for path in prefix.rglob("*") if path.is_file()}
     cmake = {f"share/cmake/fastsqrtm/fastsqrtm{name}.cmake" for name in ("Config", "ConfigVersion", "Torch")}
-    headers = {"include/fastsqrtm/fastsqrtm.h", "include/fastsqrtm/autograd.h"}
+    headers = {f"include/{path.relative_to(HEADERS)}" for path in HEADERS.rglob("*.h")} | {"include/fastsqrtm/ops.def"}
     assert files == {"lib/libfastsqrtm_cpu.so"} | headers | cmake
     # One file of the C++ tests, through the moved prefix.
     source = shutil.copytree(ROOT / "tests" / "cpp", tmp_path / "source")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fastsqrtm
-from fastsqrtm import reference, testing
+from fastsqrtm import testing
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # at the end: an installed fastsqrtm goes first
 from bench.gpu_worker import (
@@ -31,11 +31,17 @@ SOME_SIZES = [1, 7, 16, 32, 48, 64, 96, 128, 200]  # one for each way of sharing
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 KAPPAS = [1e1, 1e4]
 EXACT_GRADIENTS = [f"{name}_backward" for name in EXACT]
-PAIRS = ["sqrtm_and_inv", "sqrtm_and_inv_backward"]  # a root and an inverse root in one tensor
+PAIRS = [name for name, op in testing.OPS.items() if len(op.results) > 1]
 
 
 def op(name):
     return getattr(torch.ops.fastsqrtm, name)
+
+
+def single(output):
+    """Several results in one tensor, (batch, results, n, n)."""
+    found = testing.results(output)
+    return found[0] if len(found) == 1 else torch.stack(found, 1)
 
 
 @functools.lru_cache(maxsize=64)
@@ -57,7 +63,7 @@ def inputs(name, n, kappa, dtype, batch=4):
         "inv_sqrtm_lya_backward": (Z, C),
         "sqrtm_backward": (S, C),
         "inv_sqrtm_backward": (Z, C),
-        "sqrtm_and_inv_backward": (torch.stack((S, Z), 1), torch.stack((C, C.flip(0)), 1)),
+        "sqrtm_and_inv_backward": (S, Z, C, C.flip(0)),
     }
     return several.get(name, (A,))
 
@@ -88,15 +94,17 @@ def test_the_kernels_are_there(name):
 def test_accuracy(name, n, dtype):
     for kappa in KAPPAS if dtype.itemsize > 2 else KAPPAS[:1]:
         arguments = inputs(name, n, kappa, dtype, 4 if n > 16 else 32)  # small ones differ more
-        exact = getattr(reference, name)(*(x.double() for x in arguments))
-        theirs = testing.relative_error(getattr(reference, name)(*(x.float() for x in arguments)), exact)
-        out = op(name)(*arguments)
+        exact = single(testing.twin(name)(*(x.double() for x in arguments)))
+        theirs = testing.relative_error(single(testing.twin(name)(*(x.float() for x in arguments))), exact)
+        found = testing.results(op(name)(*arguments))
+        assert all(out.is_contiguous() for out in found)
+        out = single(found)
         assert (out.dtype, out.shape, out.device) == (dtype, exact.shape, exact.device)
-        assert out.is_contiguous()
         ours = testing.relative_error(out, exact)
         assert ours.mean() <= allowed(theirs, dtype), (kappa, ours, theirs)
         if dtype.itemsize == 2:
-            assert torch.equal(out, op(name)(*(x.float() for x in arguments)).to(dtype)), "rounded more than once"
+            in_float32 = single(op(name)(*(x.float() for x in arguments)))
+            assert torch.equal(out, in_float32.to(dtype)), "rounded more than once"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -104,17 +112,21 @@ def test_accuracy(name, n, dtype):
 def test_a_pair_of_roots_is_its_two_roots(n, dtype):
     """Bit for bit, forward; the gradient is the sum of the two gradients."""
     A, S, Z, C = (x.to(dtype) for x in matrices(n, 1e3, 4))
-    assert same(op("sqrtm_and_inv")(A), torch.stack((op("sqrtm")(A), op("inv_sqrtm")(A)), 1), dtype)
-    R, G = torch.stack((S, Z), 1), torch.stack((C, C.flip(0)), 1)
+    roots = op("sqrtm_and_inv")(A)
+    for root, alone in zip(roots, (op("sqrtm")(A), op("inv_sqrtm")(A)), strict=True):
+        assert same(root, alone, dtype)
+    arguments = S, Z, C, C.flip(0)
     expected = op("sqrtm_backward")(S, C).double() + op("inv_sqrtm_backward")(Z, C.flip(0)).double()
-    assert testing.relative_error(op("sqrtm_and_inv_backward")(R, G), expected).max() < 1e4 * torch.finfo(dtype).eps
-    # Views of every kind, and each matrix alone.
-    by_columns = (R.mT.contiguous().mT, G.transpose(0, 1).contiguous().transpose(0, 1))
-    together = op("sqrtm_and_inv_backward")(R, G)
-    assert torch.equal(op("sqrtm_and_inv_backward")(*by_columns), together)
+    together = op("sqrtm_and_inv_backward")(*arguments)
+    assert testing.relative_error(together, expected).max() < 1e4 * torch.finfo(dtype).eps
+    # Views, those of one tensor for both roots among them, and each matrix alone.
+    packed = *torch.stack((S, Z), 1).unbind(1), *torch.stack((C, C.flip(0)), 1).unbind(1)
+    for kind in (tuple(x.mT.contiguous().mT for x in arguments), packed):
+        assert torch.equal(op("sqrtm_and_inv_backward")(*kind), together)
     for i in range(4):
-        assert same(op("sqrtm_and_inv_backward")(R[i], G[i]), together[i], dtype)
-        assert same(op("sqrtm_and_inv")(A[i]), op("sqrtm_and_inv")(A)[i], dtype)
+        assert same(op("sqrtm_and_inv_backward")(*(x[i] for x in arguments)), together[i], dtype)
+        for root, alone in zip(roots, op("sqrtm_and_inv")(A[i]), strict=True):
+            assert same(alone, root[i], dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -145,7 +157,7 @@ def test_singular_matrices_get_a_ridge(name, n, dtype):
 @pytest.mark.parametrize("name", ACCURATE)
 def test_rtol(name, n, rtol):
     arguments = inputs(name, n, 1e3, torch.float64)
-    exact = getattr(reference, name)(*arguments)
+    exact = testing.twin(name)(*arguments)
     assert testing.relative_error(op(name)(*arguments, rtol), exact).max() <= rtol + 1e-9
 
 
@@ -167,8 +179,8 @@ def test_gradient(name, n, dtype):
     gradient = "inv_sqrtm_lya_backward" if name.endswith("inv") else "sqrtm_lya_backward"
 
     def by_twins(A, G):
-        root = getattr(reference, name)(A)
-        return getattr(reference, gradient)(*((root, G) if name.endswith("inv") else (A, root, G)))
+        root = testing.twin(name)(A)
+        return testing.twin(gradient)(*((root, G) if name.endswith("inv") else (A, root, G)))
 
     for kappa in KAPPAS:
         A, _, _, G = (x.to(dtype) for x in matrices(n, kappa, 4))
@@ -186,7 +198,7 @@ def test_exact_gradient(name, n):
     """That of the twin as autograd of torch sees it, to first and second order."""
     A, _, _, G = matrices(n, 10.0, 2)
     results = []
-    for root in (op(name), getattr(reference, name).__wrapped__):
+    for root in (op(name), testing.twin(name).compute):
         leaf = A.clone().requires_grad_()
         (first,) = torch.autograd.grad(root(leaf, 4), leaf, G, create_graph=True)
         (second,) = torch.autograd.grad(first.square().sum(), leaf)
@@ -216,11 +228,11 @@ def test_gradient_of_lyapunov_and_second_derivatives(n):
 def test_degrees_and_iterations(name, degree):
     for n in (7, 64, 130):
         A, _, _, G = (x.float() for x in matrices(n, 10.0, 4))
-        exact = getattr(reference, name)(A.double(), degree)
-        theirs = testing.relative_error(getattr(reference, name)(A, degree), exact)
+        exact = testing.twin(name)(A.double(), degree)
+        theirs = testing.relative_error(testing.twin(name)(A, degree), exact)
         assert testing.relative_error(op(name)(A, degree), exact).mean() <= allowed(theirs, torch.float32)
-        exact = reference.lyapunov(A.double(), G.double(), degree)
-        theirs = testing.relative_error(reference.lyapunov(A, G, degree), exact)
+        exact = testing.twin("lyapunov")(A.double(), G.double(), degree)
+        theirs = testing.relative_error(testing.twin("lyapunov")(A, G, degree), exact)
         assert testing.relative_error(op("lyapunov")(A, G, degree), exact).mean() <= allowed(theirs, torch.float32)
 
 
@@ -229,8 +241,8 @@ def test_degrees_and_iterations(name, degree):
 def test_degrees_of_exact_gradients(name, degree):
     for n in (7, 64, 96, 130):
         arguments = inputs(name, n, 10.0, torch.float32)
-        exact = getattr(reference, name)(*(x.double() for x in arguments), degree)
-        theirs = testing.relative_error(getattr(reference, name)(*arguments, degree), exact)
+        exact = testing.twin(name)(*(x.double() for x in arguments), degree)
+        theirs = testing.relative_error(testing.twin(name)(*arguments, degree), exact)
         assert testing.relative_error(op(name)(*arguments, degree), exact).mean() <= allowed(theirs, torch.float32)
 
 
@@ -243,8 +255,8 @@ def test_batches(name, n, batch, dtype):
     out = op(name)(*arguments)
     expected = op(name)(*few).repeat(-(-batch // len(few[0])), 1, 1)[:batch]
     assert same(out, expected, dtype)
-    exact = getattr(reference, name)(*(x[-20:].double() for x in arguments))
-    theirs = testing.relative_error(getattr(reference, name)(*(x[-20:].float() for x in arguments)), exact)
+    exact = testing.twin(name)(*(x[-20:].double() for x in arguments))
+    theirs = testing.relative_error(testing.twin(name)(*(x[-20:].float() for x in arguments)), exact)
     assert testing.relative_error(out[-20:], exact).mean() <= allowed(theirs, dtype)
 
 

@@ -21,7 +21,7 @@ def test_info_names_torch_and_the_path():
     done = run_module("info")
     assert done.returncode == 0, done.stderr
     assert torch.__version__ in done.stdout
-    assert f"path {fastsqrtm.plan(torch.eye(64))['path']}" in done.stdout
+    assert f"path {fastsqrtm.plan(torch.eye(64)).path}" in done.stdout
 
 
 @pytest.mark.parametrize("missing", ["sklearn", "matplotlib", "tqdm"])

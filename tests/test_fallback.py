@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import fastsqrtm
-from fastsqrtm import _register
-from fastsqrtm._library import native
+from fastsqrtm._ops import register
+from fastsqrtm._ops.native import native
 
 COUNT_WARNINGS = """
 import warnings, torch
@@ -38,17 +38,17 @@ def test_one_warning_an_error_or_silence():
 
 
 def test_report(monkeypatch):
-    monkeypatch.setattr(_register, "_reported", set())
-    monkeypatch.setattr(_register, "load_cuda", lambda: "for some reason")
+    monkeypatch.setattr(register, "_reported", set())
+    monkeypatch.setattr(register, "load_cuda", lambda: "for some reason")
     monkeypatch.setenv("FASTSQRTM_FALLBACK", "warn")
     with pytest.warns(UserWarning, match="no native kernels for cuda tensors"):
-        _register._report_fallback("cuda")
+        register._report_fallback("cuda")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _register._report_fallback("cuda")
+        register._report_fallback("cuda")
     monkeypatch.setenv("FASTSQRTM_FALLBACK", "error")
     with pytest.raises(RuntimeError, match="no native kernels for cuda tensors"):
-        _register._report_fallback("cuda")
+        register._report_fallback("cuda")
 
 
 @pytest.mark.usefixtures("native_only")
@@ -61,17 +61,17 @@ def test_native_kernels_go_first(monkeypatch):
 
 
 def test_plan_tells_the_path():
-    assert fastsqrtm.plan(torch.eye(3))["path"] == ("native" if native.loaded else "reference")
-    assert fastsqrtm.plan(torch.eye(3, device="meta"))["path"] == "reference"
+    assert (fastsqrtm.plan(torch.eye(3)).path == "reference") is not native.loaded
+    assert fastsqrtm.plan(torch.eye(3, device="meta")).path == "reference"
 
 
 @pytest.mark.usefixtures("native_only", "two_threads")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(3, 3), (7, 64, 64), (2, 3, 300, 300), (1, 1000, 1000), (0, 5, 5), (2, 0, 0)])
 def test_plan_of_native_kernels(shape, dtype):
-    plan = fastsqrtm.plan(torch.empty(shape, dtype=dtype))
-    assert plan["alone"] + plan["shared"] == torch.Size(shape[:-2]).numel()
-    assert plan["threads"] == 2
+    plan = fastsqrtm.plan(torch.empty(shape, dtype=dtype)).cpu
+    assert plan.alone + plan.shared == torch.Size(shape[:-2]).numel()
+    assert plan.threads == 2
     matrix = shape[-1] ** 2 * (8 if dtype == torch.float64 else 4)
     if shape[-1] >= 64:  # five matrices per thread, and what the padding takes at this size
-        assert 5 * matrix <= plan["workspace_bytes"] <= 2 * 5.8 * matrix
+        assert 5 * matrix <= plan.workspace_bytes <= 2 * 5.8 * matrix

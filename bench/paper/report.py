@@ -31,7 +31,7 @@ def markdown(record: dict) -> str:
         f"{record['date']}. Not measured on a GPU.\n",
         f"Input unless said otherwise: {INPUT}. Times are medians of contenders in turn, milliseconds; errors of roots "
         "are mean absolute errors, as in the paper, those of gradients relative to the exact gradient in the Frobenius "
-        "norm. Names: [method.md](method.md), `fastsqrtm.sqrtm(A, method=..., backward=...)`.\n",
+        "norm. Names: [method.md](method.md), `fastsqrtm.paper.sqrtm(A, method=..., backward=...)`.\n",
         "Not reproduced, because they need ImageNet or CIFAR: "
         + "; ".join(f"{where}: {what}" for where, what in published.NOT_REPRODUCED.items())
         + ".\n",
@@ -200,9 +200,10 @@ def _ns_lya(record: dict) -> str:
         "eigenvalues, a factor 1.5, but nothing is left over there, because f stays above 1/11, and nothing is "
         "amplified beyond 11.\n\n"
         "**Remedy.** Root and gradient must belong together. "
-        '`sqrtm(A, method="ns", backward="lyapunov")` iterates the root to convergence, each matrix for itself, and '
-        f"solves the Lyapunov equation to convergence. As printed {sum(printed)} of {len(printed)} runs converge at "
-        f"eps = {min(EPSILONS):g}, with the remedy {sum(remedy)} of {len(remedy)}. The other remedy is the gradient of "
+        '`paper.sqrtm(A, method="ns", backward="lyapunov")` iterates the root to convergence, each matrix for itself, '
+        "and solves the Lyapunov equation to convergence. "
+        f"As printed {sum(printed)} of {len(printed)} runs converge at eps = {min(EPSILONS):g}, "
+        f"with the remedy {sum(remedy)} of {len(remedy)}. The other remedy is the gradient of "
         'the iteration itself, `backward="ns"`.\n'
     )
 

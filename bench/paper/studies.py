@@ -9,13 +9,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastsqrtm
+from bench import peers
 from bench.paper.systems import OP_BY_OP, SYSTEMS, Root, covariances
-from fastsqrtm import baselines
-from fastsqrtm.baselines import time_in_turn
-from fastsqrtm.combinations import root_gradient
-from fastsqrtm.testing import exact_gradient, exact_sqrtm, relative_error
+from fastsqrtm.paper import Backward, root_gradient
+from fastsqrtm.testing import exact_gradient, exact_sqrtm, relative_error, time_in_turn
 
-sqrtm = fastsqrtm.sqrtm
+sqrtm = fastsqrtm.paper.sqrtm
 
 
 def forward(function: Root, A: Tensor) -> Callable[[], object]:
@@ -48,7 +47,7 @@ def degree_sweep(seconds: float) -> list[dict]:
     points = {("MTP", d): functools.partial(sqrtm, method="mtp", degree=d) for d in (6, 8, 10, 12, 14, 16, 18)}
     points |= {("MPA", d): functools.partial(sqrtm, method="mpa", degree=d) for d in (3, 4, 5, 6, 7, 8, 9)}
     points |= {("NS", k): functools.partial(sqrtm, method="ns", degree=k) for k in (3, 4, 5, 6, 7)}
-    points |= {("sqrtm", 0): sqrtm, ("SVD", 0): functools.partial(sqrtm, method="eigh")}
+    points |= {("sqrtm", 0): fastsqrtm.sqrtm, ("SVD", 0): functools.partial(sqrtm, method="eigh")}
     times = milliseconds({name: forward(f, A) for name, f in points.items()}, seconds)
     return [
         {"method": name[0], "setting": name[1], "ms": times[name], "error": mean_absolute_error(f(A), A)}
@@ -60,13 +59,13 @@ def backward_sweep(seconds: float) -> list[dict]:
     """Figure 1d and Table 6: backward alone against iterations, at the root that MPA computes."""
     ops = torch.ops.fastsqrtm
     A, G = covariances(64, 64)
-    S = fastsqrtm.sqrtm(A, method="mpa")
+    S = sqrtm(A, method="mpa")
     points = {("Lyapunov", k): functools.partial(ops.sqrtm_lya_backward, A, S, G, k) for k in range(5, 10)}
     points |= {("NS", k): functools.partial(ops.ns_backward, A, G, k) for k in range(3, 8)}
-    points |= {("BS", 0): functools.partial(root_gradient, A, S, G, False, "bartels_stewart")}
+    points |= {("BS", 0): functools.partial(root_gradient, A, S, G, Backward("bartels_stewart"))}
     points |= {("Newton", 0): functools.partial(ops.sqrtm_backward, S, G)}
     times = milliseconds(points, seconds)
-    exact = root_gradient(A.double(), S.double(), G.double(), False, "bartels_stewart")
+    exact = root_gradient(A.double(), S.double(), G.double(), Backward("bartels_stewart"))
     rows = []
     for (method, k), f in points.items():
         rows.append({"method": method, "iterations": k, "ms": times[method, k]})
@@ -226,7 +225,7 @@ def degrees(seconds: float) -> list[dict]:
     """Table 5: MPA by degree, forward."""
     A, _ = covariances(1, 64)
     functions = {d: functools.partial(sqrtm, method="mpa", degree=d) for d in (3, 4, 5, 6)}
-    slow = {d: functools.partial(baselines.mpa_lya, degree=d) for d in functions}
+    slow = {d: functools.partial(peers.mpa_lya, degree=d) for d in functions}
     times = milliseconds({d: forward(f, A) for d, f in functions.items()}, seconds)
     slow_times = milliseconds({d: forward(f, A) for d, f in slow.items()}, seconds)
     return [

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-import fastsqrtm
-from fastsqrtm import baselines
+from bench import peers
+from fastsqrtm import paper
 from fastsqrtm.testing import spd
 
 Root = Callable[[Tensor], Tensor]
@@ -26,7 +26,7 @@ def covariances(batch: int, n: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class System:
-    """method and backward of fastsqrtm.sqrtm; `settings` are its degree and iterations where not the default ones."""
+    """method and backward of paper.sqrtm; `settings` are its degree and iterations where not the default ones."""
 
     method: str
     backward: str
@@ -36,7 +36,7 @@ class System:
         settings = dict(self.settings)
         if self.backward in ("svd_pi", "svd_taylor"):
             settings["iterations"] = SERIES_LENGTH[application]
-        return functools.partial(fastsqrtm.sqrtm, method=self.method, backward=self.backward, **settings)
+        return functools.partial(paper.sqrtm, method=self.method, backward=self.backward, **settings)
 
 
 SYSTEMS = {
@@ -55,8 +55,8 @@ SYSTEMS = {
 
 # The same iterations in torch, one product after the other.
 OP_BY_OP = {
-    "MPA-Lya": baselines.mpa_lya,
-    "MTP-Lya": baselines.mtp_lya,
-    "NS": baselines.newton_schulz_adjoint,
-    "NS, autograd": baselines.newton_schulz,
+    "MPA-Lya": peers.mpa_lya,
+    "MTP-Lya": peers.mtp_lya,
+    "NS": peers.newton_schulz_adjoint,
+    "NS, autograd": peers.newton_schulz,
 }

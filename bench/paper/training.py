@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import fastsqrtm
-from fastsqrtm import reference
+from fastsqrtm._reference import lyapunov, series
 
 CHANNELS, BATCH, EPOCHS, RATE, SEEDS = 16, 100, 6, 0.1, (0, 1, 2)
 EPSILONS = (1e-5, 1e-3)
 
-# name -> arguments of fastsqrtm.sqrtm
+# name -> arguments of fastsqrtm.paper.sqrtm; none: fastsqrtm.sqrtm
 TRAINED = {
     "NS-Lya as printed": {"method": "ns", "backward": "lyapunov", "degree": 5, "iterations": 8},
     "NS-Lya, 8 steps and 8": {"method": "ns", "backward": "lyapunov", "degree": 8, "iterations": 8},
@@ -43,7 +43,8 @@ def whiten(x: Tensor, eps: float, arguments: dict) -> Tensor:
     samples, channels, *image = x.shape
     z = x.movedim(1, 0).flatten(1)
     z = z - z.mean(1, keepdim=True)
-    S = fastsqrtm.sqrtm(z @ z.mT / z.shape[1], eps=eps, **arguments)
+    root = fastsqrtm.paper.sqrtm if arguments else fastsqrtm.sqrtm
+    S = root(z @ z.mT / z.shape[1], eps=eps, **arguments)
     return torch.linalg.solve(S, z).reshape(channels, samples, *image).movedim(0, 1)
 
 
@@ -103,7 +104,7 @@ def lyapunov_gain(b: Tensor, iterations: int | None) -> Tensor:
     """What the paper's steps make of 1/(2 b)."""
     if iterations is None:
         return 1 / (2 * b)
-    return reference._solve_lyapunov(b[:, None, None], torch.ones_like(b)[:, None, None], iterations)[:, 0, 0]
+    return lyapunov.solve_newton_schulz(b[:, None, None], torch.ones_like(b)[:, None, None], iterations)[:, 0, 0]
 
 
 # curve -> forward series, iterations of its Lyapunov solve (None: solved)
@@ -122,17 +123,17 @@ SCALAR = {
 
 def scalar(points: int = 121) -> dict:
     """x, and for every curve K/f', 2 x |K - f'|/f, which should have cancelled in a whitening layer, and 1/f."""
-    series = {
-        "ns": lambda X, k: reference._newton_schulz(X, k, False),
-        "mpa": reference._pade,
-        "mtp": lambda X, k: reference._taylor(X, k, 0.5),
+    functions = {
+        "ns": lambda X, k: series.newton_schulz(X, k, False),
+        "mpa": series.pade,
+        "mtp": lambda X, k: series.taylor(X, k, 0.5),
         "sqrt": lambda X, _: X.sqrt(),
     }
     x = torch.logspace(-6, 0, points, dtype=torch.float64)
     result = {"x": x.tolist(), "curves": {}}
     for name, (method, degree, iterations) in SCALAR.items():
         X = x[:, None, None].clone().requires_grad_()
-        f = series[method](X, degree)
+        f = functions[method](X, degree)
         (derivative,) = torch.autograd.grad(f.sum(), X)
         f, derivative = f.detach()[:, 0, 0], derivative[:, 0, 0]
         K = lyapunov_gain(f, iterations)

@@ -3,8 +3,8 @@
 //     run_model whiten.pt input.pt output.pt     TorchScript; writes the result and a gradient through the model
 //     run_model whiten.pt2 input.pt output.pt    torch.export and AOTInductor; writes the result
 //
-// The ops are in the dispatcher because the program is linked to fastsqrtm::fastsqrtm; no header of it would be needed
-// but for the gradient.
+// Linking to fastsqrtm::fastsqrtm puts the ops into the dispatcher; the program includes a header of fastsqrtm only for
+// the gradient.
 #include <fastsqrtm/autograd.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/script.h>

@@ -1,10 +1,61 @@
-// What a program without Python is promised: roots, gradients, refusals. Says what fails and goes on.
+// The promises to a program without Python: roots, gradients, refusals, and ops of every shape that ops.def allows. It
+// reports each failure and goes on.
 #include <fastsqrtm/autograd.h>
 
+#include <cmath>
 #include <cstdio>
 
 using at::Tensor;
 using fastsqrtm::RootOptions;
+using fastsqrtm::Signature;
+using fastsqrtm::paper::Options;
+using torch::autograd::variable_list;
+
+// Ops of this test alone, for what no line of ops.def needs yet: several kinds of numbers, none, an index as a result.
+inline constexpr Signature mixed_signature = fastsqrtm::detail::parse(
+    "test_mixed", "(Tensor A, Tensor B, int times=2, float scale=0.5) -> (Tensor, Tensor, Tensor)",
+    "nn, nn -> nn, nn:int64, nn", "times 1..9, scale 0..1");
+inline constexpr Signature exp_signature = fastsqrtm::detail::parse("test_exp", "(Tensor A) -> Tensor", "nn -> nn", "");
+inline constexpr Signature exp_backward_signature =
+    fastsqrtm::detail::parse("test_exp_backward", "(Tensor E, Tensor G) -> Tensor", "nn, nn -> nn", "");
+
+TORCH_LIBRARY_FRAGMENT(fastsqrtm, m) {
+  m.def("test_mixed(Tensor A, Tensor B, int times=2, float scale=0.5) -> (Tensor, Tensor, Tensor)");
+  m.def("test_exp(Tensor A) -> Tensor");
+  m.def("test_exp_backward(Tensor E, Tensor G) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(fastsqrtm, CPU, m) {
+  m.impl("test_mixed", [](const Tensor& A, const Tensor& B, int64_t times, double scale) {
+    return std::make_tuple(A * times * scale, A.argsort(), A * B);
+  });
+  m.impl("test_exp", [](const Tensor& A) { return A.exp(); });
+  m.impl("test_exp_backward", [](const Tensor& E, const Tensor& G) { return E * G; });
+}
+
+namespace fastsqrtm::autograd::detail {
+
+template <>
+struct RuleOf<mixed_signature> {
+  static variable_list save(const variable_list& x, const variable_list&) { return x; }
+  template <class Numbers>
+  static variable_list vjp(const variable_list& saved, const Numbers& numbers, const variable_list& G) {
+    const double factor = numbers.template get<2>() * numbers.template get<3>();
+    return {G.at(0) * factor + G.at(1) * saved[1], G.at(1) * saved[0]};
+  }
+};
+template <>
+struct RuleOf<exp_signature> : OneOp<exp_backward_signature, Kept::results> {};
+template <>
+struct RuleOf<exp_backward_signature> {
+  static variable_list save(const variable_list& x, const variable_list&) { return x; }
+  template <class Numbers>
+  static variable_list vjp(const variable_list& saved, const Numbers&, const variable_list& cotangent) {
+    return {cotangent[0] * saved[1], cotangent[0] * saved[0]};
+  }
+};
+
+}  // namespace fastsqrtm::autograd::detail
 
 namespace {
 
@@ -45,11 +96,16 @@ void roots() {
          "both roots are the single ones");
   for (const char* method : {"mpa", "mtp"})
     for (const char* backward : {"exact", "lyapunov"}) {
-      const RootOptions options = RootOptions().method(method).backward(backward).degree(30).eps(0.5);
+      const Options options = Options().method(method).backward(backward).degree(30).eps(0.5);
       const Tensor shifted = A + 0.5 * at::eye(6, at::kDouble);
-      expect(at::allclose(fastsqrtm::sqrtm(A, options), fastsqrtm::sqrtm(shifted), 1e-2, 1e-2), method);
+      expect(at::allclose(fastsqrtm::paper::sqrtm(A, options), fastsqrtm::sqrtm(shifted), 1e-2, 1e-2), method);
     }
-  expect(at::allclose(fastsqrtm::sqrtm(A, RootOptions().method("ns").degree(20)), S), "Newton-Schulz");
+  expect(at::allclose(fastsqrtm::paper::sqrtm(A, Options().method("ns").degree(20)), S), "Newton-Schulz");
+  const Tensor half = A.to(at::kHalf), shifted = half.to(at::kFloat) + 1e-4 * at::eye(6);
+  const auto [half_root, half_inverse] = fastsqrtm::sqrtm_and_inv(half, RootOptions().eps(1e-4));
+  expect(at::equal(half_root, fastsqrtm::sqrtm(shifted).to(at::kHalf)) &&
+             at::equal(half_inverse, std::get<1>(fastsqrtm::sqrtm_and_inv(shifted)).to(at::kHalf)),
+         "half precision does not round eps away");
   const Tensor X = fastsqrtm::lyapunov_newton(A, A.select(0, 0).unsqueeze(0));
   expect(at::allclose(A.matmul(X) + X.matmul(A), A.select(0, 0).expand_as(A)), "B X + X B = C, broadcast");
   expect(fastsqrtm::sqrtm(A.slice(0, 0, 0)).sizes() == at::IntArrayRef({0, 6, 6}), "an empty batch");
@@ -58,7 +114,7 @@ void roots() {
 void gradients() {
   const Tensor A = spd(4).requires_grad_();
   const Tensor direction = at::randn_like(A), step = 1e-6 * (direction + direction.mT());
-  const auto f = [](const Tensor& A) { return fastsqrtm::autograd::sqrtm(A, RootOptions().method("mpa")); };
+  const auto f = [](const Tensor& A) { return fastsqrtm::autograd::paper::sqrtm(A, Options().method("mpa")); };
   const Tensor first = gradient(f(A), A, true);
   at::NoGradGuard guard;
   const Tensor difference = (f(A + step).square().sum() - f(A - step).square().sum()) / 2;
@@ -81,19 +137,89 @@ void refusals() {
   const Tensor A = spd(4);
   expect_error("fastsqrtm.mpa_lya: A must be (..., n, n), got (3, 4)", [] { fastsqrtm::mpa_lya(at::ones({3, 4})); });
   expect_error("fastsqrtm.sqrtm: A must be (..., n, n), got (3,)",
-               [] { fastsqrtm::sqrtm(at::ones({3}), RootOptions().method("mtp")); });
+               [] { fastsqrtm::sqrtm(at::ones({3}), RootOptions().eps(1)); });
+  expect_error("fastsqrtm.paper.sqrtm: A must be (..., n, n), got (3,)",
+               [] { fastsqrtm::paper::sqrtm(at::ones({3}), Options().method("mtp")); });
   expect_error("fastsqrtm.sqrtm: A must be a strided tensor, got sparse_coo",
                [] { fastsqrtm::sqrtm(at::eye(3).to_sparse()); });
   expect_error("fastsqrtm.lyapunov: C must be on the device of B (cpu), got meta",
                [] { fastsqrtm::lyapunov(at::eye(3), at::eye(3, at::kMeta)); });
-  expect_error("fastsqrtm.sqrtm: method must be one of auto, mpa, mtp, ns, got 'svd'",
-               [&] { fastsqrtm::sqrtm(A, RootOptions().method("svd")); });
-  expect_error("fastsqrtm.inv_sqrtm: backward of method auto must be auto or one of exact, got 'lyapunov'",
-               [&] { fastsqrtm::inv_sqrtm(A, RootOptions().backward("lyapunov")); });
-  expect_error("fastsqrtm.sqrtm: degree is not an argument of method auto with backward exact, got 3",
-               [&] { fastsqrtm::sqrtm(A, RootOptions().degree(3)); });
+  expect_error("fastsqrtm.sqrtm_and_inv: rtol must be from 0 to 1, got 2",
+               [&] { fastsqrtm::sqrtm_and_inv(A, RootOptions().rtol(2)); });
+  expect_error("fastsqrtm.inv_sqrtm: eps must be finite and not negative, got -1",
+               [&] { fastsqrtm::inv_sqrtm(A, RootOptions().eps(-1)); });
+  expect_error("fastsqrtm.paper.sqrtm: method must be one of mpa, mtp, ns, got 'svd'",
+               [&] { fastsqrtm::paper::sqrtm(A, Options().method("svd")); });
+  expect_error("fastsqrtm.paper.sqrtm: method must be one of mpa, mtp, ns, got ''",
+               [&] { fastsqrtm::paper::sqrtm(A, Options()); });
+  expect_error("fastsqrtm.paper.inv_sqrtm: backward of method ns must be auto or one of ns, exact, got 'lyapunov'",
+               [&] { fastsqrtm::paper::inv_sqrtm(A, Options().method("ns").backward("lyapunov")); });
+  expect_error("fastsqrtm.paper.sqrtm: iterations is not an argument of method mpa with backward exact, got 3",
+               [&] { fastsqrtm::paper::sqrtm(A, Options().method("mpa").iterations(3)); });
+  expect_error("fastsqrtm.paper.sqrtm: eps must be finite and not negative, got inf",
+               [&] { fastsqrtm::paper::sqrtm(A, Options().method("mpa").eps(INFINITY)); });
   expect_error("fastsqrtm.mpa: degree must be from 1 to 32, got 33",
-               [&] { fastsqrtm::autograd::sqrtm(A, RootOptions().method("mpa").degree(33)); });
+               [&] { fastsqrtm::autograd::paper::sqrtm(A, Options().method("mpa").degree(33)); });
+}
+
+c10::OperatorHandle in_dispatcher(const Signature& op) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(("fastsqrtm::" + std::string(op.name)).c_str(), "");
+}
+
+// typed() compares the kinds and the number of arguments and results with the schema, at the first call of an op.
+void signatures_are_those_of_the_dispatcher() {
+  int count = 0;
+  fastsqrtm::ops::for_each([&](const auto& op) {
+    const Signature& signature = op.signature;
+    const std::string name(signature.name);
+    const c10::FunctionSchema& schema = in_dispatcher(signature).schema();
+    expect(schema.arguments().size() == signature.argument_count, name + ": number of arguments");
+    expect(schema.returns().size() == signature.result_count, name + ": number of results");
+    for (size_t i = 0; i < signature.argument_count; ++i) {
+      const auto& found = schema.arguments()[i];
+      const auto& argument = signature.arguments[i];
+      const char* kinds[] = {"Tensor", "int", "float"};
+      expect(found.name() == argument.name, name + ": name of argument " + found.name());
+      expect(found.type()->str() == kinds[size_t(argument.kind)], name + ": kind of argument " + found.name());
+      const bool is_number = argument.kind != fastsqrtm::Kind::tensor;
+      expect(found.default_value().has_value() == is_number &&
+                 (!is_number || found.default_value()->toScalar().toDouble() == argument.default_value),
+             name + ": default of argument " + found.name());
+    }
+    ++count;
+  });
+  expect(count > 0, "no op");
+  const Tensor A = spd(4);
+  expect(at::equal(fastsqrtm::mpa_lya(A), fastsqrtm::mpa_lya(A, 5)) &&
+             at::equal(fastsqrtm::mpa_lya(A), fastsqrtm::mpa_lya(A, 5, 8)) &&
+             !at::equal(fastsqrtm::mpa_lya(A), fastsqrtm::mpa_lya(A, 6)),
+         "trailing numbers are optional");
+  static_assert(std::is_same_v<decltype(fastsqrtm::ops::sqrtm(A)), Tensor>);
+  static_assert(std::is_same_v<decltype(fastsqrtm::ops::sqrtm_and_inv(A)), std::tuple<Tensor, Tensor>>);
+  Tensor (*const function)(const Tensor&, int64_t, int64_t) = fastsqrtm::ops::mpa_lya.call;
+  expect(at::equal(function(A, 5, 8), fastsqrtm::mpa_lya(A)), "an op has an address");
+}
+
+void any_number_of_numbers_and_results() {
+  using fastsqrtm::autograd::detail::Differentiable, fastsqrtm::detail::Op;
+  const Tensor A = spd(3).requires_grad_(), B = (spd(3) + 1).requires_grad_(), W = at::rand({3, 3, 3}, at::kDouble);
+  const Op<mixed_signature, Differentiable> mixed{};
+  const auto [P, order, Q] = mixed(A, B, 3);
+  expect(P.requires_grad() && !order.requires_grad() && Q.requires_grad(), "an index has no gradient");
+  expect(order.scalar_type() == at::kLong && at::equal(order, A.argsort()), "an index is a result");
+  const auto both = torch::autograd::grad({(P * W).sum() + (Q * W).sum()}, {A, B}, {}, true);
+  expect(at::allclose(both[0], 1.5 * W + B * W) && at::allclose(both[1], A * W), "all numbers reach the rule");
+  const auto one = torch::autograd::grad({(Q * W).sum()}, {A, B}, {}, true);
+  expect(at::equal(one[0], B * W) && at::equal(one[1], A * W), "a result that is not used counts as zero");
+  const Op<exp_signature, Differentiable> exponential{};
+  const Tensor E = exponential(A);
+  expect(at::equal(torch::autograd::grad({E}, {A}, {W}, true)[0], A.exp() * W), "an op without numbers");
+  const Tensor slope = gradient(E, A, true);
+  expect(at::allclose(torch::autograd::grad({(slope * W).sum()}, {A})[0], 4 * (2 * A).exp() * W), "and its gradient's");
+
+  const auto [S, Z] = fastsqrtm::autograd::sqrtm_and_inv(A);
+  expect(at::allclose(gradient(S, A, true), gradient(fastsqrtm::autograd::sqrtm(A), A)), "one of both roots");
+  expect(at::allclose(gradient(Z, A, true), gradient(fastsqrtm::autograd::inv_sqrtm(A), A)), "the other one");
 }
 
 void the_dispatcher_learns_to_differentiate() {
@@ -110,6 +236,10 @@ void the_dispatcher_learns_to_differentiate() {
   fastsqrtm::register_autograd();
   expect(at::equal(gradient(fastsqrtm::mpa_lya(A), A), expected), "register_autograd");
   expect(at::equal(gradient(fastsqrtm::autograd::mpa_lya(A), A), expected), "and not twice");
+  fastsqrtm::ops::for_each([](const auto& op) {
+    expect(in_dispatcher(op.signature).hasKernelForDispatchKey(c10::DispatchKey::Autograd),
+           std::string(op.signature.name) + " has a rule in the dispatcher");
+  });
 }
 
 }  // namespace
@@ -119,6 +249,8 @@ int main() {
   roots();
   gradients();
   refusals();
+  signatures_are_those_of_the_dispatcher();
+  any_number_of_numbers_and_results();
   the_dispatcher_learns_to_differentiate();
   std::printf("fastsqrtm %s: %d failures\n", fastsqrtm::version().c_str(), failures);
   return failures != 0;

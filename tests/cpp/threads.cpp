@@ -1,27 +1,31 @@
-// Eight threads call every forward op at once and get what one thread gets. Needs no autograd, so that it can be run
+// Eight threads call every op at once and get what one thread gets. This program needs no autograd, so that it can run
 // under ThreadSanitizer without the noise of a torch that is not built for it.
-#include <fastsqrtm/fastsqrtm.h>
+#include <fastsqrtm/paper.h>
 
 #include <cstdio>
 #include <thread>
 
 namespace {
 
+template <class Op, std::size_t... i>
+auto call(const Op& op, const at::Tensor& A, std::index_sequence<i...>) {
+  return op((void(i), A)...);
+}
+
+void append(std::vector<at::Tensor>& list, const at::Tensor& x) { list.push_back(x); }
+template <class... Results>
+void append(std::vector<at::Tensor>& list, const std::tuple<Results...>& x) {
+  std::apply([&](const auto&... result) { (list.push_back(result), ...); }, x);
+}
+
 std::vector<at::Tensor> results(const at::Tensor& A) {
-  const auto [S, Z] = fastsqrtm::sqrtm_and_inv(A);
-  return {fastsqrtm::mpa_lya(A),
-          fastsqrtm::mtp_lya(A),
-          fastsqrtm::mpa_lya_inv(A),
-          fastsqrtm::mtp_lya_inv(A),
-          fastsqrtm::sqrtm(A),
-          fastsqrtm::inv_sqrtm(A, fastsqrtm::RootOptions().rtol(1e-3)),
-          fastsqrtm::sqrtm(A, fastsqrtm::RootOptions().method("mpa").degree(7)),
-          fastsqrtm::lyapunov(A, A),
-          fastsqrtm::lyapunov_newton(A, A),
-          fastsqrtm::ops::sqrtm_backward(S, A),
-          fastsqrtm::ops::sqrtm_lya_backward(A, S, A),
-          S,
-          Z};
+  using namespace fastsqrtm;
+  std::vector<at::Tensor> list = {inv_sqrtm(A, RootOptions().rtol(1e-3)), lyapunov(A, A), lyapunov_newton(A, A),
+                                  paper::sqrtm(A, paper::Options().method("mpa").degree(7))};
+  ops::for_each([&](const auto& op) {
+    append(list, call(op, A, std::make_index_sequence<std::decay_t<decltype(op)>::signature.tensor_count()>{}));
+  });
+  return list;
 }
 
 }  // namespace

@@ -1,11 +1,15 @@
-// Loading a strided matrix of any element type into panels, and storing panels into a contiguous one.
+// Between memory and panels: inputs with any strides and element type, contiguous outputs, and the answers that are the
+// same in every entry.
 #pragma once
 
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
+#include "cpu/kernels.h"
 #include "cpu/matrix/panel.h"
+#include "cpu/matrix/symmetric.h"
 
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
@@ -100,6 +104,35 @@ void store_matrix(const Panels<T>& P, double scale, Storage* out, bool accumulat
         for (int j = 0; j < columns; ++j) encode(second * (first * in[j]), row[j]);
     }
   }
+}
+
+// (M + sign M^T) / 2, sign = +-1
+template <class T, class Storage>
+void load_part(const Team& team, const MatrixIn& in, T sign, const Panels<T>& P) {
+  load_matrix(static_cast<const Storage*>(in.data), in.row_stride, in.column_stride, P);
+  with_transpose(team, P,
+                 [=](Vector<T> own, Vector<T> transposed) { return T(0.5) * own + sign * T(0.5) * transposed; });
+}
+
+template <class T, class Storage>
+void load_symmetric(const Team& team, MatrixIn in, const Panels<T>& P) {
+  if (in.column_stride != 1 && in.row_stride == 1) std::swap(in.row_stride, in.column_stride);
+  load_part<T, Storage>(team, in, T(1), P);
+}
+
+template <class T, class Storage>
+void fill(int n, T diagonal, T off_diagonal, Storage* out) {
+  for (int i = 0; i < n; ++i)
+    for (int j = 0; j < n; ++j) encode(i == j ? diagonal : off_diagonal, *out++);
+}
+
+// The inverse root of the zero matrix is +inf on the diagonal and 0 elsewhere. Its gradient is defined as zero.
+template <class T>
+bool is_infinite_root(const Panels<T>& Z) {
+  for (int i = 0; i < Z.n; ++i)
+    for (int j = 0; j < Z.n; ++j)
+      if (*Z.at(i, j) != (i == j ? std::numeric_limits<T>::infinity() : T(0))) return false;
+  return true;
 }
 
 }  // namespace FASTSQRTM_ISA

@@ -8,6 +8,8 @@
 //   1 - 1/d      gives H (I + H)^-1, and h / d is that without the subtraction.
 #pragma once
 
+#include <cmath>
+
 #include "cpu/matrix/panel.h"
 #include "cpu/matrix/product.h"
 #include "cpu/matrix/symmetric.h"
@@ -92,10 +94,10 @@ inline void update_tile(const Panels<T>& P, const T* left, const T* right, int i
   tile.store(target, P.width);
 }
 
-// Sweeps I + P or P, of which the blocks on and under the diagonal are given and returned. False: a pivot was not
-// positive.
+// Sweeps I + P or P, of which the blocks on and under the diagonal are given and returned. Returns false where a pivot
+// was not positive. `log_determinant` gets the sum of the logarithms of the pivots, if it is given.
 template <class T, Swept result>
-bool sweep(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips) {
+bool sweep(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips, double* log_determinant = nullptr) {
   constexpr int lanes = Simd<T>::lanes, width = Simd<T>::panel, tile_rows = Simd<T>::tile_rows;
   const int blocks = P.blocks();
   const auto strip_block = [](T* strip, int J) { return strip + (J / 2) * lanes * width + (J % 2) * lanes; };
@@ -107,6 +109,8 @@ bool sweep(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips) {
     sweep_block<T, result>(block, P.n - K * lanes, factors);
     block.store(P.block(K, K));
     positive = positive && factors.positive;
+    for (int k = 0; log_determinant && k < lanes && K * lanes + k < P.n; ++k)
+      *log_determinant -= std::log(double(factors.inverse[k]));
     // Block row K, the part right of the diagonal from under it.
     for (int J = 0; J < blocks; ++J) {
       if (J == K) continue;

@@ -1,5 +1,5 @@
 // The coupled Newton-Schulz iteration and its derivative: products and nothing else.
-// Counterparts in Python: _newton_schulz and _newton_schulz_derivative in fastsqrtm/reference.py.
+// Counterparts in Python: newton_schulz and its derivative in fastsqrtm/_reference/series.py.
 #pragma once
 
 #include <limits>
@@ -8,6 +8,7 @@
 #include "cpu/matrix/elementwise.h"
 #include "cpu/matrix/product.h"
 #include "cpu/matrix/symmetric.h"
+#include "cpu/matrix/workspace.h"
 
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
@@ -17,9 +18,8 @@ template <class T, bool differentiated>
 struct Dual {
   Panels<T> value, derivative;
 
-  template <class MatrixAt>
-  Dual(const MatrixAt& matrix, int i)
-      : value(matrix(differentiated ? 2 * i : i)), derivative(matrix(differentiated ? 2 * i + 1 : i)) {}
+  Dual(const Workspace<T>& ws, int i)
+      : value(ws[differentiated ? 2 * i : i]), derivative(ws[differentiated ? 2 * i + 1 : i]) {}
 
   // a A + b B + c I
   void combination(const Team& team, T a, const Dual& A, T b, const Dual& B, T c) const {
@@ -50,8 +50,8 @@ struct Dual {
 };
 
 // Y of the steps Y <- Y P, M <- M P^2 with P = p(M) = (3 I - M)/2 from M = X and Y = X, or Y = I for the inverse root.
-// matrix(0) holds X and, where `differentiated`, matrix(1) G; the matrices up to 4, or up to 9, are workspace, and the
-// result lies in none of newton_schulz_free.
+// ws[0] holds X and, where `differentiated`, ws[1] G. The matrices up to ws[4], or up to ws[9], are overwritten, and
+// the result lies in none of newton_schulz_free.
 //
 // The steps are taken in pairs, with P = p(M) p(M p(M)^2), in F = M - I: I - F/2 + 3/8 F^2 - 5/16 F^3 + 1/16 F^4. Five
 // half products instead of six, three if no step follows, and four in the beginning, where Y is M. M is carried on as a
@@ -60,12 +60,12 @@ struct Dual {
 // kept.
 constexpr int newton_schulz_free[] = {4, 5};
 
-template <class T, bool differentiated, class MatrixAt>
-Dual<T, differentiated> newton_schulz(const Team& team, int iterations, bool inverse, const MatrixAt& matrix) {
+template <class T, bool differentiated>
+Dual<T, differentiated> newton_schulz(const Team& team, int steps, bool inverse, const Workspace<T>& ws) {
   using D = Dual<T, differentiated>;
-  D M(matrix, 0), Y(matrix, 1), P(matrix, 2), H(matrix, 3), F2(matrix, 4);
-  for (int left = iterations; left > 0;) {
-    const bool first = left == iterations, single = left % 2;
+  D M(ws, 0), Y(ws, 1), P(ws, 2), H(ws, 3), F2(ws, 4);
+  for (int left = steps; left > 0;) {
+    const bool first = left == steps, single = left % 2;
     bool last = left <= 2;
     if (single) {
       P.combination(team, T(-0.5), M, T(0), M, T(1.5));

@@ -30,6 +30,20 @@ struct Signature {
   std::size_t argument_count = 0, result_count = 0;
   std::array<Argument, 8> arguments = {};
   std::array<Result, 4> results = {};
+
+  /// How many arguments are tensors; they come before the numbers.
+  constexpr std::size_t tensor_count() const {
+    std::size_t count = 0;
+    while (count < argument_count && arguments[count].kind == Kind::tensor) ++count;
+    return count;
+  }
+
+  /// Position of the argument with this name. A name that no argument has throws, which at compile time is an error.
+  constexpr std::size_t position(std::string_view argument) const {
+    for (std::size_t i = 0; i < argument_count; ++i)
+      if (arguments[i].name == argument) return i;
+    throw "ops.def: the op has no argument of this name";
+  }
 };
 
 namespace detail {

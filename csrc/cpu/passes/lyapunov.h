@@ -1,0 +1,35 @@
+// B X + X B = C by the paper's iteration, scaled by s = ||B||_F: once for the symmetric part of C, and once more for
+// its skew part if there is one.
+#pragma once
+
+#include "cpu/matrix/elementwise.h"
+#include "cpu/matrix/memory.h"
+#include "cpu/steps/sign_lyapunov.h"
+
+namespace fastsqrtm {
+namespace FASTSQRTM_ISA {
+
+struct Lyapunov {
+  using Arguments = passes::Lyapunov;
+  static constexpr int matrices = 4;  // of workspace
+  static constexpr bool adds_to_output = true;
+
+  template <class T, class Storage>
+  static void run(const Task& task, const Arguments& arguments, const Workspace<T>& ws, const Team& team) {
+    const MatrixIn &B = task.in[0], &C = task.in[1];
+    Storage* target = static_cast<Storage*>(task.out[0]);
+    for (const T sign : {T(1), T(-1)}) {
+      load_part<T, Storage>(team, C, sign, ws[1]);
+      if (sign < 0 && frobenius(ws[1]) == 0) return;
+      load_symmetric<T, Storage>(team, B, ws[0]);
+      double s = frobenius(ws[0]);
+      if (s == 0) return fill(task.n, T(0), T(0), target);
+      s = normalise(team, s, ws[0]);
+      solve_lyapunov(team, arguments.iterations, sign, ws);
+      store_matrix(ws[1], 0.5 / s, target, sign < 0);
+    }
+  }
+};
+
+}  // namespace FASTSQRTM_ISA
+}  // namespace fastsqrtm

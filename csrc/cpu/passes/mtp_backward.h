@@ -1,0 +1,25 @@
+// The exact gradient of the pass Mtp.
+#pragma once
+
+#include "cpu/steps/series.h"
+
+namespace fastsqrtm {
+namespace FASTSQRTM_ISA {
+
+struct MtpBackward {
+  using Arguments = passes::MtpBackward;
+  static constexpr int matrices = 8;  // of workspace
+  static constexpr bool adds_to_output = false;
+
+  template <class T, class Storage>
+  static void run(const Task& task, const Arguments& arguments, const Workspace<T>& ws, const Team& team) {
+    gradient_of_series<T, Storage>(task, arguments.power, ws, team, [&](const Panels<T>& X, auto&&...) {
+      const Derivative<T> L = taylor_derivative(team, arguments, ws);
+      mirror(team, X, T(-1), T(1));  // it holds I - X
+      return L;
+    });
+  }
+};
+
+}  // namespace FASTSQRTM_ISA
+}  // namespace fastsqrtm

@@ -1,0 +1,49 @@
+// The accurate roots: Zolotarev's approximation, then the coupled steps of Denman and Beavers. The scalars and sources
+// are in csrc/scalars/zolotarev.h. Counterpart in Python: newton_roots in fastsqrtm/_reference/roots.py.
+#pragma once
+
+#include "cpu/matrix/workspace.h"
+#include "cpu/steps/inverse.h"
+
+namespace fastsqrtm {
+namespace FASTSQRTM_ISA {
+
+struct Wanted {
+  bool root, inverse;
+};
+
+// X ~ A^(1/2) in ws[1] and Y ~ A^(-1/2) in ws[2], on and under the diagonal, for the A in ws[0] with eigenvalues up to
+// 1. The last step computes only what is wanted. Overwrites the five matrices. Returns false where A is not positive
+// definite in this precision.
+template <class T>
+bool newton_roots(const Team& team, const RootDesign& design, Wanted wanted, const Workspace<T>& ws) {
+  const Panels<T> A = ws[0], X = ws[1], Y = ws[2], H = ws[3];
+  const SweepStrips<T> strips(ws[4]);
+  combine(team, T(design.constant), A, T(0), X);
+  combine(team, T(0), A, T(0), Y);
+  add_identity(Y, T(design.constant));
+  for (int j = 0; j < design.poles; ++j) {
+    combine(team, T(1 / design.shifts[j]), A, T(0), H);
+    if (!sweep<T, Swept::minus_inverse>(team, H, strips)) return false;  // H = -(I + A/t)^-1 = -t (A + t I)^-1
+    combine(team, T(design.weights[j]), H, T(1), X);
+    add_identity(X, T(design.weights[j]));
+    combine(team, T(-design.weights[j] / design.shifts[j]), H, T(1), Y);
+  }
+  const double largest_inverse = design.largest_inverse(std::numeric_limits<T>::epsilon());
+  const Panels<T>& minus_X_inverse = A;
+  const Panels<T>& minus_Y_inverse = H;
+  for (int k = 0; k < design.newton_steps; ++k) {
+    const bool last = k + 1 == design.newton_steps, next_X = !last || wanted.root, next_Y = !last || wanted.inverse;
+    const T half = T(design.scales[k] / 2);
+    if (next_Y && !minus_inverse(team, X, minus_X_inverse, strips)) return false;
+    // The rounding of an inverse that large would show in the root of every eigenvalue.
+    if (k == 0 && next_Y && sum_of_squares(minus_X_inverse) > -largest_inverse * trace(minus_X_inverse)) return false;
+    if (next_X && !minus_inverse(team, Y, minus_Y_inverse, strips)) return false;
+    if (next_X) combine(team, -half, minus_Y_inverse, half, X);
+    if (next_Y) combine(team, -half, minus_X_inverse, half, Y);
+  }
+  return true;
+}
+
+}  // namespace FASTSQRTM_ISA
+}  // namespace fastsqrtm

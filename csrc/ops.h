@@ -1,0 +1,188 @@
+// What every op does on every device: it checks its arguments, allocates its results and runs a pass. A device is a
+// type with
+//   template <class Pass> static void run(const Pass&, Inputs, Outputs)
+// that runs a pass of csrc/passes.h on every matrix of tensors that are not empty; the order of the tensors is that of
+// the comments there, and nullptr stands for an absent one. A line of ops.def without a function here does not compile.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <array>
+#include <initializer_list>
+#include <optional>
+#include <tuple>
+
+#include "check.h"
+#include "passes.h"
+
+namespace fastsqrtm {
+
+using Inputs = std::initializer_list<const Tensor*>;
+using Outputs = std::initializer_list<Tensor*>;
+
+// The arguments of one call of an op, checked, and its results, allocated.
+class Call {
+ public:
+  template <class... Args>
+  explicit Call(const Signature& op, const Args&... args) : op_(op) {
+    (take(args), ...);
+    for (std::size_t i = 0; i < op.result_count; ++i) {
+      const auto shape = dimensions_.shape(op.results[i].dimensions);
+      const ScalarType dtype = op.results[i].is_index ? ScalarType::Long : first_->scalar_type();
+      results[i] = torch::stable::empty({shape.data(), shape.size()}, dtype, std::nullopt, first_->device());
+      if (is_empty()) torch::stable::zero_(results[i]);  // such as the determinants of 0 x 0 matrices
+    }
+  }
+  bool is_empty() const { return first_->numel() == 0; }
+  int compute_bytes() const { return fastsqrtm::compute_bytes(element_of(*first_)); }
+
+  std::array<Tensor, 4> results;
+
+ private:
+  void take(const Tensor& A) {
+    const Argument& argument = op_.arguments[taken_++];
+    if (first_ == nullptr) {
+      first_ = &A;
+      dimensions_ = check_first(op_.name, argument, A);
+    } else {
+      check_other(op_.name, argument, A, op_.arguments[0], *first_, dimensions_);
+    }
+  }
+  void take(int64_t number) { check_number(op_.name, op_.arguments[taken_++], number); }
+  void take(double number) { check_number(op_.name, op_.arguments[taken_++], number); }
+
+  const Signature& op_;
+  std::size_t taken_ = 0;
+  const Tensor* first_ = nullptr;
+  Dimensions dimensions_;
+};
+
+template <class Device>
+struct Ops {
+  static constexpr Power half = Power::half, minus_half = Power::minus_half;
+
+  static Tensor sqrtm(const Tensor& A, double rtol) {
+    Call call(signatures::sqrtm, A, rtol);
+    return run(call, passes::Roots(rtol, call.compute_bytes()), {&A}, {&call.results[0], nullptr});
+  }
+  static Tensor inv_sqrtm(const Tensor& A, double rtol) {
+    Call call(signatures::inv_sqrtm, A, rtol);
+    return run(call, passes::Roots(rtol, call.compute_bytes()), {&A}, {nullptr, &call.results[0]});
+  }
+  static std::tuple<Tensor, Tensor> sqrtm_and_inv(const Tensor& A, double rtol) {
+    Call call(signatures::sqrtm_and_inv, A, rtol);
+    run(call, passes::Roots(rtol, call.compute_bytes()), {&A}, {&call.results[0], &call.results[1]});
+    return {call.results[0], call.results[1]};
+  }
+  static Tensor sqrtm_backward(const Tensor& S, const Tensor& G, double rtol) {
+    Call call(signatures::sqrtm_backward, S, G, rtol);
+    return run(call, passes::RootsBackward(rtol, call.compute_bytes()), {&S, nullptr, &G, nullptr});
+  }
+  static Tensor inv_sqrtm_backward(const Tensor& Z, const Tensor& G, double rtol) {
+    Call call(signatures::inv_sqrtm_backward, Z, G, rtol);
+    return run(call, passes::RootsBackward(rtol, call.compute_bytes()), {nullptr, &Z, nullptr, &G});
+  }
+  static Tensor sqrtm_and_inv_backward(const Tensor& S, const Tensor& Z, const Tensor& G, const Tensor& H,
+                                       double rtol) {
+    Call call(signatures::sqrtm_and_inv_backward, S, Z, G, H, rtol);
+    return run(call, passes::RootsBackward(rtol, call.compute_bytes()), {&S, &Z, &G, &H});
+  }
+  static Tensor lyapunov(const Tensor& B, const Tensor& C, int64_t iterations) {
+    Call call(signatures::lyapunov, B, C, iterations);
+    return run(call, passes::Lyapunov(iterations), {&B, &C});
+  }
+  static Tensor lyapunov_newton(const Tensor& B, const Tensor& C, double rtol) {
+    Call call(signatures::lyapunov_newton, B, C, rtol);
+    return run(call, passes::LyapunovNewton(rtol, call.compute_bytes()), {&B, &C});
+  }
+
+  // `iterations` is of the backward pass.
+  static Tensor mpa_lya(const Tensor& A, int64_t degree, int64_t iterations) {
+    Call call(signatures::mpa_lya, A, degree, iterations);
+    return run(call, passes::Mpa(half, degree), {&A});
+  }
+  static Tensor mtp_lya(const Tensor& A, int64_t degree, int64_t iterations) {
+    Call call(signatures::mtp_lya, A, degree, iterations);
+    return run(call, passes::Mtp(half, degree), {&A});
+  }
+  static Tensor mpa_lya_inv(const Tensor& A, int64_t degree, int64_t iterations) {
+    Call call(signatures::mpa_lya_inv, A, degree, iterations);
+    return run(call, passes::Mpa(minus_half, degree), {&A});
+  }
+  static Tensor mtp_lya_inv(const Tensor& A, int64_t degree, int64_t iterations) {
+    Call call(signatures::mtp_lya_inv, A, degree, iterations);
+    return run(call, passes::Mtp(minus_half, degree), {&A});
+  }
+  static Tensor sqrtm_lya_backward(const Tensor& A, const Tensor& S, const Tensor& G, int64_t iterations) {
+    Call call(signatures::sqrtm_lya_backward, A, S, G, iterations);
+    return run(call, passes::SqrtmLyaBackward(iterations), {&A, &S, &G});
+  }
+  static Tensor inv_sqrtm_lya_backward(const Tensor& Z, const Tensor& G, int64_t iterations) {
+    Call call(signatures::inv_sqrtm_lya_backward, Z, G, iterations);
+    return run(call, passes::InvSqrtmLyaBackward(iterations), {&Z, &G});
+  }
+
+  static Tensor mpa(const Tensor& A, int64_t degree) {
+    Call call(signatures::mpa, A, degree);
+    return run(call, passes::Mpa(half, degree), {&A});
+  }
+  static Tensor mtp(const Tensor& A, int64_t degree) {
+    Call call(signatures::mtp, A, degree);
+    return run(call, passes::Mtp(half, degree), {&A});
+  }
+  static Tensor ns(const Tensor& A, int64_t iterations) {
+    Call call(signatures::ns, A, iterations);
+    return run(call, passes::Ns(half, iterations), {&A});
+  }
+  static Tensor mpa_inv(const Tensor& A, int64_t degree) {
+    Call call(signatures::mpa_inv, A, degree);
+    return run(call, passes::Mpa(minus_half, degree), {&A});
+  }
+  static Tensor mtp_inv(const Tensor& A, int64_t degree) {
+    Call call(signatures::mtp_inv, A, degree);
+    return run(call, passes::Mtp(minus_half, degree), {&A});
+  }
+  static Tensor ns_inv(const Tensor& A, int64_t iterations) {
+    Call call(signatures::ns_inv, A, iterations);
+    return run(call, passes::Ns(minus_half, iterations), {&A});
+  }
+  static Tensor mpa_backward(const Tensor& A, const Tensor& G, int64_t degree) {
+    Call call(signatures::mpa_backward, A, G, degree);
+    return run(call, passes::MpaBackward(half, degree), {&A, &G});
+  }
+  static Tensor mtp_backward(const Tensor& A, const Tensor& G, int64_t degree) {
+    Call call(signatures::mtp_backward, A, G, degree);
+    return run(call, passes::MtpBackward(half, degree), {&A, &G});
+  }
+  static Tensor ns_backward(const Tensor& A, const Tensor& G, int64_t iterations) {
+    Call call(signatures::ns_backward, A, G, iterations);
+    return run(call, passes::NsBackward(half, iterations), {&A, &G});
+  }
+  static Tensor mpa_inv_backward(const Tensor& A, const Tensor& G, int64_t degree) {
+    Call call(signatures::mpa_inv_backward, A, G, degree);
+    return run(call, passes::MpaBackward(minus_half, degree), {&A, &G});
+  }
+  static Tensor mtp_inv_backward(const Tensor& A, const Tensor& G, int64_t degree) {
+    Call call(signatures::mtp_inv_backward, A, G, degree);
+    return run(call, passes::MtpBackward(minus_half, degree), {&A, &G});
+  }
+  static Tensor ns_inv_backward(const Tensor& A, const Tensor& G, int64_t iterations) {
+    Call call(signatures::ns_inv_backward, A, G, iterations);
+    return run(call, passes::NsBackward(minus_half, iterations), {&A, &G});
+  }
+
+ private:
+  template <class Pass>
+  static Tensor run(Call& call, const Pass& pass, Inputs in, Outputs out) {
+    if (!call.is_empty()) Device::run(pass, in, out);
+    return call.results[0];
+  }
+  // Of one result.
+  template <class Pass>
+  static Tensor run(Call& call, const Pass& pass, Inputs in) {
+    return run(call, pass, in, {&call.results[0]});
+  }
+};
+
+}  // namespace fastsqrtm

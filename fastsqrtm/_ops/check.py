@@ -1,0 +1,87 @@
+"""Argument checks: one function per kind of argument, each given the name of the function, the argument and its value.
+
+csrc/check.h has the same checks with the same texts.
+"""
+
+from numbers import Integral, Real
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from .table import DTYPES, Matrix, Number, Op
+
+
+def _name(value: Any) -> str:
+    return str(value).removeprefix("torch.")
+
+
+def fail(function: str, expected: str, got: Any) -> NoReturn:
+    raise RuntimeError(f"fastsqrtm.{function}: {expected}, got {got}")
+
+
+def strided(function: str, name: str, A: Any) -> None:
+    if not isinstance(A, Tensor):
+        fail(function, f"{name} must be a tensor", type(A).__name__)
+    if A.layout != torch.strided:
+        fail(function, f"{name} must be a strided tensor", _name(A.layout))
+
+
+def first(function: str, expected: Matrix, A: Any) -> None:
+    """The first tensor of an op, which the other tensors must be like."""
+    strided(function, expected.name, A)
+    if A.dtype not in DTYPES:
+        fail(function, f"{expected.name} must be float16, bfloat16, float32 or float64", _name(A.dtype))
+    if A.dim() < len(expected.dims) or any(A.shape[i] != A.shape[j] for i, j in expected.equal):
+        fail(function, f"{expected.name} must be {expected.expected_shape}", tuple(A.shape))
+
+
+def other(function: str, op: Op, position: int, tensors: tuple) -> None:
+    """A later tensor of an op: its leading dimensions and the letters that earlier ones share with it are theirs."""
+    A, C, of_A, of_C = tensors[0], tensors[position], op.tensors[0], op.tensors[position]
+    strided(function, of_C.name, C)
+    letters = op.bound(*(x.shape for x in tensors[:position]))
+    # A letter that no earlier tensor binds stands for any size.
+    expected = [*A.shape[: A.dim() - len(of_A.dims)], *(letters.get(letter) for letter in of_C.dims)]
+    fits = C.dim() == len(expected) and all(C.shape[i] == C.shape[j] for i, j in of_C.equal)
+    if not (fits and all(e is None or e == s for e, s in zip(expected, C.shape, strict=True))):
+        like = (
+            f"have the shape of {of_A.name}"
+            if of_C.dims == of_A.dims
+            else f"be {of_C.expected_shape} beside {of_A.name}"
+        )
+        fail(function, f"{of_C.name} must {like} {tuple(A.shape)}", tuple(C.shape))
+    if C.dtype != (of_C.dtype or A.dtype):
+        dtype = f"{_name(of_C.dtype)}" if of_C.dtype else f"the dtype of {of_A.name} ({_name(A.dtype)})"
+        fail(function, f"{of_C.name} must have {dtype}", _name(C.dtype))
+    if C.device != A.device:
+        fail(function, f"{of_C.name} must be on the device of {of_A.name} ({A.device})", C.device)
+
+
+def kind(function: str, name: str, value: Any, whole: bool = False) -> None:
+    if type(value) is int or (type(value) is float and not whole):
+        return  # The check against the abstract classes below accepts numpy's scalars too, but is slower.
+    kinds = (Integral, torch.SymInt) if whole else (Real, torch.SymInt, torch.SymFloat)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        fail(function, f"{name} must be a {'whole ' if whole else ''}number", repr(value))
+
+
+def number(function: str, expected: Number, value: Any) -> None:
+    kind(function, expected.name, value, expected.whole)
+    if not expected.low <= value <= expected.high:
+        got = value if expected.whole else f"{value:g}"
+        fail(function, f"{expected.name} must be from {expected.low:g} to {expected.high:g}", got)
+
+
+def call(op: Op, args: tuple, kwargs: dict[str, Any] | None = None) -> tuple[tuple[Tensor, ...], tuple]:
+    """Checks a call of an op and returns its tensors and its numbers, defaults filled in."""
+    bound = op.signature.bind(*args, **(kwargs or {}))
+    bound.apply_defaults()
+    values = tuple(bound.arguments.values())
+    tensors, numbers = values[: len(op.tensors)], values[len(op.tensors) :]
+    first(op.name, op.tensors[0], tensors[0])
+    for position in range(1, len(tensors)):
+        other(op.name, op, position, tensors)
+    for expected, value in zip(op.numbers, numbers, strict=True):
+        number(op.name, expected, value)
+    return tensors, numbers

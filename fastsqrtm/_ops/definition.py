@@ -1,0 +1,120 @@
+"""What `_reference` says of each op: its twin in plain torch and its derivative rule, under one name.
+
+    @op
+    def lyapunov(B: Tensor, C: Tensor, iterations: int) -> Tensor: ...
+
+    lyapunov.rule = Rule(save=..., vjp=..., jvp=...)
+
+The decorator replaces the function by a `Definition`, which is called as the op is and computes in plain torch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from . import check
+from .table import OPS, Op
+
+Results = Tensor | tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The derivatives of an op, each made of ops and of torch products, so that it can be differentiated again.
+
+    `save(*tensors, *results)` chooses the tensors to keep. `vjp` and `jvp` receive those, then all numbers of the op as
+    a tuple, then the cotangents of its differentiable results or the tangents of its tensors. `vjp` returns a gradient
+    for each tensor, or None; `jvp` a tangent for each differentiable result. One alone needs no tuple.
+    """
+
+    save: Callable[..., tuple[Tensor, ...]]
+    vjp: Callable[..., Tensor | tuple[Tensor | None, ...]]
+    jvp: Callable[..., Results]
+    uses_torch_func: bool = False
+    """Whether `vjp` itself is made of torch.func transforms: torch before 2.13 cannot trace those."""
+
+
+class Definition:
+    """An op: its line of the table, its twin, its rule, and once registered what the dispatcher has under its name."""
+
+    def __init__(self, op: Op, compute: Callable[..., Results], entry_precision: bool = False) -> None:
+        self.op = op
+        self.compute = compute
+        self.entry_precision = entry_precision
+        self.rule: Rule | None = None
+        self.overload: Callable[..., Results] | None = None
+        self.__name__ = op.name
+        self.__doc__ = compute.__doc__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Results:
+        """The twin under the input policy of every op: checks, half precision computed in float32, contiguous results.
+
+        Where the first tensor is empty, nothing is computed; a result that is not empty is zero.
+        """
+        tensors, numbers = check.call(self.op, args, kwargs)
+        A = tensors[0]
+        if A.numel() == 0:
+            return packed(empty_results(self.op, tensors))
+        precision = torch.float64 if A.dtype == torch.float64 else torch.float32
+        inputs = [
+            x.to(precision).contiguous() if matrix.dtype is None else x
+            for x, matrix in zip(tensors, self.op.tensors, strict=True)
+        ]
+        entries = {"entry_precision": torch.finfo(A.dtype).eps / 2} if self.entry_precision else {}
+        results = unpacked(self.compute(*inputs, *numbers, **entries))
+        return packed(
+            [x.to(matrix.dtype or A.dtype).contiguous() for x, matrix in zip(results, self.op.results, strict=True)]
+        )
+
+
+def unpacked(results: Results) -> tuple[Tensor, ...]:
+    """The results of an op as a tuple, one or several."""
+    return (results,) if isinstance(results, Tensor) else tuple(results)
+
+
+def packed(results: list[Tensor]) -> Results:
+    """What an op returns: a tensor, or a tuple of several."""
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def empty_results(op: Op, tensors: tuple[Tensor, ...]) -> list[Tensor]:
+    """Results of the right shapes and dtypes, zero where they have entries."""
+    shapes = op.result_shapes(*(x.shape for x in tensors))
+    return [tensors[0].new_zeros(s, dtype=m.dtype or tensors[0].dtype) for s, m in zip(shapes, op.results, strict=True)]
+
+
+DEFINITIONS: dict[str, Definition] = {}
+
+
+@overload
+def op(compute: Callable[..., Results], /) -> Definition: ...
+@overload
+def op(*, entry_precision: bool) -> Callable[[Callable[..., Results]], Definition]: ...
+def op(
+    compute: Callable[..., Results] | None = None, /, *, entry_precision: bool = False
+) -> Definition | Callable[[Callable[..., Results]], Definition]:
+    """Makes a function the twin of the op of its name. With `entry_precision` the twin gets that keyword as well: how
+    far rounding to the dtype of the caller may have moved an entry, relative to it.
+    """
+
+    def define(compute: Callable[..., Results]) -> Definition:
+        name = compute.__name__
+        if name in DEFINITIONS:
+            raise ImportError(f"fastsqrtm: the op {name} is defined twice")
+        DEFINITIONS[name] = Definition(OPS[name], compute, entry_precision)
+        return DEFINITIONS[name]
+
+    return define if compute is None else define(compute)
+
+
+def incomplete() -> list[str]:
+    """What lines of ops.def still lack: a twin, or a rule although a result is differentiable."""
+    missing = [f"{name} has no twin" for name in OPS if name not in DEFINITIONS]
+    return missing + [
+        f"{name} has no rule"
+        for name, definition in DEFINITIONS.items()
+        if definition.rule is None and any(definition.op.differentiable)
+    ]

@@ -1,0 +1,83 @@
+"""Makes ops known to torch: schemas where the native library is missing, the pure-torch fallback, and the rules for
+fake tensors, autograd, vmap and autocast.
+"""
+
+import functools
+import os
+import warnings
+from typing import Any
+
+import torch
+
+from . import check, route
+from .definition import Definition, Results, incomplete, packed
+from .native import load_cuda, native
+
+AUTOCAST_DEVICES = ("cpu", "cuda")
+
+_library = torch.library.Library("fastsqrtm", "FRAGMENT")
+_reported: set[str] = set()
+
+
+def _report_fallback(device: str) -> None:
+    """Warns once per process and device; FASTSQRTM_FALLBACK=error makes it an error, =silent silences it."""
+    policy = os.environ.get("FASTSQRTM_FALLBACK", "warn")
+    if policy == "silent" or (policy != "error" and (native.warned or device in _reported)):
+        return
+    reason = (load_cuda() if device == "cuda" else native.reason) or "there are none"
+    reason = reason.splitlines()[0]
+    message = f"fastsqrtm: no native kernels for {device} tensors ({reason}): using the slower pure-torch path"
+    if policy == "error":
+        raise RuntimeError(message)
+    _reported.add(device)
+    warnings.warn(message, stacklevel=2)
+
+
+def register(definition: Definition, library: torch.library.Library, define: bool) -> None:
+    """Registers one op in the namespace of `library`; `define` where nobody else has given the schema."""
+    op = definition.op
+    qualified = f"{library.ns}::{op.name}"
+
+    def fallback(*args: Any) -> Results:
+        device = check.call(op, args)[0][0].device.type
+        if device == "cuda" and not load_cuda():
+            # load_cuda() has just registered native kernels; they take precedence over this fallback from now on.
+            assert definition.overload is not None
+            return definition.overload(*args)
+        _report_fallback(device)
+        return definition(*args)
+
+    def fake(*args: Any) -> Results:
+        tensors, _ = check.call(op, args)
+        shapes = op.result_shapes(*(x.shape for x in tensors))
+        dtypes = (matrix.dtype or tensors[0].dtype for matrix in op.results)
+        return packed([tensors[0].new_empty(s, dtype=dtype) for s, dtype in zip(shapes, dtypes, strict=True)])
+
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Results, int | tuple[int, ...]]:
+        assert definition.overload is not None
+        return definition.overload(*route.batch_first(info, in_dims, args)), route.out_dims(definition)
+
+    if define:
+        library.define(op.name + op.schema, tags=torch.Tag.pt2_compliant_tag)
+    # The lowest in rank: a native kernel for the device of the tensors takes precedence.
+    library.impl(op.name, fallback, "CompositeExplicitAutograd")
+    torch.library.register_fake(qualified, fake, lib=library)
+    if definition.rule is not None:
+        torch.library.register_autograd(
+            qualified,
+            functools.partial(route.vjp, definition),
+            setup_context=functools.partial(route.save, definition),
+            lib=library,
+        )
+    torch.library.register_vmap(qualified, vmap, lib=library)
+    for device in AUTOCAST_DEVICES:
+        torch.library.register_autocast(qualified, device, torch.float32, lib=library)
+    definition.overload = getattr(getattr(torch.ops, library.ns), op.name).default
+
+
+def register_all(definitions: dict[str, Definition]) -> None:
+    """Registers every op of the table as torch.ops.fastsqrtm.<name>."""
+    if missing := incomplete():
+        raise ImportError(f"fastsqrtm: {', '.join(missing)}")
+    for definition in definitions.values():
+        register(definition, _library, define=not native.loaded)

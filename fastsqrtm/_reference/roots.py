@@ -1,0 +1,194 @@
+"""The roots to the accuracy of the dtype and their gradients: a rational start and Newton steps made of SPD inverses.
+
+For the root S and the inverse root Z of A, S dS + dS S = dA and Z dZ + dZ Z = -Z^2 dA Z^2. Both are self-adjoint, so
+one Lyapunov solve serves reverse and forward mode.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .._ops.definition import Rule, op
+from .._ops.route import call
+from .lyapunov import reachable, solve_newton
+from .matrix import (
+    RIDGES,
+    anticommutator,
+    identity_like,
+    infinite_like,
+    inverse_with_ridge,
+    is_infinite,
+    may_stop,
+    normalise,
+    one_norm,
+    spd_inverse,
+    symmetric_part,
+)
+from .scalars import RootDesign, root_design
+
+
+def newton_roots(A: Tensor, design: RootDesign) -> tuple[Tensor, Tensor, Tensor]:
+    """A^(1/2), A^(-1/2) for eigenvalues up to 1, and where A was positive definite. Twin: csrc/cpu/steps/newton.h."""
+    identity = identity_like(A)
+    X, Y = design.constant * A, design.constant * identity.expand_as(A)
+    good = torch.ones_like(A[..., :1, :1], dtype=torch.bool)
+    for shift, weight in design.terms:
+        R, positive = spd_inverse(identity + A / shift)
+        X, Y, good = X + weight * (identity - R), Y + weight / shift * R, good & positive
+    largest_inverse = design.largest_inverse(torch.finfo(A.dtype).eps)
+    for k, scale in enumerate(design.scales):
+        X_inverse, X_positive = spd_inverse(X)
+        Y_inverse, Y_positive = spd_inverse(Y)
+        X, Y = scale / 2 * (X + Y_inverse), scale / 2 * (Y + X_inverse)
+        good = good & X_positive & Y_positive
+        if k == 0:
+            trace = X_inverse.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+            good = good & (X_inverse.square().sum((-2, -1), keepdim=True) <= largest_inverse * trace)
+    return X, Y, good
+
+
+def both_roots(A: Tensor, rtol: float, entry_precision: float) -> tuple[Tensor, Tensor]:
+    """A^(1/2) and A^(-1/2) with the first ridge that makes A positive definite; NaN where none does."""
+    design = root_design(rtol, A.dtype)
+    A, nu = normalise(symmetric_part(A))
+    bound = one_norm(A).clamp_max(1)
+    bound = torch.where(bound == 0, 1, bound)
+    A, nu = A / bound, nu * bound
+    S, Z = torch.full_like(A, math.nan), torch.full_like(A, math.nan)
+    good = torch.zeros_like(nu, dtype=torch.bool)
+    eps = torch.finfo(A.dtype).eps
+    for ridge in (*(eps * r for r in RIDGES[:-1]), max(eps * RIDGES[-1], entry_precision)):
+        X, Y, now = newton_roots(A + identity_like(A, ridge), design)
+        now = now & good.logical_not() & nu.isfinite()
+        S, Z, good = torch.where(now, X, S), torch.where(now, Y, Z), good | now
+        if may_stop(good):
+            break
+    S = torch.where(nu == 0, 0, symmetric_part(S) * nu.sqrt())
+    return S, torch.where(nu == 0, infinite_like(A), symmetric_part(Z) / nu.sqrt())
+
+
+@op(entry_precision=True)
+def sqrtm(A: Tensor, rtol: float, entry_precision: float) -> Tensor:
+    """S = A^(1/2)."""
+    return both_roots(A, rtol, entry_precision)[0]
+
+
+def _solve_at_the_root(S: Tensor, numbers: tuple, direction: Tensor) -> Tensor:
+    return call("sqrtm_backward", S, direction, *numbers)
+
+
+sqrtm.rule = Rule(lambda A, S: (S,), _solve_at_the_root, _solve_at_the_root)
+
+
+@op(entry_precision=True)
+def inv_sqrtm(A: Tensor, rtol: float, entry_precision: float) -> Tensor:
+    """Z = A^(-1/2)."""
+    return both_roots(A, rtol, entry_precision)[1]
+
+
+def _solve_at_the_inverse_root(Z: Tensor, numbers: tuple, direction: Tensor) -> Tensor:
+    return call("inv_sqrtm_backward", Z, direction, *numbers)
+
+
+inv_sqrtm.rule = Rule(lambda A, Z: (Z,), _solve_at_the_inverse_root, _solve_at_the_inverse_root)
+
+
+@op(entry_precision=True)
+def sqrtm_and_inv(A: Tensor, rtol: float, entry_precision: float) -> tuple[Tensor, Tensor]:
+    """S = A^(1/2) and Z = A^(-1/2)."""
+    return both_roots(A, rtol, entry_precision)
+
+
+def _both_roots_vjp(S: Tensor, Z: Tensor, numbers: tuple, G: Tensor, H: Tensor) -> Tensor:
+    return call("sqrtm_and_inv_backward", S, Z, G, H, *numbers)
+
+
+def _both_roots_jvp(S: Tensor, Z: Tensor, numbers: tuple, dA: Tensor) -> tuple[Tensor, Tensor]:
+    dS = call("sqrtm_backward", S, dA, *numbers)
+    return dS, -Z @ dS @ Z
+
+
+sqrtm_and_inv.rule = Rule(lambda A, S, Z: (S, Z), _both_roots_vjp, _both_roots_jvp)
+
+
+@op(entry_precision=True)
+def sqrtm_backward(S: Tensor, G: Tensor, rtol: float, entry_precision: float) -> Tensor:
+    """X with S X + X S = sym(G)."""
+    B, s = normalise(symmetric_part(S))
+    X = solve_newton(*inverse_with_ridge(B, entry_precision), symmetric_part(G), reachable(rtol, S.dtype))
+    return torch.where(s == 0, 0, symmetric_part(X) / s)
+
+
+def _sqrtm_backward_vjp(S: Tensor, X: Tensor, numbers: tuple, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+    Y = call("sqrtm_backward", S, cotangent, *numbers)
+    return -anticommutator(Y, X), Y
+
+
+def _sqrtm_backward_jvp(S: Tensor, X: Tensor, numbers: tuple, dS: Tensor, dG: Tensor) -> Tensor:
+    return call("sqrtm_backward", S, dG - anticommutator(symmetric_part(dS), X), *numbers)
+
+
+sqrtm_backward.rule = Rule(lambda S, G, X: (S, X), _sqrtm_backward_vjp, _sqrtm_backward_jvp)
+
+
+@op(entry_precision=True)
+def inv_sqrtm_backward(Z: Tensor, G: Tensor, rtol: float, entry_precision: float) -> Tensor:
+    """X with S X + X S = -Z sym(G) Z, S = Z^-1."""
+    W, z = normalise(symmetric_part(Z))
+    W, B = inverse_with_ridge(W, entry_precision)
+    X = solve_newton(B, W, W @ symmetric_part(G) @ W, reachable(rtol, Z.dtype))
+    X = -symmetric_part(X) * z * z * z
+    return torch.where((z == 0) | is_infinite(Z), 0, X)
+
+
+def rule_of_inverse_root_backward(name: str, lyapunov: str) -> Rule:
+    """Z X + X Z = -Z^2 sym(G) Z^2 is self-adjoint in G, because Z^2 commutes with the solve by `lyapunov`."""
+
+    def vjp(Z: Tensor, G: Tensor, X: Tensor, numbers: tuple, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        Z, G, cotangent = symmetric_part(Z), symmetric_part(G), symmetric_part(cotangent)
+        Y = call(lyapunov, Z, cotangent, *numbers)
+        K = Y @ Z @ Z @ G  # <K + K^T, dZ Z + Z dZ> is the derivative of <Y, Z^2 G Z^2>
+        dZ = -anticommutator(Y, X) - anticommutator(K + K.mT, Z)
+        return symmetric_part(dZ), call(name, Z, cotangent, *numbers)
+
+    def jvp(Z: Tensor, G: Tensor, X: Tensor, numbers: tuple, *tangents: Tensor) -> Tensor:
+        Z, G, dZ, dG = (symmetric_part(x) for x in (Z, G, *tangents))
+        M, dM = Z @ Z, anticommutator(dZ, Z)
+        right_side = anticommutator(dZ, X) + dM @ G @ M + M @ dG @ M + M @ G @ dM
+        return -call(lyapunov, Z, right_side, *numbers)
+
+    return Rule(lambda Z, G, X: (Z, G, X), vjp, jvp)
+
+
+inv_sqrtm_backward.rule = rule_of_inverse_root_backward("inv_sqrtm_backward", "lyapunov_newton")
+
+
+@op(entry_precision=True)
+def sqrtm_and_inv_backward(S: Tensor, Z: Tensor, G: Tensor, H: Tensor, rtol: float, entry_precision: float) -> Tensor:
+    """X with S X + X S = sym(G) - Z sym(H) Z for the roots S and Z and their cotangents G and H."""
+    S, Z, G, H = (symmetric_part(x) for x in (S, Z, G, H))
+    B, s = normalise(S)
+    W = Z * s
+    X = solve_newton(*inverse_with_ridge(B, entry_precision), G - W @ H @ W / s / s, reachable(rtol, S.dtype))
+    return torch.where(s == 0, 0, symmetric_part(X) / s)
+
+
+def _both_roots_backward_vjp(
+    S: Tensor, Z: Tensor, H: Tensor, X: Tensor, numbers: tuple, cotangent: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    S, Z, H = (symmetric_part(x) for x in (S, Z, H))
+    Y = call("sqrtm_backward", S, cotangent, *numbers)
+    K = Y @ Z @ H
+    return -anticommutator(Y, X), -(K + K.mT), Y, -Z @ Y @ Z
+
+
+def _both_roots_backward_jvp(S: Tensor, Z: Tensor, H: Tensor, X: Tensor, numbers: tuple, *tangents: Tensor) -> Tensor:
+    S, Z, H, dS, dZ, dG, dH = (symmetric_part(x) for x in (S, Z, H, *tangents))
+    K = dZ @ H @ Z
+    return call("sqrtm_backward", S, dG - K - K.mT - Z @ dH @ Z - anticommutator(dS, X), *numbers)
+
+
+sqrtm_and_inv_backward.rule = Rule(
+    lambda S, Z, G, H, X: (S, Z, H, X), _both_roots_backward_vjp, _both_roots_backward_jvp
+)

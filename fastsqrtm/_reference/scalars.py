@@ -1,0 +1,86 @@
+"""The numbers of the methods, in Python floats: Pade, Taylor and Zolotarev. Their C++ twins are in csrc/scalars."""
+
+import functools
+import itertools
+import math
+from typing import NamedTuple
+
+import torch
+
+
+def pade_terms(degree: int) -> list[tuple[float, float]]:
+    """Shift t_j and weight w_j of the [degree, degree] Pade approximant of sqrt(x) about 1 in partial fractions.
+
+    Twin of pade_term in csrc/scalars/coefficients.h, which has the formulas.
+    """
+    shifts = [math.tan(math.pi * j / (2 * degree + 1)) ** 2 for j in range(1, degree + 1)]
+    return [(t, 2 * (1 + t) / (2 * degree + 1)) for t in shifts]
+
+
+def taylor_coefficients(degree: int, power: float) -> list[float]:
+    """Coefficients 0..degree of (1 - z)^power. Twin of taylor_next in csrc/scalars/coefficients.h."""
+    c = [1.0]
+    for k in range(1, degree + 1):
+        c.append(c[-1] * (k - 1 - power) / k)
+    return c
+
+
+class RootDesign(NamedTuple):
+    """Scalars of the accurate roots. csrc/scalars/zolotarev.h has the formulas and their sources."""
+
+    constant: float
+    terms: tuple[tuple[float, float], ...]  # shift, weight
+    scales: tuple[float, ...]  # of the Newton steps
+    error: float
+
+    def largest_inverse(self, precision: float) -> float:
+        return 2 / (precision * (self.constant + sum(w / t for t, w in self.terms)))
+
+
+def zolotarev_node(degree: int, i: int, low: float) -> float:
+    if 2 * i > degree:
+        return low * low / zolotarev_node(degree, degree - i, low)
+    a, b, c = [1.0], low, [math.sqrt(1 - low * low)]
+    while c[-1] > 1e-17 * a[-1] and len(a) < 16:
+        c.append((a[-1] - b) / 2)
+        a, b = [*a, (a[-1] + b) / 2], math.sqrt(a[-1] * b)
+    phase = math.ldexp(math.pi * i / (2 * degree), len(a) - 1)
+    for k in range(len(a) - 1, 0, -1):
+        phase = (phase + math.asin(c[k] / a[k] * math.sin(phase))) / 2
+    return (low * math.tan(phase)) ** 2
+
+
+@functools.cache
+def design(poles: int, steps: int, lowest: float) -> RootDesign:
+    low, degree = math.sqrt(lowest), 2 * poles + 1
+    nodes = [zolotarev_node(degree, i, low) for i in range(1, degree)]
+    shifts, zeros = nodes[::2], nodes[1::2]
+    weights = [
+        math.prod(z - t for z in zeros) / math.prod(s - t for s in shifts if s != t) for t in shifts
+    ]  # of the partial fractions
+
+    def value(nu: float) -> float:
+        return nu * math.prod((nu * nu + z) / (nu * nu + t) for z, t in zip(zeros, shifts, strict=True))
+
+    scale = 1 / math.sqrt(value(low) * value(1))
+    log_h, scales = math.log(value(1) / value(low)) / 2, []
+    for _ in range(steps):
+        log_h = math.log1p(2 * math.sinh(log_h / 2) ** 2) / 2
+        scales.append(math.exp(-log_h))
+    terms = tuple((t, scale * w) for t, w in zip(shifts, weights, strict=True))
+    return RootDesign(scale, terms, tuple(scales), math.expm1(log_h))
+
+
+LOWEST_EIGENVALUE = {torch.float32: 1e-6, torch.float64: 1e-12}
+FINEST_TOLERANCE = {torch.float32: 5e-7, torch.float64: 2e-15}
+
+
+@functools.cache
+def root_design(rtol: float, dtype: torch.dtype) -> RootDesign:
+    """The design with the fewest inverses whose error is at most rtol, for float32 or float64."""
+
+    def cost(design: RootDesign) -> tuple[int, float]:
+        return len(design.terms) + max(0, 2 * len(design.scales) - 1), design.error
+
+    designs = (design(p, k, LOWEST_EIGENVALUE[dtype]) for p, k in itertools.product(range(1, 9), range(6)))
+    return min((d for d in designs if d.error <= max(rtol, FINEST_TOLERANCE[dtype])), key=cost)

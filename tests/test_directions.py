@@ -1,0 +1,95 @@
+"""Imports and includes point down: what is more general never knows what is built on it.
+
+Python: `nn`, `metrics`, `transfer` -> `roots`, `spd`, `linalg`, `lyapunov`, `plan` -> `_reference` -> `_ops` -> torch.
+`_ops` is the machine and knows no mathematics; `_reference` defines the ops by means of it. `paper` stands on `roots`.
+C++: `passes` -> `steps` or `library` -> `matrix` or `tile` -> `scalars`, without torch; no device sees the other.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EVERYDAY = {"roots", "spd", "linalg", "lyapunov", "plan"}
+# What a module or subpackage of fastsqrtm may import from its neighbours, itself aside.
+MAY_IMPORT = {
+    "_ops": set(),
+    "_reference": {"_ops"},
+    **{name: {"_ops", "_reference"} for name in EVERYDAY},
+    "paper": {"_ops", "_reference", "roots"},
+    **{name: EVERYDAY for name in ("nn", "metrics", "transfer")},
+    "testing": {"_ops"},
+    "demo": {"paper", "testing"},
+    "__main__": {"_ops", "demo"},
+}
+
+
+def imported(path: Path, package: tuple[str, ...]) -> set[str]:
+    """The names directly under fastsqrtm that a file imports; "" for the package itself."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = (*package[: len(package) - node.level + 1],) if node.level else ()
+            base = (*start, *(node.module or "").split(".")) if node.module else start
+            names = [(*base, alias.name) for alias in node.names]
+        else:
+            continue
+        found |= {name[1] if len(name) > 1 else "" for name in names if name[0] == "fastsqrtm"}
+    return found
+
+
+def test_imports_inside_the_package_point_down():
+    for path in sorted((ROOT / "fastsqrtm").rglob("*.py")):
+        *folders, name = path.relative_to(ROOT).with_suffix("").parts
+        place = folders[1] if len(folders) > 1 else name
+        if place == "__init__":
+            continue
+        allowed = MAY_IMPORT[place] | {place}
+        whole_package = {""} if place in ("demo", "__main__") else set()
+        assert imported(path, tuple(folders)) <= allowed | whole_package, path
+
+
+@pytest.mark.parametrize("folder", ["bench", "examples"])
+def test_users_import_public_names(folder):
+    """The studies of bench look into the mathematics as well."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        private = {name for name in imported(path, ()) if name.startswith("_")}
+        assert private <= ({"_reference"} if folder == "bench" else set()), path
+        assert not re.search(r"\bfastsqrtm\._(?!_|reference\b)", path.read_text()), path
+
+
+SOURCES = ROOT / "csrc"
+LAYERS = ({"scalars"}, {"matrix", "tile"}, {"steps", "library"}, {"passes"})
+NO_TORCH = {"scalars", "matrix", "tile", "steps", "passes", "tiny"}
+
+
+def layer(path: Path) -> int | None:
+    """The layer of a file, from below; None for headers outside of these folders, whose types and plans any of them may
+    need.
+    """
+    folders = set(path.relative_to(SOURCES).parts[:-1])
+    return next((rank for rank, names in enumerate(LAYERS) if names & folders), None)
+
+
+def includes(path: Path) -> list[Path]:
+    """The files of csrc that a file includes, by a path from itself or from csrc."""
+    names = re.findall(r'^\s*#\s*include\s+"([^"]+)"', path.read_text(), re.MULTILINE)
+    places = [place.resolve() for name in names for place in (path.parent / name, SOURCES / name)]
+    return [place for place in places if place.is_relative_to(SOURCES) and place.exists()]
+
+
+def test_includes_point_down():
+    sources = [path for path in sorted(SOURCES.rglob("*")) if path.suffix in (".h", ".cpp", ".cuh", ".cu")]
+    assert sources
+    for path in sources:
+        device = path.relative_to(SOURCES).parts[0]
+        for other in includes(path):
+            if layer(path) is not None and layer(other) is not None:
+                assert layer(other) <= layer(path), (path, other)
+            assert not {"cpu", "cuda"} <= {device, other.relative_to(SOURCES).parts[0]}, (path, other)
+        if NO_TORCH & set(path.relative_to(SOURCES).parts):
+            assert not re.search(r"#\s*include\s+<(torch|ATen|c10)/", path.read_text()), path
