@@ -77,8 +77,9 @@ foreach(name cublas cusolver)
   target_link_libraries(fastsqrtm_cuda_libraries INTERFACE ${library})
 endforeach()
 
-file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu csrc/cuda/passes/*.cu csrc/cuda/library/*.cu)
-add_library(fastsqrtm_cuda SHARED csrc/cuda/ops.cpp ${cuda_sources})
+add_library(fastsqrtm_cuda SHARED csrc/cuda/ops.cpp csrc/cuda/launch.cu csrc/cuda/library/library.cu
+                                  ${fastsqrtm_cuda_passes})
+target_include_directories(fastsqrtm_cuda PRIVATE fastsqrtm ${fastsqrtm_generated})
 # The stream and the BLAS handle come through torch's C shim, whose CUDA part is declared under USE_CUDA.
 target_compile_definitions(fastsqrtm_cuda PRIVATE USE_CUDA=1)
 target_link_libraries(fastsqrtm_cuda PRIVATE fastsqrtm_flags fastsqrtm_cuda_libraries torch_stable
