@@ -85,33 +85,52 @@ inline Element element_of(const Tensor& A) {
   throw std::runtime_error("fastsqrtm." + std::string(op) + ": " + expected + ", got " + came);
 }
 
-// The sizes that the letters of ops.def stand for in one call, after the leading dimensions.
+// The sizes that the letters of ops.def stand for in one call, after the leading dimensions, which are those of the
+// first tensor. Nothing here allocates but shape(): a call on a small matrix takes a microsecond or two.
 class Dimensions {
  public:
-  std::vector<int64_t> batch;
+  // Whether A has these dimensions; it fixes the size of every letter that is new.
+  bool bind(std::string_view letters, const Tensor& A) {
+    const auto sizes = A.sizes();
+    const size_t order = letters == "1" ? 0 : letters.size();
+    if (sizes.size() < order) return false;
+    if (leading_ == nullptr) {
+      leading_ = &A;
+      leading_count_ = sizes.size() - order;
+    }
+    if (sizes.size() != leading_count_ + order) return false;
+    const auto expected = leading_->sizes();
+    for (size_t i = 0; i < leading_count_; ++i) {
+      if (sizes[i] != expected[i]) return false;
+    }
+    for (size_t i = 0; i < order; ++i) {
+      int64_t& size = size_[letters[i] - 'a'];
+      if (size == unknown) size = sizes[leading_count_ + i];
+      if (size != sizes[leading_count_ + i]) return false;
+    }
+    return true;
+  }
 
-  // The shape of a tensor with these dimensions; every letter must be known by then.
   std::vector<int64_t> shape(std::string_view letters) const {
-    std::vector<int64_t> sizes = batch;
+    const auto leading = leading_->sizes();
+    std::vector<int64_t> sizes(leading.begin(), leading.begin() + leading_count_);
     if (letters == "1") return sizes;
-    for (const char letter : letters) sizes.push_back(letter == 'k' && !knows('k') ? smaller() : size_[letter - 'a']);
+    for (const char letter : letters) {
+      const int64_t size = size_[letter - 'a'];
+      sizes.push_back(letter == 'k' && size == unknown ? std::min(size_['m' - 'a'], size_['n' - 'a']) : size);
+    }
     return sizes;
   }
-  // Learns the letters that are new.
-  void bind(std::string_view letters, const Tensor& A) {
-    for (size_t i = 0; i < letters.size(); ++i) {
-      if (!knows(letters[i])) size_[letters[i] - 'a'] = A.size(int64_t(i) - int64_t(letters.size()));
-    }
-  }
-  bool knows(char letter) const { return size_[letter - 'a'] >= 0; }
 
  private:
-  int64_t smaller() const { return std::min(size_['m' - 'a'], size_['n' - 'a']); }
+  static constexpr int64_t unknown = -1;
 
+  const Tensor* leading_ = nullptr;
+  size_t leading_count_ = 0;
   std::array<int64_t, 26> size_ = [] {
-    std::array<int64_t, 26> unknown = {};
-    unknown.fill(-1);
-    return unknown;
+    std::array<int64_t, 26> sizes = {};
+    sizes.fill(unknown);
+    return sizes;
   }();
 };
 
@@ -121,45 +140,29 @@ inline std::string shape_text(std::string_view letters) {
   return text + ")";
 }
 
-// The first tensor of an op fixes the dtype, the device, the leading dimensions and the sizes that its letters stand
-// for.
-inline Dimensions check_first(std::string_view op, const Argument& argument, const Tensor& A) {
-  const std::string name(argument.name);
+// The first tensor of an op fixes the dtype, the device and the leading dimensions.
+inline void check_first(std::string_view op, const Argument& argument, const Tensor& A, Dimensions& dimensions) {
   if (!is_supported(A.scalar_type()))
-    fail(op, name + " must be float16, bfloat16, float32 or float64", dtype_name(A.scalar_type()));
-  const std::string_view letters = argument.dimensions;
-  const int64_t leading = A.dim() - int64_t(letters.size());
-  bool fits = leading >= 0;
-  Dimensions dimensions;
-  if (fits) {
-    dimensions.bind(letters, A);
-    dimensions.batch.assign(A.sizes().begin(), A.sizes().begin() + leading);
-    const auto expected = dimensions.shape(letters);
-    fits = std::equal(expected.begin(), expected.end(), A.sizes().begin());
-  }
-  if (!fits) fail(op, name + " must be " + shape_text(letters), shape_name(A));
-  return dimensions;
+    fail(op, std::string(argument.name) + " must be float16, bfloat16, float32 or float64",
+         dtype_name(A.scalar_type()));
+  if (!dimensions.bind(argument.dimensions, A))
+    fail(op, std::string(argument.name) + " must be " + shape_text(argument.dimensions), shape_name(A));
 }
 
 // Every other tensor is like the first one.
 inline void check_other(std::string_view op, const Argument& argument, const Tensor& C, const Argument& first,
                         const Tensor& B, Dimensions& dimensions) {
-  const std::string name(argument.name), first_name(first.name);
-  const std::string_view letters = argument.dimensions;
-  if (C.dim() == int64_t(dimensions.batch.size() + letters.size())) dimensions.bind(letters, C);
-  const bool known = std::all_of(letters.begin(), letters.end(), [&](char c) { return dimensions.knows(c); });
-  const auto expected = known ? dimensions.shape(letters) : std::vector<int64_t>{};
-  if (!known || expected.size() != C.sizes().size() ||
-      !std::equal(expected.begin(), expected.end(), C.sizes().begin())) {
-    if (letters == first.dimensions)
-      fail(op, name + " must have the shape of " + first_name + " " + shape_name(B), shape_name(C));
-    fail(op, name + " must be " + shape_text(letters) + " beside " + first_name + " " + shape_name(B), shape_name(C));
+  const auto must = [&](const std::string& expected, const std::string& came) {
+    fail(op, std::string(argument.name) + " must " + expected, came);
+  };
+  const auto of_first = [&](const std::string& value) { return std::string(first.name) + " " + value; };
+  if (!dimensions.bind(argument.dimensions, C)) {
+    if (argument.dimensions == first.dimensions) must("have the shape of " + of_first(shape_name(B)), shape_name(C));
+    must("be " + shape_text(argument.dimensions) + " beside " + of_first(shape_name(B)), shape_name(C));
   }
   if (C.scalar_type() != B.scalar_type())
-    fail(op, name + " must have the dtype of " + first_name + " (" + dtype_name(B.scalar_type()) + ")",
-         dtype_name(C.scalar_type()));
-  if (C.device() != B.device())
-    fail(op, name + " must be on the device of " + first_name + " (" + device_name(B) + ")", device_name(C));
+    must("have the dtype of " + of_first("(" + dtype_name(B.scalar_type()) + ")"), dtype_name(C.scalar_type()));
+  if (C.device() != B.device()) must("be on the device of " + of_first("(" + device_name(B) + ")"), device_name(C));
 }
 
 // As Python's format "g" writes it.

@@ -44,7 +44,7 @@ class Call {
     const Argument& argument = op_.arguments[taken_++];
     if (first_ == nullptr) {
       first_ = &A;
-      dimensions_ = check_first(op_.name, argument, A);
+      check_first(op_.name, argument, A, dimensions_);
     } else {
       check_other(op_.name, argument, A, op_.arguments[0], *first_, dimensions_);
     }

@@ -11,6 +11,9 @@ namespace fastsqrtm {
 
 enum class Power { half, minus_half };  // A^(1/2), A^(-1/2)
 
+// The most that a pass reads and writes.
+constexpr int max_inputs = 4, max_outputs = 2;
+
 namespace passes {
 
 // A -> A^power by the diagonal Pade approximant in partial fractions.

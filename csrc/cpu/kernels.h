@@ -18,8 +18,8 @@ struct MatrixIn {
 // One matrix of a batch: its inputs and outputs in the order of passes.h. Outputs are contiguous; nullptr: not wanted.
 struct Task {
   int n;
-  MatrixIn in[4];
-  void* out[2];
+  MatrixIn in[max_inputs];
+  void* out[max_outputs];
 };
 
 // `workspace` holds `matrices` matrices (workspace_bytes in matrix/layout.h). It is aligned to 64 bytes and zero before

@@ -1,4 +1,5 @@
 // Runs the passes on CPU tensors: plans, and spreads the batch over torch's threads. The ops are those of csrc/ops.h.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -25,6 +26,7 @@ const Kernels& kernels() {
 // Those of an absent tensor are absent.
 class Matrices {
  public:
+  Matrices() = default;
   explicit Matrices(const Tensor* A) {
     if (A == nullptr) return;
     data_ = static_cast<const char*>(A->const_data_ptr());
@@ -73,22 +75,22 @@ struct Cpu {
     const int64_t own_bytes = plan.workspace_bytes / plan.workers;
     char* workspace = static_cast<char*>(buffer.get());
 
-    std::vector<Matrices> inputs;
-    for (const Tensor* A : in) inputs.emplace_back(A);
+    Matrices inputs[max_inputs];
+    std::transform(in.begin(), in.end(), inputs, [](const Tensor* A) { return Matrices(A); });
     struct Target {
-      char* data;
-      int64_t bytes;  // of one matrix
-    };
-    std::vector<Target> targets;
-    for (Tensor* X : out) {
-      targets.push_back(
-          X ? Target{static_cast<char*>(X->mutable_data_ptr()), X->numel() / batch * int64_t(X->element_size())}
-            : Target{nullptr, 0});
-    }
+      char* data = nullptr;
+      int64_t bytes = 0;  // of one matrix
+    } targets[max_outputs];
+    std::transform(out.begin(), out.end(), targets, [&](Tensor* X) {
+      Target target;
+      if (X != nullptr)
+        target = {static_cast<char*>(X->mutable_data_ptr()), X->numel() / batch * int64_t(X->element_size())};
+      return target;
+    });
     const auto one = [&](int64_t i, void* own, const Team& team) {
       Task task = {int(n), {}, {}};
-      for (std::size_t k = 0; k < inputs.size(); ++k) task.in[k] = inputs[k][i];
-      for (std::size_t k = 0; k < targets.size(); ++k) {
+      for (std::size_t k = 0; k < in.size(); ++k) task.in[k] = inputs[k][i];
+      for (std::size_t k = 0; k < out.size(); ++k) {
         if (targets[k].data) task.out[k] = targets[k].data + i * targets[k].bytes;
       }
       kernel.run(element, task, pass, own, team);

@@ -58,7 +58,6 @@ struct Output {
 };
 
 // What a pass reads and writes, in the order of the comments in csrc/passes.h.
-constexpr int max_inputs = 4, max_outputs = 2;
 struct Operands {
   Problem problem;
   Input in[max_inputs];
