@@ -9,7 +9,7 @@
 
 #include "build_info.h"
 #include "cpu/plan.h"
-#include "cuda/passes.h"  // made by cmake/passes.cmake
+#include "cuda_passes.h"  // made by cmake/passes.cmake
 #include "scalars/coefficients.h"
 #include "scalars/zolotarev.h"
 

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <random>
 
-#include "cuda/passes.h"  // made by the Makefile
+#include "cuda_passes.h"  // made by the Makefile
 #include "run_pass.h"
 
 namespace emulation {
