@@ -198,7 +198,7 @@ FASTSQRTM_DEVICE void NsBackward::run(const Arguments<typename V::scalar>& argum
   other.apply([norm](T value) { return norm.normalise(value); });
   load(dy, f);
   radial -= inner_product(f, other, T(0), owner);
-  finish_gradient(f, other, radial, norm.inverse_root(), series.inverse, scratch);
+  finish_gradient(f, other, radial, norm.inverse_root(), inverse, scratch);
   write(x, owner, f, T(1));
   sync_team<V::threads>();
   store_matrix<V>(x, series.out, problem, index, threadIdx.x, V::threads);
