@@ -83,8 +83,8 @@ cuda_make = FASTSQRTM_CUDA=ON FASTSQRTM_CUDA_ARCHS=9.0 CMAKE_ARGS=-DFASTSQRTM_WE
             $(MAKE) TORCH=$(CUDA_TORCH) VENV=$(VENV)-cuda
 cuda-check:  ## without a GPU: the CUDA half compiled, warnings as errors, imported, no spills; CPU tests beside it
 	$(cuda_make) $(VENV)-cuda/test.stamp
-	rm -rf $(oldest) && $(VENV)-cuda/bin/python -m pip install --quiet --no-deps --target $(oldest) '$(OLDEST_TORCH)'
-	$(VENV)-cuda/bin/python build_tools/compile_against.py $(oldest)/torch
+	rm -rf $(oldest) && $(VENV)-cuda/bin/python -m pip download --quiet --no-deps --dest $(oldest) '$(OLDEST_TORCH)'
+	$(VENV)-cuda/bin/python build_tools/compile_against.py $(oldest)/*.whl
 	$(cuda_make) test ARGS='$(cuda_checked)'
 	$(VENV)-cuda/bin/python build_tools/fat_binary.py
 

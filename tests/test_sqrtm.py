@@ -46,7 +46,7 @@ def sensitivities(A, G, power):
     """In precisions, what a random change of A by one precision does to each root and gradient; at least 1.
 
     By differences of first order, which a change of a thousandth of the smallest eigenvalue is, and in float64 for
-    float64 too: two digits are enough. The larger of two changes, as one may miss the sensitive direction.
+    float64 too: two digits are enough. The largest of four changes, as one or two may miss the sensitive direction.
     """
     A, G = A.double(), G.double()
     functions = (testing.exact_sqrtm, lambda A, power: testing.exact_gradient(A, G, power))
@@ -55,7 +55,7 @@ def sensitivities(A, G, power):
     units = []
     for function in functions:
         found = []
-        for _ in range(2):
+        for _ in range(4):
             E = torch.randn(A.shape, generator=generator, dtype=torch.float64)
             E = E + E.mT
             E = E / torch.linalg.matrix_norm(E, keepdim=True)
