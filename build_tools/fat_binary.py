@@ -14,12 +14,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from occupancy import KERNELS, plans
+from occupancy import KERNEL, PASSES, plans
 
 # Bytes a block can have; a variant that wants more is never launched there. From the CUDA C++ programming guide, table
 # "Technical specifications per compute capability". Where a chip is not named, every variant counts.
 SHARED_PER_BLOCK = {"7.5": 65536, "8.0": 166912, "8.6": 101376, "8.7": 166912, "8.9": 101376, "12.0": 101376}
-FUSED = re.compile(rf"\d({'|'.join(KERNELS)})_kernelINS\d_7VariantI([fd])Li(\d+)")
+FUSED = re.compile(KERNEL)
 
 
 def package_directory(name):
@@ -55,11 +55,11 @@ def parse(text):
 
 
 def problems(archs, real, ptx, shared):
-    """What is wrong, a line each. `shared`: bytes of a block for each (kernel, element bytes, variant)."""
+    """What is wrong, a line each. `shared`: bytes of a block for each (pass, element bytes, variant)."""
     lines = []
     kernels = set().union(*real.values())
-    if len({FUSED.search(name).groups() for name in kernels if FUSED.search(name)}) != len(shared):
-        lines.append(f"not {len(shared)} fused kernels: {len(kernels)} kernels in all")
+    if len({found.groups() for name in kernels if (found := FUSED.search(name))}) != len(shared):
+        lines.append(f"not {len(shared)} kernels of passes: {len(kernels)} kernels in all")
     for arch in archs:
         missing = kernels - set(real.get(arch, {}))
         if missing or not kernels:
@@ -72,7 +72,9 @@ def problems(archs, real, ptx, shared):
         for name, stack in stacks.items():
             if fused := FUSED.search(name):
                 kernel, kind, variant = fused.groups()
-                fits = shared[kernel, 8 if kind == "d" else 4, int(variant)] <= SHARED_PER_BLOCK.get(arch, 1 << 30)
+                fits = shared[PASSES[kernel], 8 if kind == "d" else 4, int(variant)] <= SHARED_PER_BLOCK.get(
+                    arch, 1 << 30
+                )
             if stack and (not fused or fits):
                 lines.append(f"{arch}: {name} has {stack} bytes of stack")
     return lines

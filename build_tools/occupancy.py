@@ -1,9 +1,9 @@
-"""Registers, shared memory and predicted occupancy of every fused CUDA kernel, written to docs/occupancy.md.
+"""Registers, shared memory and predicted occupancy of the kernel of every pass, written to docs/occupancy.md.
 
     python build_tools/occupancy.py            compile csrc/cuda with nvcc and write the table; no GPU needed
-    python build_tools/occupancy.py --check    only check: exit status 1 if a fused kernel spills registers
+    python build_tools/occupancy.py --check    only check: exit status 1 if one spills registers
 
-The numbers come from `ptxas -v` and from the plan in csrc/cuda/variants.h; the limits of a multiprocessor from the CUDA
+The numbers come from `ptxas -v` and from the plan in csrc/cuda/plan.h; the limits of a multiprocessor from the CUDA
 C++ programming guide, table "Technical specifications per compute capability".
 """
 
@@ -16,21 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ROOT / "csrc" / "cuda"
-KERNELS = (
-    "mpa",
-    "mtp",
-    "ns",
-    "sqrtm_lya_backward",
-    "inv_sqrtm_lya_backward",
-    "lyapunov",
-    "mpa_backward",
-    "mtp_backward",
-    "ns_backward",
-    "accurate_roots",
-    "accurate_backward",
-    "lyapunov_newton",
-)
+PASSES = dict(re.findall(r"^PASS\((\w+), (\w+)\)", (ROOT / "fastsqrtm" / "ops.def").read_text(), re.M))  # type: file
+INCLUDES = [f"-I{ROOT / directory}" for directory in ("csrc", "fastsqrtm")]
 
 
 @dataclass(frozen=True)
@@ -46,21 +33,24 @@ class Chip:
 
 CHIPS = (Chip("80", "A100", 167936, 166912), Chip("90", "H100, H200", 233472, 232448))
 
-# Prints one line for each kernel, element size, variant and number of teams: what the plan asks for.
+# Prints one line for each pass, element size and variant: what the plan asks for with one team a matrix.
 PLANS = r"""
 #include <cstdio>
 #include <initializer_list>
-#include "variants.h"
 using namespace fastsqrtm::cuda;
+template <class Pass>
+void print(const char* name) {
+  for (int bytes : {4, 8})
+    for (int v = 0; v < (bytes == 8 ? double_shape_count : float_shape_count); ++v) {
+      const Shape& s = (bytes == 8 ? double_shapes : float_shapes)[v];
+      const int matrices = s.threads < 32 ? 128 / s.threads : 1;
+      std::printf("%s %d %d %d %d %d %d %d\n", name, bytes, v, s.padded, s.tile, s.threads, matrices,
+                  Pass::shared_elements(s, 1) * bytes);
+    }
+}
 int main() {
-  for (int op = 0; op < fused_count; ++op)
-    for (int bytes : {4, 8})
-      for (int v = 0; v < (bytes == 8 ? double_shape_count : float_shape_count); ++v) {
-        const Shape& s = (bytes == 8 ? double_shapes : float_shapes)[v];
-        const int matrices = s.threads < 32 ? 128 / s.threads : 1;
-        std::printf("%d %d %d %d %d %d %d %d\n", op, bytes, v, s.padded, s.tile, s.threads, matrices,
-                    shared_elements(static_cast<Fused>(op), s, 1) * bytes);
-      }
+#define PASS(Type, file) print<Type>(#file);
+#include "ops.def"
 }
 """
 
@@ -83,39 +73,51 @@ def plans():
     with tempfile.TemporaryDirectory() as directory:
         program = Path(directory) / "plans"
         subprocess.run(
-            ["g++", "-std=c++17", f"-I{SOURCES}", "-x", "c++", "-", "-o", str(program)],
-            input=PLANS,
+            ["g++", "-std=c++17", *INCLUDES, "-x", "c++", "-", "-o", str(program)],
+            input="".join(f'#include "cuda/passes/{name}.cuh"\n' for name in PASSES.values()) + PLANS,
             text=True,
             check=True,
         )
         lines = subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout.splitlines()
     table = {}
     for line in lines:
-        op, size, variant, *rest = map(int, line.split())
-        table[KERNELS[op], size, variant] = rest
+        name, size, variant, *rest = line.split()
+        table[name, int(size), int(variant)] = [int(number) for number in rest]
     return table
 
 
+# In the mangled name of pass_kernel<Type, Variant<float, 3>>: length and name of the type, f or d, the variant.
+KERNEL = r"pass_kernelINS\d_\d+(\w+?)ENS\d_7VariantI([fd])Li(\d+)"
+
+
 def parse_ptxas(text):
-    """(kernel, element bytes, variant) -> (registers, bytes of spills), from the output of ptxas -v."""
+    """(pass, element bytes, variant) -> (registers, bytes of spills), from the output of ptxas -v."""
     found = {}
     entry = re.compile(
-        r"Compiling entry function '\S*?cuda\d+(\w+?)_kernelINS\d_7VariantI([fd])Li(\d+)\S*'"
+        rf"Compiling entry function '\S*?{KERNEL}\S*'"
         r".*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
         re.DOTALL,
     )
     for kernel, kind, variant, stores, loads, registers in entry.findall(text):
-        found[kernel, 8 if kind == "d" else 4, int(variant)] = int(registers), int(stores) + int(loads)
+        key = PASSES[kernel], 8 if kind == "d" else 4, int(variant)
+        found[key] = int(registers), int(stores) + int(loads)
     return found
 
 
 def compile_for(arch, nvcc):
-    """What ptxas says of every fused kernel for one architecture."""
+    """What ptxas says of every pass for one architecture. The sources are those of cmake/cuda.cmake."""
     found = {}
     with tempfile.TemporaryDirectory() as directory:
-        for kernel in KERNELS:
+        for kernel, name in PASSES.items():
+            source = Path(directory) / f"{name}.cu"
+            lines = (
+                '#include "cuda/launch.cuh"',
+                f'#include "cuda/passes/{name}.cuh"',
+                f"FASTSQRTM_INSTANTIATE({kernel})",
+            )
+            source.write_text("\n".join(lines))
             command = [nvcc, "-std=c++17", "-O3", f"-gencode=arch=compute_{arch},code=sm_{arch}", "-Xptxas", "-v"]
-            command += ["-Werror", "all-warnings", "-c", str(SOURCES / f"{kernel}.cu"), "-o", f"{directory}/{kernel}.o"]
+            command += ["-Werror", "all-warnings", *INCLUDES, "-c", str(source), "-o", str(source.with_suffix(".o"))]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 sys.exit(done.stderr)

@@ -9,7 +9,7 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parent.parent / "build_tools"))
 import fat_binary
 
-FUSED = "_ZN9fastsqrtm4cuda10mtp_kernelINS0_7VariantI{}Li{}EEEEvNS0_12MtpArgumentsINT_6scalarEEE"
+FUSED = "_ZN9fastsqrtm4cuda11pass_kernelINS0_3MtpENS0_7VariantI{}Li{}EEEEEvNT_9ArgumentsINT0_6scalarEEE"
 KERNELS = [FUSED.format("f", 0), FUSED.format("d", 6), "_ZN9fastsqrtm4cuda12scale_kernelIdEEvPT_"]
 SHARED = {("mtp", 4, 0): 4_000, ("mtp", 8, 6): 200_000}  # bytes of a block
 
@@ -41,8 +41,8 @@ def section(kind, arch, stacks=()):
             + section("ptx", 100),
             r"does not name: \['9.0'\]",
         ),
-        (section("elf", 86, (0,)) + section("elf", 100, (0,)) + section("ptx", 100), "not 2 fused kernels"),
-        ("", "not 2 fused kernels"),
+        (section("elf", 86, (0,)) + section("elf", 100, (0,)) + section("ptx", 100), "not 2 kernels of passes"),
+        ("", "not 2 kernels of passes"),
     ],
 )  # fmt: skip
 def test_problems(text, found):

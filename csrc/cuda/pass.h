@@ -4,6 +4,8 @@
 // A pass is a type with the name it has in ops.def and these members; one that is missing does not compile:
 //   template <typename T> struct Arguments          what its kernel gets by value, T being the type of the computation;
 //                                                   made of (passes::Type, Operands, Plan)
+//                                                   with `bool inverse` for a Power: to compare one takes registers
+//                                                   that MpaBackward and NsBackward do not have at n = 96 in float64
 //   shared_elements(shape, teams)                   shared memory of one matrix
 //   max_threads(shape)                              of a block; the compiler bounds the registers by it
 //   teams_join(shape, batch, multiprocessors)       whether several teams may work on one matrix

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <random>
 
-#include "cuda/passes.h"  // made by the Makefile
+#include "cuda_passes.h"  // made by the Makefile
 #include "run_pass.h"
 
 namespace emulation {
@@ -40,7 +40,7 @@ template <class Told, Method method_>
 struct OfRoot {
   static constexpr Method method = method_;
   static constexpr bool is_root = true, symmetric_result = true;
-  static std::vector<Way> ways() { return {{"", half, {0}, {0}}, {"_inverse", minus_half, {0}, {0}}}; }
+  static std::vector<Way> ways() { return {{"_root", half, {0}, {0}}, {"_inverse", minus_half, {0}, {0}}}; }
   static std::vector<Matrix> inputs(const Way&, int n, double scale, double condition, bool) {
     const Matrix a = random_root_of(n, scale, condition);
     random_matrix(n);
@@ -55,7 +55,7 @@ struct OfGradient : OfRoot<Told, method_> {
   static constexpr bool is_root = false;
   // The gradient of an inverse root is that of the root under another sign; the steps have a path of their own.
   static std::vector<Way> ways() {
-    return {{"", half, {0, 1}, {0}}, {"_inverse", minus_half, {0, 1}, {0}, method_ == Method::steps}};
+    return {{"_root", half, {0, 1}, {0}}, {"_inverse", minus_half, {0, 1}, {0}, method_ == Method::steps}};
   }
   static std::vector<Matrix> inputs(const Way&, int n, double scale, double condition, bool) {
     const Matrix a = random_root_of(n, scale, condition);
@@ -164,7 +164,7 @@ template <>
 struct Tested<cuda::Roots> : Accurate<passes::Roots> {
   static constexpr bool is_root = true;
   static std::vector<Way> ways() {
-    return {{"", half, {0}, {0}, false}, {"_inverse", minus_half, {0}, {1}, false}, {"_both", half, {0}, {0, 1}}};
+    return {{"_root", half, {0}, {0}, false}, {"_inverse", minus_half, {0}, {1}, false}, {"_both", half, {0}, {0, 1}}};
   }
   static std::vector<Matrix> inputs(const Way&, int n, double scale, double condition, bool) {
     const Matrix a = random_root_of(n, scale, condition);
@@ -183,7 +183,8 @@ struct Tested<cuda::Roots> : Accurate<passes::Roots> {
 template <>
 struct Tested<cuda::RootsBackward> : Accurate<passes::RootsBackward> {
   static std::vector<Way> ways() {
-    return {{"", half, {0, 2}, {0}, false}, {"_inverse", minus_half, {1, 3}, {0}}, {"_both", half, {0, 2, 1, 3}, {0}}};
+    return {
+        {"_root", half, {0, 2}, {0}, false}, {"_inverse", minus_half, {1, 3}, {0}}, {"_both", half, {0, 2, 1, 3}, {0}}};
   }
   static std::vector<Matrix> inputs(const Way& way, int n, double scale, double condition, bool) {
     const Matrix a = random_root_of(n, scale, condition * condition);

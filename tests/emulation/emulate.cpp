@@ -1,16 +1,18 @@
 // Runs the passes of csrc/cuda on the host and holds them against the reference. One line per failure; exit status 1 if
-// any. <pass>: its name in ops.def, in every way to call it. Several <n> of a command are one run after the other.
-//   emulate values <pass> <float64|float32|float16|bfloat16> <n>...   values, with general strides and three matrices
-//   emulate brief <pass> <float64|float32|float16|bfloat16> <n>...    every path through the kernel once, for slow
-//   builds emulate hard <pass> <float64|float32> <n>...                      an accurate pass on ill-conditioned
-//   matrices emulate answers <pass> <n>...                                     the documented answers: zero, NaN,
-//   singular emulate manners <pass>                                            what a user relies on beside the values
-//   emulate large <pass> <n>...                                       the path for large matrices
-//   emulate large_brief <pass> <n>...                                 every step of it once, for the slow builds
-//   emulate far <pass>                                                offsets beyond 2^31 elements
-//   emulate plans                                                     the choice of variants, the walk over a large
-//   batch emulate <seed_missing_barrier|seed_out_of_bounds> <the above>     with a fault in the kernels emulate
-//   skipped_barrier                                           a kernel with a fault, to show that it is found
+// any. <pass>: its name in ops.def for every way to call it, one of its names here for one way, or all.
+//   emulate names <pass>                              the ways to call it
+//   emulate values <pass> <dtype> <n>...              values, with general strides and three matrices
+//   emulate brief <pass> <dtype> <n>...               every path through the kernel once, for the slow builds
+//   emulate hard <pass> <float64|float32> <n>...      an accurate pass on ill-conditioned matrices
+//   emulate answers <pass> <n>...                     the documented answers: zero, NaN, singular
+//   emulate neighbours <pass> <n>...                  the same, of the passes whose loops follow the matrix
+//   emulate manners <pass>                            what a user relies on beside the values
+//   emulate large <pass> <n>...                       the path for large matrices
+//   emulate large_brief <pass> <n>...                 every step of it once, for the slow builds
+//   emulate far <pass>                                offsets beyond 2^31 elements
+//   emulate plans                                     the choice of variants, the walk over a large batch
+//   emulate <seed_missing_barrier|seed_out_of_bounds> <the above>     with a fault in the kernels
+//   emulate skipped_barrier                           a kernel with a fault, to show that it is found
 #include <sys/mman.h>
 
 #include <cmath>
@@ -710,7 +712,7 @@ bool check_pass(const std::string& command, const std::string& pass, const std::
   const auto for_each = [&](std::size_t first_size, auto check) {
     bool any = false;
     for (const Case& c : all_cases()) {
-      if (c.pass != pass && pass != "all") continue;
+      if (c.pass != pass && c.name != pass && pass != "all") continue;
       any = true;
       for (std::size_t i = first_size; i < rest.size(); ++i) {
         restart_random();
@@ -730,6 +732,13 @@ bool check_pass(const std::string& command, const std::string& pass, const std::
   }
   if (command == "answers")
     return for_each(0, [](const Case& c, int n) { answers(c, n, Element::float32, stopping(c, n)); });
+  if (command == "names") return for_each(npos, [](const Case& c, int) { std::printf("%s\n", c.name.c_str()); });
+  if (command == "neighbours") {
+    return for_each(0, [](const Case& c, int n) {
+      const bool follows = c.is_accurate() || (c.method == Method::steps && c.is_root != c.is_inverse());
+      if (follows && c.distinct) answers(c, n, Element::float32, stopping(c, n));
+    });
+  }
   if (command == "large") return for_each(0, large_path);
   if (command == "large_brief") return for_each(0, large_brief);
   if (command == "manners") return for_each(npos, [](const Case& c, int) { manners(c); });
@@ -756,6 +765,6 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "see the head of emulate.cpp for the arguments\n");
     return 2;
   }
-  std::printf("%d failures\n", failures);
+  if (command != "names") std::printf("%d failures\n", failures);
   return failures > 0;
 }

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cmath>
+#include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "cuda/kernel.cuh"
@@ -95,10 +97,32 @@ class Workspace {
   std::vector<unsigned char> memory_;
 };
 
+// The kernel of a variant: any of them, or in float32 those of EMULATED_VARIANTS.
+#ifdef EMULATED_VARIANTS
+template <class Pass, typename T, int... index>
+Kernel<Pass, T> kernel_among(int variant, std::integer_sequence<int, index...>) {
+  Kernel<Pass, T> found = nullptr;
+  ((variant == index ? void(found = pass_kernel<Pass, Variant<T, index>>) : void()), ...);
+  return found;
+}
+template <class Pass, typename T>
+Kernel<Pass, T> emulated_kernel(int variant) {
+  Kernel<Pass, T> found = nullptr;
+  if constexpr (sizeof(T) == 4) found = kernel_among<Pass, T>(variant, std::integer_sequence<int, EMULATED_VARIANTS>());
+  if (!found) throw std::runtime_error("this build does not have the variant");
+  return found;
+}
+#else
+template <class Pass, typename T>
+Kernel<Pass, T> emulated_kernel(int variant) {
+  return kernel_of<Pass, T>(variant);
+}
+#endif
+
 template <class Pass, typename T, class Told>
 void run_in_blocks_as(const Told& pass, const Operands& operands, const Plan& plan) {
   const typename Pass::template Arguments<T> arguments(pass, operands, plan);
-  const auto kernel = kernel_of<Pass, T>(plan.variant);
+  const auto kernel = emulated_kernel<Pass, T>(plan.variant);
   launch(plan.blocks, shape_of(plan, sizeof(T)).threads, plan.teams * plan.matrices_per_block, plan.shared_bytes,
          [&] { kernel(arguments); });
 }

@@ -9,11 +9,11 @@ namespace cuda {
 
 // The arguments of finish_gradient for one term of weight 0 a matrix.
 template <class Large, typename T>
-ExactGradient<T> gradient_of(Large& large, void* out, Power power, const T* x, const T* g, const T* derivative,
+ExactGradient<T> gradient_of(Large& large, void* out, bool inverse, const T* x, const T* g, const T* derivative,
                              const T* terms, T sign) {
   T* partial = large.template take<T>(large.batch * large_tiles(large.n));
   return {large.problem(), out,  x,    g,  derivative, terms, large.norms(), nullptr, partial, 1, 1, 1,
-          power,           sign, T(0), {}, {}};
+          inverse,         sign, T(0), {}, {}};
 }
 
 template <class Large, typename T>

@@ -281,7 +281,7 @@ __global__ void load_kernel(Problem problem, Input in, T* x, const Norm<T>* norm
 // What becomes of the sum of terms at the end.
 enum class Finish { root, inverse_root, gradient, inverse_gradient, plain };
 
-inline Finish finish_of(Power power) { return power == Power::half ? Finish::root : Finish::inverse_root; }
+inline Finish finish_of(bool inverse) { return inverse ? Finish::inverse_root : Finish::root; }
 
 // out = finish(constant I + sum_k weight[k] term[k]), `count` terms a matrix one after the other. Symmetrised unless
 // plain. A matrix with a term that could not be factored (info > 0) is NaN.
@@ -359,7 +359,7 @@ struct ExactGradient {
   T* partial;       // per tile: its part of what X is multiplied by
   int count;
   int term_step, derivative_step;  // matrices from those of one matrix to those of the next
-  Power power;
+  bool inverse;
   T sign;
   T constant;
   T weight[max_pade_degree];
@@ -383,7 +383,7 @@ __global__ void radial_kernel(ExactGradient<T> a) {
     const T on_diagonal = row == column ? T(1) : T(0);
     T value = a.constant * on_diagonal;
     for (int k = 0; k < a.count; ++k) value += a.weight[k] * (terms[k * size + at] - a.identity[k] * on_diagonal);
-    sum += (a.power == Power::minus_half ? T(-0.5) : T(0.5)) * a.cotangent[matrix * size + at] * value -
+    sum += (a.inverse ? T(-0.5) : T(0.5)) * a.cotangent[matrix * size + at] * value -
            a.sign * derivative[at] * a.norms[matrix].normalise(a.x[matrix * size + at]);
   }
   sum = reduce_block(sum, reinterpret_cast<T*>(dynamic_shared()), [](T p, T q) { return p + q; });
@@ -416,7 +416,7 @@ __global__ void exact_gradient_kernel(ExactGradient<T> a) {
         },
         [&](int i, int j, T x, T mirrored) {
           T value = T(0.5) * (x + mirrored) * scale;
-          if (a.power == Power::minus_half) value = value * scale * scale;
+          if (a.inverse) value = value * scale * scale;
           if (failed) value = not_a_number<T>();
           if (norm.is_zero) value = 0;
           out[static_cast<int64_t>(i) * n + j] = to_element<S>(value);

@@ -13,7 +13,7 @@
 #include "cuda/launch.cuh"
 #include "cuda/library/large.h"
 #include "cuda/library/library.h"
-#include "cuda/passes.h"  // made by cmake/passes.cmake
+#include "cuda_passes.h"  // made by cmake/passes.cmake
 
 namespace fastsqrtm {
 namespace cuda {

@@ -19,10 +19,9 @@ void times_with_derivative(Large& large, int parts, const T* x, const T* y, T be
 // Returns Y after `steps` steps from X, and with 2 parts its derivative along `g` behind it. All steps of all matrices
 // are done: to ask which have converged would have the host wait, and they stay where they are.
 template <class Large, typename T>
-T* newton_schulz(Large& large, int parts, int steps, Power power, const T* x, const T* g) {
+T* newton_schulz(Large& large, int parts, int steps, bool inverse, const T* x, const T* g) {
   const int n = large.n;
   const int64_t batch = large.batch;
-  const bool inverse = power == Power::minus_half;
   T* m = large.matrices(parts);
   T* y = large.matrices(parts);
   T* p = large.matrices(parts);

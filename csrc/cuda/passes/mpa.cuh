@@ -18,7 +18,7 @@ struct Mpa {
     int teams;            // that share one matrix
     int shared_elements;  // of one matrix, as the plan has it
     int degree;
-    Power power;
+    bool inverse;
     T constant;
     T scale[max_pade_degree] = {};
     T weight[max_pade_degree] = {};
@@ -30,11 +30,11 @@ struct Mpa {
           teams(plan.teams),
           shared_elements(static_cast<int>(plan.shared_bytes / plan.matrices_per_block / sizeof(T))),
           degree(pass.degree),
-          power(pass.power),
+          inverse(pass.inverse()),
           constant(static_cast<T>(pade_constant(pass.degree))) {
       for (int j = 0; j < degree; ++j) {
-        scale[j] = static_cast<T>(pass.inverse() ? pass.shifts[j] : 1 / pass.shifts[j]);
-        weight[j] = static_cast<T>(pass.inverse() ? -pass.weights[j] : pass.weights[j]);
+        scale[j] = static_cast<T>(inverse ? pass.shifts[j] : 1 / pass.shifts[j]);
+        weight[j] = static_cast<T>(inverse ? -pass.weights[j] : pass.weights[j]);
       }
     }
   };
@@ -122,7 +122,7 @@ FASTSQRTM_DEVICE void Mpa::run(const Arguments<typename V::scalar>& arguments) {
     const Norm<T> norm = frobenius_norm(h, scratch);
     h.apply([norm](T value) { return norm.normalise(value); });
     sync_matrix();  // the packed triangles take the place of the input, what scales the result that of the norm
-    if (threadIdx.x == 0) scratch[0] = result_scale(norm, arguments.power);
+    if (threadIdx.x == 0) scratch[0] = result_scale(norm, arguments.inverse);
   }
   if (team == 0) {
     x.store(h);
@@ -134,7 +134,7 @@ FASTSQRTM_DEVICE void Mpa::run(const Arguments<typename V::scalar>& arguments) {
   for (int round = 0; round < arguments.degree; round += teams) {
     const T scale = round + team < arguments.degree ? arguments.scale[round + team] : T(0);
     x.combine_into(h, [scale](T, T value) { return scale * value; });
-    sweep(h, owner, used_tiles, arguments.power == Power::half, panels);
+    sweep(h, owner, used_tiles, !arguments.inverse, panels);
     if (teams == 1) {
       const T weight = arguments.weight[round];
       y.combine_into(h, [weight](T value, T sum) { return std::fma(weight, value, sum); });
@@ -156,7 +156,7 @@ FASTSQRTM_DEVICE void Mpa::run(const Arguments<typename V::scalar>& arguments) {
   }
   if (team == 0) {
     y.combine_into(h, [](T, T sum) { return sum; });
-    scale_result(h, owner, scratch[0], arguments.power);
+    scale_result(h, owner, scratch[0], arguments.inverse);
   }
   sync_matrix();  // the output takes the place of the packed triangles
   if (team == 0) write_lower(work, owner, h);
@@ -177,7 +177,7 @@ __global__ void shift_kernel(Mpa::Arguments<T> arguments, const T* x, const Norm
         arguments.scale[m % degree] * norms[matrix].normalise(x[matrix * size + static_cast<int64_t>(i) * n + j]);
     const T identity = i == j ? T(1) : T(0);
     factor[at] = identity + h;
-    right[at] = arguments.power == Power::minus_half ? identity : h;
+    right[at] = arguments.inverse ? identity : h;
     if (i == 0 && j == 0) {
       factors[m] = factor + m * size;
       rights[m] = right + m * size;
@@ -198,13 +198,12 @@ void Mpa::run_large(Large& large, const Arguments<typename Large::scalar>& argum
   large.find_norms();
   large.elements(count, &shift_kernel<T>, arguments, x, large.norms(), factor, right, f.factors, f.rights);
   large.solve(f, count);
-  FinishArguments<T> finish = large.finish_arguments(arguments.out, right, finish_of(arguments.power));
+  FinishArguments<T> finish = large.finish_arguments(arguments.out, right, finish_of(arguments.inverse));
   finish.info = f.info;
   finish.count = degree;
   finish.constant = arguments.constant;
   // The weights of the inverse root are those of the sweep, which ends with -(I + H)^-1.
-  const bool inverse = arguments.power == Power::minus_half;
-  for (int j = 0; j < degree; ++j) finish.weight[j] = inverse ? -arguments.weight[j] : arguments.weight[j];
+  for (int j = 0; j < degree; ++j) finish.weight[j] = arguments.inverse ? -arguments.weight[j] : arguments.weight[j];
   large.tiles(&finish_kernel<T>, finish);
 }
 

@@ -78,7 +78,7 @@ FASTSQRTM_DEVICE void MpaBackward::run(const Arguments<typename V::scalar>& argu
   load_matrix<V>(r, series.a, problem, index, threadIdx.x, V::threads);
   load_matrix<V>(u, arguments.cotangent, problem, index, threadIdx.x, V::threads);
   sync_team<V::threads>();
-  const bool inverse = series.power == Power::minus_half;
+  const bool inverse = series.inverse;
   T final_scale;
   {
     Fragment<V, V::split_sweep> f;
@@ -136,7 +136,7 @@ FASTSQRTM_DEVICE void MpaBackward::run(const Arguments<typename V::scalar>& argu
   Fragment<V, split> direction;
   read(r, owner, direction);
   const T radial = (inverse ? T(-0.5) : T(0.5)) * along - inner_product(l, direction, T(0), owner);
-  finish_gradient(l, direction, radial, final_scale, series.power, scratch);
+  finish_gradient(l, direction, radial, final_scale, series.inverse, scratch);
   write(u, owner, l, T(1));
   sync_team<V::threads>();
   store_matrix<V>(u, series.out, problem, index, threadIdx.x, V::threads);
@@ -149,7 +149,7 @@ void MpaBackward::run_large(Large& large, const Arguments<typename Large::scalar
   const Mpa::Arguments<T>& series = arguments.series;
   const int n = large.n, degree = series.degree;
   const int64_t count = large.batch * degree;
-  const bool inverse = series.power == Power::minus_half;
+  const bool inverse = series.inverse;
   T* x = large.matrices();
   T* g = large.matrices();
   T* derivative = large.matrices();
@@ -163,7 +163,7 @@ void MpaBackward::run_large(Large& large, const Arguments<typename Large::scalar
   DerivativeShifts<T> shifts{large.batch,   n,      degree, {},        {},       x,         g,
                              large.norms(), factor, right,  f.factors, f.rights, cotangents};
   ExactGradient<T> gradient =
-      gradient_of(large, series.out, series.power, x, g, derivative, right, inverse ? T(-1) : T(1));
+      gradient_of(large, series.out, series.inverse, x, g, derivative, right, inverse ? T(-1) : T(1));
   gradient.info = f.info;
   gradient.count = degree;
   gradient.term_step = degree;

@@ -14,7 +14,7 @@ struct Mtp {
     Input a;
     void* out;
     int degree;
-    Power power;
+    bool inverse;
     T coefficient[max_taylor_degree + 3] = {};  // zero beyond the degree
 
     Arguments(const passes::Mtp& pass, const Operands& operands, const Plan&)
@@ -22,7 +22,7 @@ struct Mtp {
           a(operands.in[0]),
           out(operands.out[0].data),
           degree(pass.degree),
-          power(pass.power) {
+          inverse(pass.inverse()) {
       for (int k = 0; k <= degree; ++k) coefficient[k] = static_cast<T>(pass.coefficients[k]);
     }
   };
@@ -82,7 +82,7 @@ FASTSQRTM_DEVICE void Mtp::run(const Arguments<typename V::scalar>& arguments) {
   {
     const Norm<T> norm = frobenius_norm(f, scratch);
     f.apply([norm](T value) { return -norm.normalise(value); });
-    final_scale = result_scale(norm, arguments.power);
+    final_scale = result_scale(norm, arguments.inverse);
   }
   f.add_to_diagonal(owner, T(1));
   w.store(f);
@@ -115,7 +115,7 @@ FASTSQRTM_DEVICE void Mtp::run(const Arguments<typename V::scalar>& arguments) {
     if (degree >= 2) w_squared.combine_into(f, [c2](T sum, T value) { return sum + c2 * value; });
     if (block > 0) write(factor, owner, f, T(1));
   }
-  scale_result(f, owner, final_scale, arguments.power);
+  scale_result(f, owner, final_scale, arguments.inverse);
   sync_team<V::threads>();
   write(factor, owner, f, T(1));
   sync_team<V::threads>();
@@ -142,7 +142,7 @@ void Mtp::run_large(Large& large, const Arguments<typename Large::scalar>& argum
     if (block < degree / 3) large.gemm(1, sum, w_cubed, 1, next);
     std::swap(sum, next);
   }
-  large.tiles(&finish_kernel<T>, large.finish_arguments(arguments.out, sum, finish_of(arguments.power)));
+  large.tiles(&finish_kernel<T>, large.finish_arguments(arguments.out, sum, finish_of(arguments.inverse)));
 }
 
 }  // namespace cuda

@@ -132,7 +132,7 @@ FASTSQRTM_DEVICE void MtpBackward::run(const Arguments<typename V::scalar>& argu
 
   Fragment<V, split> other = f;
   load(g);
-  T radial = (series.power == Power::minus_half ? T(-0.5) : T(0.5)) * inner_product(other, f, T(0), owner);
+  T radial = (series.inverse ? T(-0.5) : T(0.5)) * inner_product(other, f, T(0), owner);
   load(w);
   other = f;
   load(d);
@@ -140,7 +140,7 @@ FASTSQRTM_DEVICE void MtpBackward::run(const Arguments<typename V::scalar>& argu
   f.apply([](T x) { return -x; });
   other.apply([](T x) { return -x; });
   other.add_to_diagonal(owner, T(1));
-  finish_gradient(f, other, radial, scale, series.power, scratch);
+  finish_gradient(f, other, radial, scale, series.inverse, scratch);
   sync_team<V::threads>();  // all have read value
   write(value, owner, f, T(1));
   sync_team<V::threads>();
@@ -185,7 +185,7 @@ void MtpBackward::run_large(Large& large, const Arguments<typename Large::scalar
   }
   // W has the place of X = I - W, which the gradient wants.
   large.symmetrise(series.a, w);
-  ExactGradient<T> gradient = gradient_of(large, series.out, series.power, w, g, d, h, T(-1));
+  ExactGradient<T> gradient = gradient_of(large, series.out, series.inverse, w, g, d, h, T(-1));
   gradient.weight[0] = T(1);
   finish_gradient(large, gradient);
 }

@@ -14,14 +14,14 @@ struct Ns {
     Input a;
     void* out;
     int steps;
-    Power power;
+    bool inverse;
 
     Arguments(const passes::Ns& pass, const Operands& operands, const Plan&)
         : problem(operands.problem),
           a(operands.in[0]),
           out(operands.out[0].data),
           steps(pass.steps),
-          power(pass.power) {}
+          inverse(pass.inverse()) {}
   };
 
   static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int) { return three_matrices(s); }
@@ -61,8 +61,7 @@ FASTSQRTM_DEVICE void Ns::run(const Arguments<typename V::scalar>& arguments) {
   constexpr int split = V::split_symmetric;
   constexpr int shared = shared_elements(V::shape, 1);
   const Problem& problem = arguments.problem;
-  const Power power = arguments.power;
-  const bool inverse = power == Power::minus_half;
+  const bool inverse = arguments.inverse;
   const int n = problem.n;
   const int used_tiles = (n + V::tile - 1) / V::tile;
   T* m = reinterpret_cast<T*>(dynamic_shared()) + static_cast<int>(threadIdx.y) * shared;
@@ -80,7 +79,7 @@ FASTSQRTM_DEVICE void Ns::run(const Arguments<typename V::scalar>& arguments) {
   {
     const Norm<T> norm = frobenius_norm(f, scratch);
     f.apply([norm](T x) { return norm.normalise(x); });
-    final_scale = result_scale(norm, power);
+    final_scale = result_scale(norm, inverse);
   }
 
   bool first = true, done = false;
@@ -121,7 +120,7 @@ FASTSQRTM_DEVICE void Ns::run(const Arguments<typename V::scalar>& arguments) {
     }
     sync_team<V::threads>();  // all have read Y and M
     if (!done) {
-      if (last) scale_result(f, owner, final_scale, power);
+      if (last) scale_result(f, owner, final_scale, inverse);
       write(y, owner, f, T(1));
     }
     done = done || last;
@@ -141,8 +140,8 @@ void Ns::run_large(Large& large, const Arguments<typename Large::scalar>& argume
   T* x = large.matrices();
   large.symmetrise(arguments.a, x);
   large.find_norms();
-  const T* y = newton_schulz(large, 1, arguments.steps, arguments.power, x, static_cast<const T*>(nullptr));
-  large.tiles(&finish_kernel<T>, large.finish_arguments(arguments.out, y, finish_of(arguments.power)));
+  const T* y = newton_schulz(large, 1, arguments.steps, arguments.inverse, x, static_cast<const T*>(nullptr));
+  large.tiles(&finish_kernel<T>, large.finish_arguments(arguments.out, y, finish_of(arguments.inverse)));
 }
 
 }  // namespace cuda

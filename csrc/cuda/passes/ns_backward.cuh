@@ -61,7 +61,7 @@ FASTSQRTM_DEVICE void NsBackward::run(const Arguments<typename V::scalar>& argum
   constexpr int kept = four_kept_triangles(V::shape);
   const Ns::Arguments<T>& series = arguments.series;
   const Problem& problem = series.problem;
-  const bool inverse = series.power == Power::minus_half;
+  const bool inverse = series.inverse;
   const int n = problem.n;
   const int used_tiles = (n + V::tile - 1) / V::tile;
   T* p = reinterpret_cast<T*>(dynamic_shared()) + static_cast<int>(threadIdx.y) * shared;
@@ -198,7 +198,7 @@ FASTSQRTM_DEVICE void NsBackward::run(const Arguments<typename V::scalar>& argum
   other.apply([norm](T value) { return norm.normalise(value); });
   load(dy, f);
   radial -= inner_product(f, other, T(0), owner);
-  finish_gradient(f, other, radial, norm.inverse_root(), series.power, scratch);
+  finish_gradient(f, other, radial, norm.inverse_root(), inverse, scratch);
   write(x, owner, f, T(1));
   sync_team<V::threads>();
   store_matrix<V>(x, series.out, problem, index, threadIdx.x, V::threads);
@@ -213,9 +213,9 @@ void NsBackward::run_large(Large& large, const Arguments<typename Large::scalar>
   large.symmetrise(series.a, x);
   large.find_norms();
   large.symmetrise(arguments.cotangent, g);
-  const T* y = newton_schulz(large, 2, series.steps, series.power, x, g);
+  const T* y = newton_schulz(large, 2, series.steps, series.inverse, x, g);
   const T* derivative = y + static_cast<int64_t>(large.n) * large.n;
-  ExactGradient<T> gradient = gradient_of(large, series.out, series.power, x, g, derivative, y, T(1));
+  ExactGradient<T> gradient = gradient_of(large, series.out, series.inverse, x, g, derivative, y, T(1));
   gradient.weight[0] = T(1);
   gradient.term_step = gradient.derivative_step = 2;
   finish_gradient(large, gradient);
