@@ -77,8 +77,19 @@ foreach(name cublas cusolver)
   target_link_libraries(fastsqrtm_cuda_libraries INTERFACE ${library})
 endforeach()
 
-file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu csrc/cuda/passes/*.cu csrc/cuda/library/*.cu)
-add_library(fastsqrtm_cuda SHARED csrc/cuda/ops.cpp ${cuda_sources})
+# Every pass is a source file of its own, so that they compile in parallel.
+set(pass_sources "")
+foreach(pass IN LISTS FASTSQRTM_PASSES)
+  string(REPLACE "," ";" pass ${pass})
+  list(GET pass 0 type)
+  list(GET pass 1 file)
+  set(source ${FASTSQRTM_GENERATED}/cuda_passes/${file}.cu)
+  file(CONFIGURE OUTPUT ${source} @ONLY CONTENT
+       "#include \"cuda/launch.cuh\"\n#include \"cuda/passes/${file}.cuh\"\nFASTSQRTM_INSTANTIATE(${type})\n")
+  list(APPEND pass_sources ${source})
+endforeach()
+add_library(fastsqrtm_cuda SHARED csrc/cuda/ops.cpp csrc/cuda/launch.cu csrc/cuda/library/library.cu ${pass_sources})
+target_include_directories(fastsqrtm_cuda PRIVATE ${FASTSQRTM_GENERATED})
 # The stream and the BLAS handle come through torch's C shim, whose CUDA part is declared under USE_CUDA.
 target_compile_definitions(fastsqrtm_cuda PRIVATE USE_CUDA=1)
 target_link_libraries(fastsqrtm_cuda PRIVATE fastsqrtm_flags fastsqrtm_cuda_libraries torch_stable

@@ -9,7 +9,7 @@
 
 #include "build_info.h"
 #include "cpu/plan.h"
-#include "cuda/plan.h"
+#include "cuda_passes.h"  // made by cmake/passes.cmake
 #include "scalars/coefficients.h"
 #include "scalars/zolotarev.h"
 
@@ -63,32 +63,25 @@ py::dict design(double rtol, int element_bytes) {
                   py::arg("error") = design.error);
 }
 
-py::object plan_cuda(const std::string& op, int64_t batch, int64_t n, int element_bytes, std::size_t shared_per_block,
-                     int multiprocessors, int degree) {
-  const std::pair<const char*, cuda::Fused> ops[] = {{"mpa", cuda::Fused::mpa},
-                                                     {"mtp", cuda::Fused::mtp},
-                                                     {"ns", cuda::Fused::ns},
-                                                     {"sqrtm_lya_backward", cuda::Fused::sqrtm_lya_backward},
-                                                     {"inv_sqrtm_lya_backward", cuda::Fused::inv_sqrtm_lya_backward},
-                                                     {"lyapunov", cuda::Fused::lyapunov},
-                                                     {"mpa_backward", cuda::Fused::mpa_backward},
-                                                     {"mtp_backward", cuda::Fused::mtp_backward},
-                                                     {"ns_backward", cuda::Fused::ns_backward},
-                                                     {"accurate_roots", cuda::Fused::accurate_roots},
-                                                     {"accurate_backward", cuda::Fused::accurate_backward},
-                                                     {"lyapunov_newton", cuda::Fused::lyapunov_newton}};
-  for (const auto& [name, fused] : ops) {
-    if (op != name) continue;
-    const cuda::FusedPlan plan =
-        plan_fused(fused, batch, n, element_bytes, degree, {shared_per_block, multiprocessors});
-    if (plan.variant < 0) return py::dict(py::arg("kernel") = py::none());
-    const cuda::Shape& shape = (element_bytes == 8 ? cuda::double_shapes : cuda::float_shapes)[plan.variant];
-    return py::dict(py::arg("kernel") = op + "_kernel", py::arg("padded") = shape.padded, py::arg("tile") = shape.tile,
-                    py::arg("threads") = shape.threads * plan.groups * plan.matrices_per_block,
-                    py::arg("matrices_per_block") = plan.matrices_per_block, py::arg("blocks") = plan.blocks,
-                    py::arg("shared_bytes") = plan.shared_bytes);
-  }
-  throw py::value_error("fastsqrtm.plan_cuda: no fused kernel is called " + op);
+template <class Pass>
+py::dict plan_of_pass(const std::string& name, int64_t batch, int64_t n, int element_bytes, int terms,
+                      const cuda::DeviceLimits& device) {
+  const cuda::Plan plan = cuda::plan_pass<Pass>(batch, n, element_bytes, terms, device);
+  if (plan.path == cuda::Path::library) return py::dict(py::arg("kernel") = py::none());
+  const cuda::Shape& shape = cuda::shape_of(plan, element_bytes);
+  return py::dict(py::arg("kernel") = name, py::arg("padded") = shape.padded, py::arg("tile") = shape.tile,
+                  py::arg("threads") = shape.threads * plan.teams * plan.matrices_per_block,
+                  py::arg("matrices_per_block") = plan.matrices_per_block, py::arg("blocks") = plan.blocks,
+                  py::arg("shared_bytes") = plan.shared_bytes);
+}
+
+py::dict plan_cuda(const std::string& name, int64_t batch, int64_t n, int element_bytes, std::size_t shared_per_block,
+                   int multiprocessors, int terms) {
+  const cuda::DeviceLimits device = {shared_per_block, multiprocessors};
+#define PASS(Type, file) \
+  if (name == #file) return plan_of_pass<cuda::Type>(name, batch, n, element_bytes, terms, device);
+#include "ops.def"
+  throw py::value_error("fastsqrtm.plan_cuda: no pass is called " + name);
 }
 
 }  // namespace
@@ -103,9 +96,10 @@ PYBIND11_MODULE(_C, m) {
       "The instruction set the CPU kernels use on this machine.");
   m.def("plan", &plan, py::arg("batch"), py::arg("n"), py::arg("element_bytes"), py::arg("threads"),
         "How a batch is computed: see CpuPlan in csrc/plan.h. Half types have the element_bytes of float32, 4.");
-  m.def("plan_cuda", &plan_cuda, py::arg("op"), py::arg("batch"), py::arg("n"), py::arg("element_bytes"),
-        py::arg("shared_per_block"), py::arg("multiprocessors"), py::arg("degree") = 5,
-        "Variant and grid of a fused kernel: see plan_fused in csrc/cuda/variants.h; kernel None: the library path.");
+  m.def("plan_cuda", &plan_cuda, py::arg("name"), py::arg("batch"), py::arg("n"), py::arg("element_bytes"),
+        py::arg("shared_per_block"), py::arg("multiprocessors"), py::arg("terms") = 5,
+        "The kernel of a pass of ops.def and its grid: see plan_pass in csrc/cuda/plan.h. kernel None: the library "
+        "path.");
   m.def("pade_terms", &pade_terms, py::arg("degree"), "[(shift, weight)] of the Pade approximant [degree, degree].");
   m.def("root_design", &design, py::arg("rtol"), py::arg("element_bytes"),
         "The scalars of the accurate roots for a tolerance: see csrc/zolotarev.h.");

@@ -249,8 +249,9 @@ def _number(function: str, value: int | None, expected: Number | None) -> Any:
 def _paper(name: str, A: Tensor, degree: int, iterations: int) -> Tensor:
     op = OPS[name]
     _check.first(name, op.tensors[0], A)
-    for expected, value in zip(op.numbers, (degree, iterations), strict=True):
-        _check.number(name, expected, value)
+    of_degree, of_iterations = op.numbers
+    _check.number(name, of_degree, degree)
+    _check.number(name, of_iterations, iterations)
     return call(name, A, degree, iterations)
 
 

@@ -3,8 +3,10 @@
 OnCuda tensors go where the dispatcher sends those of a GPU; what torch itself computes of them, it computes on the CPU.
 """
 
+import importlib
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -143,6 +145,21 @@ def test_a_chip_without_code_takes_the_twins_with_one_warning(gpus, chips, tries
     assert len(tried) == tries
     plan = fastsqrtm.plan(OnCuda(A))
     assert (plan.path, plan.reason) == ("reference", reason)
+
+
+@no_gpu
+@pytest.mark.usefixtures("native_only")
+@pytest.mark.parametrize(("n", "path"), [(64, "block"), (512, "library")])
+def test_plan_of_a_chip_with_code(monkeypatch, n, path):
+    """An H200, as far as a plan asks for one."""
+    h200 = types.SimpleNamespace(shared_memory_per_block_optin=232448, multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: h200)
+    monkeypatch.setattr(importlib.import_module("fastsqrtm.plan"), "load_cuda", lambda: None)
+    plan = fastsqrtm.plan(OnCuda(torch.empty(8, n, n)))
+    assert (plan.path, plan.cpu, plan.reason) == (path, None, None)
+    for kernel in (plan.forward, plan.backward):
+        assert kernel is None if path == "library" else kernel.padded >= n and kernel.blocks > 0
+    assert str(plan).startswith(f"path {path}; 3 poles")
 
 
 @no_gpu

@@ -1,8 +1,9 @@
-// The one place with <<<>>>. Twin for the host: tests/emulation/run_kernels.cpp.
+// What run_pass does. The one place with <<<>>>; its twin for the host is tests/emulation/run_pass.h.
 #pragma once
 
-#include "cuda/kernel_table.cuh"
+#include "cuda/kernel.cuh"
 #include "cuda/launch.h"
+#include "cuda/library/library.h"
 
 namespace fastsqrtm {
 namespace cuda {
@@ -25,13 +26,44 @@ void launch(void (*kernel)(Parameters...), dim3 blocks, dim3 threads, std::size_
   check(cudaGetLastError(), "launch");
 }
 
-template <typename T, class Arguments>
-void launch_fused(Kernel<Arguments> kernel, const Arguments& arguments, const FusedPlan& plan, cudaStream_t stream) {
-  const Shape& shape = (sizeof(T) == 8 ? double_shapes : float_shapes)[plan.variant];
+// The path of a block.
+template <class Pass, typename T, class Told>
+void run_in_blocks(const Told& pass, Operands operands, const Plan& plan, Context& context) {
+  const Shape& shape = shape_of(plan, sizeof(T));
   if (plan.blocks > 2147483647) check(cudaErrorInvalidConfiguration, "more than 2^31 blocks");
-  launch(kernel, dim3(static_cast<unsigned>(plan.blocks)), dim3(shape.threads, plan.groups * plan.matrices_per_block),
-         plan.shared_bytes, stream, arguments);
+  if (const int64_t kept = Pass::kept_elements(shape, operands.problem))
+    operands.kept = context.allocate(operands.problem.batch * kept * static_cast<int64_t>(sizeof(T)));
+  launch(kernel_of<Pass, T>(plan.variant), dim3(static_cast<unsigned>(plan.blocks)),
+         dim3(shape.threads, plan.teams * plan.matrices_per_block), plan.shared_bytes, context.stream,
+         typename Pass::template Arguments<T>(pass, operands, plan));
+}
+
+template <class Pass, typename T, class Told>
+void plan_and_run(const Told& pass, const Operands& operands, Context& context) {
+  const Plan plan = plan_pass<Pass>(operands.problem.batch, operands.problem.n, sizeof(T), Pass::terms(pass),
+                                    device_limits(context.device));
+  switch (plan.path) {
+    case Path::tiny:  // no plan has it yet
+    case Path::block:
+      return run_in_blocks<Pass, T>(pass, operands, plan, context);
+    case Path::library:
+      return run_by_library(pass, operands, context);
+  }
 }
 
 }  // namespace cuda
 }  // namespace fastsqrtm
+
+#define FASTSQRTM_INSTANTIATE(Type)                                                     \
+  namespace fastsqrtm {                                                                 \
+  namespace cuda {                                                                      \
+  void run_pass(const passes::Type& pass, const Operands& operands, Context& context) { \
+    const Operands rows = by_rows<Type>(operands);                                      \
+    if (operands.problem.element == Element::float64) {                                 \
+      plan_and_run<Type, double>(pass, rows, context);                                  \
+    } else {                                                                            \
+      plan_and_run<Type, float>(pass, rows, context);                                   \
+    }                                                                                   \
+  }                                                                                     \
+  }                                                                                     \
+  }

@@ -1,10 +1,11 @@
-// Starting the fused kernels: pointers, sizes, strides, stream. No torch header.
+// Running a pass on the device. No torch header, because nvcc compiles what is behind it; ops.cpp is in front.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
-#include "cuda/arguments.h"
-#include "cuda/plan.h"
+#include <cstdint>
+
+#include "cuda/pass.h"
 
 namespace fastsqrtm {
 namespace cuda {
@@ -15,25 +16,24 @@ void check(cudaError_t error, const char* what);
 // What the plan has to know of a device; asked once for each.
 DeviceLimits device_limits(int device);
 
-void launch_mpa(const Problem& problem, const Input& a, int degree, bool inverse, const FusedPlan& plan,
-                cudaStream_t stream);
-void launch_mtp(const Problem& problem, const Input& a, int degree, bool inverse, const FusedPlan& plan,
-                cudaStream_t stream);
-void launch_ns(const NewtonSchulzArguments& arguments, const FusedPlan& plan, cudaStream_t stream);
-void launch_sqrtm_lya_backward(const SqrtmLyaBackwardArguments& arguments, const FusedPlan& plan, cudaStream_t stream);
-void launch_inv_sqrtm_lya_backward(const InvSqrtmLyaBackwardArguments& arguments, const FusedPlan& plan,
-                                   cudaStream_t stream);
-void launch_lyapunov(const LyapunovArguments& arguments, const FusedPlan& plan, cudaStream_t stream);
-// `kept`: batch x kept_elements in the type of the computation.
-void launch_mpa_backward(const Problem& problem, const Input& a, const Input& cotangent, int degree, bool inverse,
-                         void* kept, const FusedPlan& plan, cudaStream_t stream);
-void launch_mtp_backward(const Problem& problem, const Input& a, const Input& cotangent, int degree, bool inverse,
-                         void* kept, const FusedPlan& plan, cudaStream_t stream);
-void launch_ns_backward(const NewtonSchulzBackwardArguments& arguments, const FusedPlan& plan, cudaStream_t stream);
-void launch_accurate_roots(const Problem& problem, const Input& a, bool root, bool inverse, const RootDesign& design,
-                           const FusedPlan& plan, cudaStream_t stream);
-void launch_accurate_backward(const AccurateBackwardArguments& arguments, const FusedPlan& plan, cudaStream_t stream);
-void launch_lyapunov_newton(const LyapunovNewtonArguments& arguments, const FusedPlan& plan, cudaStream_t stream);
+// Where a pass runs, and what it asks of torch there.
+class Context {
+ public:
+  const int device;
+  const cudaStream_t stream;
+
+  Context(int device, cudaStream_t stream) : device(device), stream(stream) {}
+  virtual ~Context() = default;
+  // Memory until the pass has been launched, aligned to 256 bytes.
+  virtual void* allocate(int64_t bytes) = 0;
+  // The cublasHandle_t that follows the stream.
+  virtual void* blas_handle() = 0;
+};
+
+// Plans and launches a pass: one function for each, in a file of its own that CMake makes from ops.def, so that they
+// compile in parallel.
+#define PASS(Type, file) void run_pass(const passes::Type& pass, const Operands& operands, Context& context);
+#include "ops.def"
 
 }  // namespace cuda
 }  // namespace fastsqrtm

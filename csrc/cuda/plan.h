@@ -1,4 +1,5 @@
-// The fused kernels' variants and the choice between them: pure C++, testable without a GPU.
+// How a pass is computed: the path, the variants of its kernel and the choice between them. Pure C++, testable without
+// a GPU; called by launch.cuh and, for fastsqrtm.plan, by bindings.cpp.
 //
 // A variant fixes the padded size of the matrix, the register tile and the threads that share one matrix (a team). It
 // is chosen from n, the element size and the shared memory of the chip alone, never from the batch, so that a matrix
@@ -14,21 +15,9 @@
 namespace fastsqrtm {
 namespace cuda {
 
-enum class Fused {
-  mpa,
-  mtp,
-  ns,
-  sqrtm_lya_backward,
-  inv_sqrtm_lya_backward,
-  lyapunov,
-  mpa_backward,
-  mtp_backward,
-  ns_backward,
-  accurate_roots,
-  accurate_backward,
-  lyapunov_newton
-};
-constexpr int fused_count = 12;
+// How a matrix is computed: by one thread, many matrices a block; by a team of threads in the shared memory of a block;
+// by library calls, where it does not fit a block. No pass has a tiny path yet.
+enum class Path { tiny, block, library };
 
 // A matrix is padded to `padded` and cut into square tiles. A tile of a product is shared by `split` lanes, each of
 // which takes 1/split of the inner dimension and ends with 1/split of the tile's rows: large tiles spare shared-memory
@@ -88,64 +77,29 @@ constexpr int double_shape_count = sizeof(double_shapes) / sizeof(Shape);
 FASTSQRTM_HOST_DEVICE constexpr int larger(int a, int b) { return a > b ? a : b; }
 FASTSQRTM_HOST_DEVICE constexpr int smaller(int a, int b) { return a < b ? a : b; }
 
-// Room for a Norm in either precision, which waits there for the end of the Newton steps.
+// Shared memory of the passes that keep three matrices there and the rest in registers.
+FASTSQRTM_HOST_DEVICE constexpr int three_matrices(const Shape& s) {
+  return 3 * s.matrix_elements() + s.scratch_elements();
+}
+
+// Shared memory of the Newton steps of a Lyapunov equation: B^-1 and one work matrix, which the panels of the sweep
+// share; B and C wait as packed triangles, and a Norm in either precision for the end of the steps.
 constexpr int newton_norm_elements = 8;
-
-// Shared memory of one matrix, in elements. `groups` teams work on one matrix, each on its own shift or inverse.
-FASTSQRTM_HOST_DEVICE constexpr int shared_elements(Fused op, const Shape& s, int groups) {
-  switch (op) {
-    case Fused::mpa: {
-      // The input as it was loaded, then X and Y as packed triangles, then the output.
-      const int work = larger(s.matrix_elements(), 2 * s.triangle_elements(s.split_sweep));
-      const int swept = groups > 1 ? groups * s.triangle_elements(s.split_sweep) : 0;
-      return work + swept + groups * (s.panel_elements() + s.scratch_elements());
-    }
-    case Fused::mtp:
-      // Two factors of a product, and the powers W and W^2 as packed triangles.
-      return 2 * s.matrix_elements() + 2 * s.triangle_elements(s.split_symmetric) + s.scratch_elements();
-    case Fused::accurate_roots:
-      // The triangles of A, which each inverse of a Newton step replaces, X and Y; input and output lie over them. Of
-      // several teams each has one more, for the inverse of its pole.
-      return (3 + (groups > 1 ? groups : 0)) * s.triangle_elements(s.split_sweep) +
-             groups * (s.panel_elements() + s.scratch_elements());
-    case Fused::accurate_backward:
-    case Fused::lyapunov_newton:
-      // B^-1 and one work matrix, which the panels of the sweep share; B and C wait as packed triangles.
-      return 2 * s.matrix_elements() + s.triangle_elements(s.split_symmetric) + s.triangle_elements(s.split_sweep) +
-             s.scratch_elements() + newton_norm_elements;
-    default:
-      // B, C and one work matrix: the fourth, U or M, is held in registers until its place is free. Newton-Schulz and
-      // the exact gradients need three as well; what they hold besides is in registers or in kept_elements.
-      return 3 * s.matrix_elements() + s.scratch_elements();
-  }
+FASTSQRTM_HOST_DEVICE constexpr int newton_memory(const Shape& s) {
+  return 2 * s.matrix_elements() + s.triangle_elements(s.split_symmetric) + s.triangle_elements(s.split_sweep) +
+         s.scratch_elements() + newton_norm_elements;
 }
 
-// Global memory that an exact gradient has beside its result, in elements of one matrix: two (MPA) or four (MTP,
-// Newton-Schulz) triangles where the registers are too few, as in teams of nine warps, which have 168 of them a thread.
-FASTSQRTM_HOST_DEVICE constexpr int kept_elements(Fused op, const Shape& s) {
-  const bool nine_warps = s.threads > 256;
-  if (op == Fused::mpa_backward && nine_warps) {
-    return s.triangle_elements(s.split_sweep) + s.triangle_elements(s.split_symmetric);
-  }
+// Global memory of the exact gradients of MTP and Newton-Schulz beside their result: four triangles where the registers
+// are too few, as in teams of nine warps, which have 168 of them a thread.
+FASTSQRTM_HOST_DEVICE constexpr int four_kept_triangles(const Shape& s) {
   const bool four_rows_a_lane = s.tile / s.split_symmetric > 2;
-  const bool four_triangles = op == Fused::mtp_backward || op == Fused::ns_backward;
-  if (four_triangles && (nine_warps || four_rows_a_lane)) return 4 * s.triangle_elements(s.split_symmetric);
-  return 0;
+  return s.threads > 256 || four_rows_a_lane ? 4 * s.triangle_elements(s.split_symmetric) : 0;
 }
 
-// The most threads a block of this variant is launched with; the compiler bounds the registers by it.
-FASTSQRTM_HOST_DEVICE constexpr int max_threads(Fused op, const Shape& s) {
-  if (s.threads <= 64) return 256;
-  // Several teams a matrix as far as the registers of their tiles allow.
-  if (op == Fused::accurate_roots) return s.threads == 128 ? 384 : s.threads == 160 ? 320 : s.threads;
-  if (op != Fused::mpa) return s.threads;
-  if (s.threads == 128) return 640;
-  return s.threads <= (s.tile == 8 ? 256 : 160) ? 2 * s.threads : s.threads;
-}
-
-// Whether several teams of the accurate roots may work on one matrix. Then it has its block for itself.
-FASTSQRTM_HOST_DEVICE constexpr bool teams_join(Fused op, const Shape& s) {
-  return op == Fused::accurate_roots && s.threads >= 32 && max_threads(op, s) >= 2 * s.threads;
+// The most threads of a block of which every team has a matrix of its own. Small teams share a block.
+FASTSQRTM_HOST_DEVICE constexpr int threads_of_single_teams(const Shape& s) {
+  return s.threads <= 64 ? 256 : s.threads;
 }
 
 struct DeviceLimits {
@@ -153,55 +107,59 @@ struct DeviceLimits {
   int multiprocessors;
 };
 
-struct FusedPlan {
-  int variant;  // index into the table of shapes; -1: no variant fits, take the path for large matrices
-  int groups;   // teams per matrix
-  int matrices_per_block;
-  int64_t blocks;
-  std::size_t shared_bytes;  // of one block
+struct Plan {
+  Path path = Path::library;
+  int variant = 0;  // of Path::block: index into the table of shapes
+  int teams = 1;    // that share one matrix
+  int matrices_per_block = 1;
+  int64_t blocks = 0;
+  std::size_t shared_bytes = 0;  // of one block
 };
 
-// `terms`: shifts or poles.
-inline FusedPlan plan_fused(Fused op, int64_t batch, int64_t n, int element_bytes, int terms,
-                            const DeviceLimits& device) {
-  FusedPlan plan{-1, 1, 1, 0, 0};
+inline const Shape& shape_of(const Plan& plan, int element_bytes) {
+  return (element_bytes == 8 ? double_shapes : float_shapes)[plan.variant];
+}
+
+// The plan of a pass (cuda/pass.h). `element_bytes`: of the computation, 4 or 8; `terms`: shifts or poles of the pass.
+template <class Pass>
+Plan plan_pass(int64_t batch, int64_t n, int element_bytes, int terms, const DeviceLimits& device) {
+  Plan plan;
   const Shape* shapes = element_bytes == 8 ? double_shapes : float_shapes;
   const int count = element_bytes == 8 ? double_shape_count : float_shape_count;
   int index = 0;
   while (index < count && shapes[index].padded < n) ++index;
   if (index == count) return plan;
   const Shape& shape = shapes[index];
-  const auto bytes = [&](int groups) {
-    return static_cast<std::size_t>(shared_elements(op, shape, groups)) * element_bytes;
+  const auto bytes = [&](int teams) {
+    return static_cast<std::size_t>(Pass::shared_elements(shape, teams)) * element_bytes;
   };
   // A team smaller than a warp never runs alone in it.
   const int least = 32 / shape.width();
   if (bytes(1) * least > device.shared_per_block) return plan;
+  plan.path = Path::block;
   plan.variant = index;
   plan.matrices_per_block = least;
-  // Teams of the accurate roots need so many registers that a multiprocessor has room for one matrix of three.
-  if (op == Fused::mpa || (teams_join(op, shape) && batch <= device.multiprocessors)) {
-    // The shifts of one matrix are independent, and so are the inverses of X and Y. While the batch leaves
-    // multiprocessors short of threads, several teams share a matrix; 1024 threads are what a multiprocessor needs to
-    // hide the latency of the pivots.
+  if (Pass::teams_join(shape, batch, device.multiprocessors)) {
+    // While the batch leaves multiprocessors short of threads, several teams share a matrix; 1024 threads are what a
+    // multiprocessor needs to hide the latency of the pivots.
     const int64_t wanted =
         static_cast<int64_t>(device.multiprocessors) * 1024 / (larger(1, shape.threads) * (batch + 1));
-    int groups = static_cast<int>(wanted < terms ? wanted : terms);
-    groups = smaller(groups, smaller(15, max_threads(op, shape) / (shape.threads * least)));
-    while (groups > 1 && bytes(groups) * least > device.shared_per_block) --groups;
-    groups = larger(1, groups);
-    const int rounds = (terms + groups - 1) / groups;
-    plan.groups = (terms + rounds - 1) / rounds;  // as few as take as many rounds
+    int teams = static_cast<int>(wanted < terms ? wanted : terms);
+    teams = smaller(teams, smaller(15, Pass::max_threads(shape) / (shape.threads * least)));
+    while (teams > 1 && bytes(teams) * least > device.shared_per_block) --teams;
+    teams = larger(1, teams);
+    const int rounds = (terms + teams - 1) / teams;
+    plan.teams = (terms + rounds - 1) / rounds;  // as few as take as many rounds
   }
   if (shape.threads < 32) {
     // As many matrices a block as still give every multiprocessor a block.
-    while (2 * plan.matrices_per_block * plan.groups * shape.threads <= 128 &&
+    while (2 * plan.matrices_per_block * plan.teams * shape.threads <= 128 &&
            2 * plan.matrices_per_block * static_cast<int64_t>(device.multiprocessors) <= batch &&
-           2 * plan.matrices_per_block * bytes(plan.groups) <= device.shared_per_block) {
+           2 * plan.matrices_per_block * bytes(plan.teams) <= device.shared_per_block) {
       plan.matrices_per_block *= 2;
     }
   }
-  plan.shared_bytes = plan.matrices_per_block * bytes(plan.groups);
+  plan.shared_bytes = plan.matrices_per_block * bytes(plan.teams);
   plan.blocks = (batch + plan.matrices_per_block - 1) / plan.matrices_per_block;
   return plan;
 }

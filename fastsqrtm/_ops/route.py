@@ -22,7 +22,7 @@ def without_autocast(A: Tensor) -> contextlib.AbstractContextManager:
 def save(definition: Definition, ctx: Any, inputs: tuple, output: Results) -> tuple[Tensor, ...]:
     op, results = definition.op, unpacked(output)
     ctx.numbers = inputs[len(op.tensors) :]
-    if not all(op.differentiable):
+    if False in op.differentiable:
         ctx.mark_non_differentiable(*(x for x, has in zip(results, op.differentiable, strict=True) if not has))
     assert definition.rule is not None
     saved = definition.rule.save(*inputs[: len(op.tensors)], *results)
@@ -32,7 +32,10 @@ def save(definition: Definition, ctx: Any, inputs: tuple, output: Results) -> tu
 
 def vjp(definition: Definition, ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
     assert definition.rule is not None
-    kept = [x for x, has in zip(cotangents, definition.op.differentiable, strict=True) if has]
+    differentiable = definition.op.differentiable
+    kept: Any = cotangents
+    if False in differentiable:
+        kept = [x for x, has in zip(cotangents, differentiable, strict=True) if has]
     with without_autocast(kept[0]):
         gradients = definition.rule.vjp(*ctx.saved_tensors, ctx.numbers, *kept)
     gradients = (gradients,) if isinstance(gradients, Tensor) else gradients

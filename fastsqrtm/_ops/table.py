@@ -64,12 +64,12 @@ class Op:
         defaults = {number.name: empty if number.default is None else number.default for number in self.numbers}
         return inspect.Signature([*tensors, *(inspect.Parameter(n, kind, default=d) for n, d in defaults.items())])
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Of the tensor arguments."""
         return tuple(tensor.name for tensor in self.tensors)
 
-    @property
+    @cached_property
     def differentiable(self) -> tuple[bool, ...]:
         """Which results have a gradient: those whose dtype is that of the first argument."""
         return tuple(result.dtype is None for result in self.results)

@@ -31,7 +31,7 @@ def solve_newton_schulz(B: Tensor, C: Tensor, iterations: int) -> Tensor:
 
 
 def solve_newton(B: Tensor, W: Tensor, C: Tensor, tolerance: float) -> Tensor:
-    """X with B X + X B = C for W = B^-1. Twin: solve_newton in csrc/cpu/steps/newton.h, which has the formulas."""
+    """X with B X + X B = C for W = B^-1. Its twin in csrc/cpu/steps/newton_lyapunov.h has the formulas."""
     done = torch.zeros_like(B[..., :1, :1], dtype=torch.bool)
     identity = identity_like(B)
     for _ in range(12):

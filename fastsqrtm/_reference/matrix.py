@@ -67,7 +67,7 @@ def spd_inverse(A: Tensor) -> tuple[Tensor, Tensor]:
 
 def inverse_with_ridge(B: Tensor, entry_precision: float) -> tuple[Tensor, Tensor]:
     """B with the ridge it needs, and its inverse; NaN where it is indefinite. The last ridge covers the rounding of the
-    entries. Twin: invert in csrc/cpu/steps/newton.h.
+    entries. Twin: invert in csrc/cpu/steps/inverse.h.
     """
     unit = max(torch.finfo(B.dtype).eps, entry_precision / RIDGES[-1]) * one_norm(B) * identity_like(B)
     W, good = spd_inverse(B)

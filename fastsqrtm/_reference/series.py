@@ -122,7 +122,7 @@ def inverse_root_of(A: Tensor, series: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def exact_gradient(A: Tensor, G: Tensor, inverse: bool, series: Callable[[Tensor, Tensor], tuple]) -> Tensor:
-    """From series(X, G) = (derivative of r at X applied to G, r(X)). Twin: root_backward in csrc/cpu/kernels.cpp."""
+    """From series(X, G) = (derivative of r at X applied to G, r(X)); csrc/cpu/steps/series.h has the formula."""
     X, nu = normalise(symmetric_part(A))
     G = symmetric_part(G)
     derivative, value = series(X, G)

@@ -65,11 +65,11 @@ __global__ void symmetrise_kernel(Problem problem, Input in, T* symmetric, Parti
   // Pushed along, not indexed: an index that the compiler does not know would put them into local memory.
   T values[tile_edge / tile_rows] = {};
   T largest = 0;
-  with_storage<T>(problem.storage, [&](auto* type) {
+  with_element<T>(problem.element, [&](auto* type) {
     using S = std::remove_pointer_t<decltype(type)>;
     const S* source = static_cast<const S*>(in.data) + matrix * in.batch_stride;
     for_tile<T>(
-        n, [&](int i, int j) { return from_storage<T>(source[i * in.row_stride + j * in.column_stride]); },
+        n, [&](int i, int j) { return from_element<T>(source[i * in.row_stride + j * in.column_stride]); },
         [&](int i, int j, T x, T mirrored) {
           const T value = T(0.5) * x + T(0.5) * mirrored;
           out[static_cast<int64_t>(i) * n + j] = value;
@@ -144,27 +144,6 @@ template <typename T>
 __global__ void scale_kernel(T* x, int64_t matrices, int n, const Norm<T>* norms, Scale scale, T factor, T diagonal) {
   for_elements(matrices, n, [&](int64_t m, int i, int j, int64_t at) {
     x[at] = (i == j ? diagonal : T(0)) + factor * scaled(x[at], norms[m], scale);
-  });
-}
-
-// Matrix m * degree + j: factor = I + H, right = H or I, H = scale[j] X. Also the addresses that batched calls want.
-template <typename T>
-__global__ void shift_kernel(MpaArguments<T> arguments, const T* x, const Norm<T>* norms, T* factor, T* right,
-                             T** factors, T** rights) {
-  const int n = arguments.problem.n;
-  const int degree = arguments.degree;
-  const int64_t size = static_cast<int64_t>(n) * n;
-  for_elements(arguments.problem.batch * degree, n, [&](int64_t m, int i, int j, int64_t at) {
-    const int64_t matrix = m / degree;
-    const T h =
-        arguments.scale[m % degree] * norms[matrix].normalise(x[matrix * size + static_cast<int64_t>(i) * n + j]);
-    const T identity = i == j ? T(1) : T(0);
-    factor[at] = identity + h;
-    right[at] = arguments.inverse ? identity : h;
-    if (i == 0 && j == 0) {
-      factors[m] = factor + m * size;
-      rights[m] = right + m * size;
-    }
   });
 }
 
@@ -289,11 +268,11 @@ __global__ void general_step_kernel(T* u, T* q, T* identity, int64_t matrices, i
 // x <- the matrix as it is, in the type of the computation, scaled; its norms may be another matrix's.
 template <typename T>
 __global__ void load_kernel(Problem problem, Input in, T* x, const Norm<T>* norms, Scale scale) {
-  with_storage<T>(problem.storage, [&](auto* type) {
+  with_element<T>(problem.element, [&](auto* type) {
     using S = std::remove_pointer_t<decltype(type)>;
     const S* source = static_cast<const S*>(in.data);
     for_elements(problem.batch, problem.n, [&](int64_t m, int i, int j, int64_t at) {
-      x[at] = scaled(from_storage<T>(source[m * in.batch_stride + i * in.row_stride + j * in.column_stride]), norms[m],
+      x[at] = scaled(from_element<T>(source[m * in.batch_stride + i * in.row_stride + j * in.column_stride]), norms[m],
                      scale);
     });
   });
@@ -302,11 +281,14 @@ __global__ void load_kernel(Problem problem, Input in, T* x, const Norm<T>* norm
 // What becomes of the sum of terms at the end.
 enum class Finish { root, inverse_root, gradient, inverse_gradient, plain };
 
+inline Finish finish_of(Power power) { return power == Power::half ? Finish::root : Finish::inverse_root; }
+
 // out = finish(constant I + sum_k weight[k] term[k]), `count` terms a matrix one after the other. Symmetrised unless
 // plain. A matrix with a term that could not be factored (info > 0) is NaN.
 template <typename T>
 struct FinishArguments {
   Problem problem;
+  void* out;
   const T* terms;
   const Norm<T>* norms;
   const int* info;              // per term, or null
@@ -327,9 +309,9 @@ __global__ void finish_kernel(FinishArguments<T> a) {
   bool failed = false;
   for (int k = 0; a.info && k < a.count; ++k) failed = failed || a.info[matrix * a.count + k] != 0;
   const bool zero = norm.is_zero || (a.is_zero_gradient && a.is_zero_gradient[matrix] != 0);
-  with_storage<T>(a.problem.storage, [&](auto* type) {
+  with_element<T>(a.problem.element, [&](auto* type) {
     using S = std::remove_pointer_t<decltype(type)>;
-    S* out = static_cast<S*>(a.problem.out) + matrix * size;
+    S* out = static_cast<S*>(a.out) + matrix * size;
     for_tile<T>(
         n,
         [&](int i, int j) {
@@ -345,7 +327,7 @@ __global__ void finish_kernel(FinishArguments<T> a) {
           if (a.finish == Finish::inverse_gradient) value = norm.restore(norm.restore(norm.restore(value)));
           if (failed) value = not_a_number<T>();
           if (zero) value = a.finish == Finish::inverse_root && i == j ? infinity<T>() : T(0);
-          out[static_cast<int64_t>(i) * n + j] = to_storage<S>(value);
+          out[static_cast<int64_t>(i) * n + j] = to_element<S>(value);
         });
   });
 }
@@ -367,6 +349,7 @@ __global__ void infinite_identity_kernel(const T* x, int n, int* flag) {
 template <typename T>
 struct ExactGradient {
   Problem problem;
+  void* out;
   const T* x;
   const T* cotangent;
   const T* derivative;
@@ -376,7 +359,7 @@ struct ExactGradient {
   T* partial;       // per tile: its part of what X is multiplied by
   int count;
   int term_step, derivative_step;  // matrices from those of one matrix to those of the next
-  bool inverse;
+  Power power;
   T sign;
   T constant;
   T weight[max_pade_degree];
@@ -400,7 +383,7 @@ __global__ void radial_kernel(ExactGradient<T> a) {
     const T on_diagonal = row == column ? T(1) : T(0);
     T value = a.constant * on_diagonal;
     for (int k = 0; k < a.count; ++k) value += a.weight[k] * (terms[k * size + at] - a.identity[k] * on_diagonal);
-    sum += (a.inverse ? T(-0.5) : T(0.5)) * a.cotangent[matrix * size + at] * value -
+    sum += (a.power == Power::minus_half ? T(-0.5) : T(0.5)) * a.cotangent[matrix * size + at] * value -
            a.sign * derivative[at] * a.norms[matrix].normalise(a.x[matrix * size + at]);
   }
   sum = reduce_block(sum, reinterpret_cast<T*>(dynamic_shared()), [](T p, T q) { return p + q; });
@@ -422,9 +405,9 @@ __global__ void exact_gradient_kernel(ExactGradient<T> a) {
   }
   radial = reduce_block(radial, reinterpret_cast<T*>(dynamic_shared()), [](T p, T q) { return p + q; });
   const T scale = norm.inverse_root();
-  with_storage<T>(a.problem.storage, [&](auto* type) {
+  with_element<T>(a.problem.element, [&](auto* type) {
     using S = std::remove_pointer_t<decltype(type)>;
-    S* out = static_cast<S*>(a.problem.out) + start;
+    S* out = static_cast<S*>(a.out) + start;
     for_tile<T>(
         n,
         [&](int i, int j) {
@@ -433,10 +416,10 @@ __global__ void exact_gradient_kernel(ExactGradient<T> a) {
         },
         [&](int i, int j, T x, T mirrored) {
           T value = T(0.5) * (x + mirrored) * scale;
-          if (a.inverse) value = value * scale * scale;
+          if (a.power == Power::minus_half) value = value * scale * scale;
           if (failed) value = not_a_number<T>();
           if (norm.is_zero) value = 0;
-          out[static_cast<int64_t>(i) * n + j] = to_storage<S>(value);
+          out[static_cast<int64_t>(i) * n + j] = to_element<S>(value);
         });
   });
 }

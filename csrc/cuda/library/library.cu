@@ -1,6 +1,6 @@
-// cuBLAS and cuSOLVER behind large.h. Cholesky (potrf and two triangular solves) rather than LU: the shifted matrices
-// are positive definite, the factorisation has half the flops and no pivot search. Which is faster on a GPU is not
-// measured.
+// cuBLAS and cuSOLVER behind large.h, for every pass in one file: the elementwise kernels are compiled once. Cholesky
+// (potrf and two triangular solves) rather than LU: the shifted matrices are positive definite, the factorisation has
+// half the flops and no pivot search. Which is faster on a GPU is not measured.
 #include <cublas_v2.h>
 #include <cusolverDn.h>
 
@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "cuda/launch.cuh"
-#include "cuda/library/launch.h"
+#include "cuda/library/large.h"
 #include "cuda/library/library.h"
-#include "cuda/library/newton.h"
+#include "cuda/passes.h"  // made by cmake/passes.cmake
 
 namespace fastsqrtm {
 namespace cuda {
@@ -179,101 +179,33 @@ class DeviceLibrary {
   cudaStream_t stream_;
 };
 
-int element_bytes(Storage storage) { return storage == Storage::float64 ? 8 : 4; }
-
-// `matrices` for each of the batch.
-Problem part_of(Problem problem, int64_t first, int64_t count, int matrices = 1) {
-  problem.batch = count;
-  problem.out =
-      static_cast<char*>(problem.out) + first * matrices * problem.n * problem.n * storage_bytes(problem.storage);
-  return problem;
-}
-
-Input part_of(Input in, int64_t first, Storage storage) {
-  if (in.data) in.data = static_cast<const char*>(in.data) + first * in.batch_stride * storage_bytes(storage);
-  return in;
-}
-
-// run(LargeNewton of a part of the batch, its first matrix, how many it has)
-template <class F>
-void newton_by_parts(Fused op, const Problem& problem, int poles, void* workspace, void* blas, cudaStream_t stream,
-                     F run) {
-  const auto handle = static_cast<cublasHandle_t>(blas);
+template <class Pass, typename T, class Told>
+void run_typed(const Told& pass, const Operands& operands, Context& context) {
+  const Problem& problem = operands.problem;
+  const auto handle = static_cast<cublasHandle_t>(context.blas_handle());
   const FullPrecision full_precision(handle);
-  const int64_t chunk = large_chunk(op, problem.batch, problem.n, poles, element_bytes(problem.storage));
-  for (int64_t first = 0; first < problem.batch; first += chunk) {
-    Problem part = problem;
-    part.batch = problem.batch - first < chunk ? problem.batch - first : chunk;
-    if (problem.storage == Storage::float64) {
-      DeviceLibrary<double> library(handle, stream);
-      LargeNewton<double, DeviceLibrary<double>> newton(library, op, part, poles, workspace);
-      run(newton, double(), first, part.batch);
-    } else {
-      DeviceLibrary<float> library(handle, stream);
-      LargeNewton<float, DeviceLibrary<float>> newton(library, op, part, poles, workspace);
-      run(newton, float(), first, part.batch);
-    }
+  const int64_t chunk = large_chunk<Pass>(pass, problem.batch, problem.n, sizeof(T));
+  void* workspace = context.allocate(large_workspace_bytes<Pass>(pass, chunk, problem.n, sizeof(T)));
+  DeviceLibrary<T> library(handle, context.stream);
+  in_parts(operands, chunk, [&](const Operands& part) { run_large_part<Pass, T>(library, pass, part, workspace); });
+}
+
+template <class Pass, class Told>
+void run(const Told& pass, const Operands& operands, Context& context) {
+  if (operands.problem.element == Element::float64) {
+    run_typed<Pass, double>(pass, operands, context);
+  } else {
+    run_typed<Pass, float>(pass, operands, context);
   }
 }
 
 }  // namespace
 
-int64_t large_workspace(Fused op, int64_t batch, int64_t n, int degree, Storage storage) {
-  const int bytes = element_bytes(storage);
-  return large_workspace_bytes(op, large_chunk(op, batch, n, degree, bytes), n, degree, bytes);
-}
-
-void launch_large(Fused op, const Problem& problem, const Input (&inputs)[3], int degree, int iterations, bool inverse,
-                  void* workspace, void* blas, cudaStream_t stream) {
-  const auto handle = static_cast<cublasHandle_t>(blas);
-  const FullPrecision full_precision(handle);
-  const int64_t chunk = large_chunk(op, problem.batch, problem.n, degree, element_bytes(problem.storage));
-  const LargeOp whole{op, problem, inputs[0], inputs[1], inputs[2], degree, iterations, inverse};
-  in_parts(whole, chunk, [&](const LargeOp& part) {
-    if (problem.storage == Storage::float64) {
-      DeviceLibrary<double> library(handle, stream);
-      Large<double, DeviceLibrary<double>>(library, part, workspace).run();
-    } else {
-      DeviceLibrary<float> library(handle, stream);
-      Large<float, DeviceLibrary<float>>(library, part, workspace).run();
-    }
-  });
-}
-
-void launch_large_accurate_roots(const Problem& problem, const Input& a, bool root, bool inverse,
-                                 const RootDesign& design, void* workspace, void* blas, cudaStream_t stream) {
-  newton_by_parts(Fused::accurate_roots, problem, design.poles, workspace, blas, stream,
-                  [&](auto& newton, auto element, int64_t first, int64_t count) {
-                    newton.accurate_roots(accurate_roots_arguments<decltype(element)>(
-                        part_of(problem, first, count, root && inverse ? 2 : 1), part_of(a, first, problem.storage),
-                        root, inverse, design));
-                  });
-}
-
-void launch_large_accurate_backward(const AccurateBackwardArguments& arguments, void* workspace, void* blas,
-                                    cudaStream_t stream) {
-  newton_by_parts(Fused::accurate_backward, arguments.problem, 1, workspace, blas, stream,
-                  [&](auto& newton, auto, int64_t first, int64_t count) {
-                    AccurateBackwardArguments part = arguments;
-                    part.problem = part_of(arguments.problem, first, count);
-                    for (Input* in : {&part.root, &part.inverse_root, &part.root_cotangent, &part.inverse_cotangent}) {
-                      *in = part_of(*in, first, arguments.problem.storage);
-                    }
-                    newton.accurate_backward(part);
-                  });
-}
-
-void launch_large_lyapunov_newton(const LyapunovNewtonArguments& arguments, void* workspace, void* blas,
-                                  cudaStream_t stream) {
-  newton_by_parts(Fused::lyapunov_newton, arguments.problem, 1, workspace, blas, stream,
-                  [&](auto& newton, auto, int64_t first, int64_t count) {
-                    LyapunovNewtonArguments part = arguments;
-                    part.problem = part_of(arguments.problem, first, count);
-                    part.b = part_of(arguments.b, first, arguments.problem.storage);
-                    part.c = part_of(arguments.c, first, arguments.problem.storage);
-                    newton.lyapunov_newton(part);
-                  });
-}
+#define PASS(Type, file)                                                                      \
+  void run_by_library(const passes::Type& pass, const Operands& operands, Context& context) { \
+    run<Type>(pass, operands, context);                                                       \
+  }
+#include "ops.def"
 
 }  // namespace cuda
 }  // namespace fastsqrtm

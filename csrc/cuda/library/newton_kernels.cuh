@@ -168,52 +168,6 @@ __global__ void inverse_kernel(const T* matrix, int64_t matrices, int n, T* fact
   });
 }
 
-// Matrix m * poles + j: factor = I + A / t_j, right = I.
-template <typename T>
-__global__ void pole_kernel(AccurateRootsArguments<T> arguments, const T* a, T* factor, T* right, T** factors,
-                            T** rights) {
-  const int n = arguments.problem.n;
-  const int poles = arguments.poles;
-  const int64_t size = static_cast<int64_t>(n) * n;
-  for_elements(arguments.problem.batch * poles, n, [&](int64_t m, int i, int j, int64_t at) {
-    const T identity = i == j ? T(1) : T(0);
-    factor[at] = identity + arguments.inverse_shift[m % poles] * a[m / poles * size + static_cast<int64_t>(i) * n + j];
-    right[at] = identity;
-    if (i == 0 && j == 0) {
-      factors[m] = factor + m * size;
-      rights[m] = right + m * size;
-    }
-  });
-}
-
-// Y = c I + sum_j w_j / t_j R_j, or X = c A + sum_j w_j (I - R_j), with R_j = (I + A / t_j)^-1; symmetric.
-template <typename T>
-__global__ void poles_sum_kernel(AccurateRootsArguments<T> arguments, const T* a, const T* solved, const int* info,
-                                 bool inverse, T* out) {
-  const int n = arguments.problem.n;
-  const int poles = arguments.poles;
-  const int64_t matrix = blockIdx.y;
-  const int64_t size = static_cast<int64_t>(n) * n;
-  const T* r = solved + matrix * poles * size;
-  bool failed = false;
-  for (int k = 0; k < poles; ++k) failed = failed || info[matrix * poles + k] != 0;
-  for_tile<T>(
-      n,
-      [&](int i, int j) {
-        const int64_t at = static_cast<int64_t>(i) * n + j;
-        const T identity = i == j ? T(1) : T(0);
-        T sum = arguments.constant * (inverse ? identity : a[matrix * size + at]);
-        for (int k = 0; k < poles; ++k) {
-          const T value = r[k * size + at];
-          sum = std::fma(arguments.weight[k], inverse ? arguments.inverse_shift[k] * value : identity - value, sum);
-        }
-        return sum;
-      },
-      [&](int i, int j, T x, T mirrored) {
-        out[matrix * size + static_cast<int64_t>(i) * n + j] = failed ? not_a_number<T>() : T(0.5) * (x + mirrored);
-      });
-}
-
 // out = keep out + take (R + R^T) / 2, or that without out where keep is 0. A matrix whose factorisation failed is NaN.
 template <typename T>
 __global__ void add_inverse_kernel(const T* inverse, const int* info, int n, T keep, T take, T* out) {
@@ -227,23 +181,6 @@ __global__ void add_inverse_kernel(const T* inverse, const int* info, int n, T k
         const T value = take * (T(0.5) * (x + mirrored)) + (keep == T(0) ? T(0) : keep * out[at]);
         out[at] = failed ? not_a_number<T>() : value;
       });
-}
-
-// Part `part` of `parts` matrices of output for each of x: the root or the inverse root.
-template <typename T>
-__global__ void store_roots_kernel(Problem problem, const T* x, const Norm<T>* norms, const NewtonState<T>* states,
-                                   bool inverse, int part, int parts) {
-  const int64_t size = static_cast<int64_t>(problem.n) * problem.n;
-  with_storage<T>(problem.storage, [&](auto* type) {
-    using S = std::remove_pointer_t<decltype(type)>;
-    S* out = static_cast<S*>(problem.out);
-    for_elements(problem.batch, problem.n, [&](int64_t m, int i, int j, int64_t at) {
-      const T bound = square_root(states[m].bound);
-      T value = x[at] * (inverse ? norms[m].inverse_root() * reciprocal(bound) : norms[m].root() * bound);
-      if (norms[m].is_zero) value = inverse && i == j ? infinity<T>() : T(0);
-      out[(m * parts + part) * size + static_cast<int64_t>(i) * problem.n + j] = to_storage<S>(value);
-    });
-  });
 }
 
 // C <- keep C + take V, B <- keep B + take W

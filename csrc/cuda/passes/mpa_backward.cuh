@@ -2,6 +2,48 @@
 // Counterparts: mpa_backward and mpa_inv_backward in csrc/cpu and fastsqrtm/reference.py.
 #pragma once
 
+#include "cuda/passes/mpa.cuh"
+
+namespace fastsqrtm {
+namespace cuda {
+
+struct MpaBackward {
+  template <typename T>
+  struct Arguments {
+    Mpa::Arguments<T> series;
+    Input cotangent;
+    T* kept;  // batch x kept_elements
+
+    Arguments(const passes::MpaBackward& pass, const Operands& operands, const Plan& plan)
+        : series(pass, operands, plan), cotangent(operands.in[1]), kept(static_cast<T*>(operands.kept)) {}
+  };
+
+  // G, R and one place that the panels of the sweep and U share.
+  static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int) { return three_matrices(s); }
+  static FASTSQRTM_HOST_DEVICE constexpr int max_threads(const Shape& s) { return threads_of_single_teams(s); }
+  static constexpr bool teams_join(const Shape&, int64_t, int) { return false; }
+  static constexpr int64_t kept_elements(const Shape& s, const Problem&) { return packed_elements(s); }
+  static constexpr bool only_symmetric_part_of(int) { return true; }
+  static int terms(const passes::MpaBackward&) { return 1; }
+  static int64_t large_matrices(const passes::MpaBackward& pass) { return 3 + 2 * pass.degree; }
+  static int64_t large_terms(const passes::MpaBackward& pass) { return pass.degree; }
+  // Two triangles where the registers are too few, as in teams of nine warps, which have 168 of them a thread.
+  static FASTSQRTM_HOST_DEVICE constexpr int packed_elements(const Shape& s) {
+    return s.threads > 256 ? s.triangle_elements(s.split_sweep) + s.triangle_elements(s.split_symmetric) : 0;
+  }
+
+  template <class V>
+  static FASTSQRTM_DEVICE void run(const Arguments<typename V::scalar>& arguments);
+  template <class Large>
+  static void run_large(Large& large, const Arguments<typename Large::scalar>& arguments);
+};
+
+}  // namespace cuda
+}  // namespace fastsqrtm
+
+#ifdef FASTSQRTM_KERNELS
+
+#include "cuda/library/derivative.h"
 #include "cuda/steps/derivative.cuh"
 #include "cuda/tile/memory.cuh"
 #include "cuda/tile/product.cuh"
@@ -13,16 +55,15 @@ namespace cuda {
 // With R = (I + H)^-1 the derivative of weight H R is weight scale R G R, and so is that of -weight R. X and the sum L
 // stay in registers, or X in global memory; the panels of the sweep and U = G R take turns in one matrix.
 template <class V>
-__global__ void __launch_bounds__(max_threads(Fused::mpa_backward, V::shape), 1)
-    mpa_backward_kernel(const __grid_constant__ MpaBackwardArguments<typename V::scalar> arguments) {
+FASTSQRTM_DEVICE void MpaBackward::run(const Arguments<typename V::scalar>& arguments) {
   using T = typename V::scalar;
   constexpr int split = V::split_symmetric;
+  constexpr int shared = shared_elements(V::shape, 1);
   static_assert(V::panel_elements <= V::matrix_elements, "the panels take the place of a matrix");
-  const MpaArguments<T>& series = arguments.series;
+  const Mpa::Arguments<T>& series = arguments.series;
   const Problem& problem = series.problem;
-  const int blocks = (problem.n + V::tile - 1) / V::tile;
-  T* g = reinterpret_cast<T*>(dynamic_shared()) +
-         static_cast<int>(threadIdx.y) * shared_elements(Fused::mpa_backward, V::shape, 1);
+  const int used_tiles = (problem.n + V::tile - 1) / V::tile;
+  T* g = reinterpret_cast<T*>(dynamic_shared()) + static_cast<int>(threadIdx.y) * shared;
   T* r = g + V::matrix_elements;
   T* u = r + V::matrix_elements;
   T* scratch = u + V::matrix_elements;
@@ -30,13 +71,14 @@ __global__ void __launch_bounds__(max_threads(Fused::mpa_backward, V::shape), 1)
   const Owner<V, split> owner;
 
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
-  constexpr int kept = kept_elements(Fused::mpa_backward, V::shape);
+  constexpr int kept = packed_elements(V::shape);
   T* place = arguments.kept + index * kept;
   Held<V, V::split_sweep, kept != 0> x{place};
   Held<V, split, kept != 0> sum{place + smaller(kept, V::shape.triangle_elements(V::split_sweep))};
   load_matrix<V>(r, series.a, problem, index, threadIdx.x, V::threads);
   load_matrix<V>(u, arguments.cotangent, problem, index, threadIdx.x, V::threads);
   sync_team<V::threads>();
+  const bool inverse = series.power == Power::minus_half;
   T final_scale;
   {
     Fragment<V, V::split_sweep> f;
@@ -64,21 +106,21 @@ __global__ void __launch_bounds__(max_threads(Fused::mpa_backward, V::shape), 1)
       Fragment<V, V::split_sweep> h, cotangent;
       h.apply([](T) { return T(0); });
       x.combine_into(h, [scale](T, T value) { return scale * value; });
-      sweep(h, sweeper, blocks, false, Panels<V>(u));
+      sweep(h, sweeper, used_tiles, false, Panels<V>(u));
       // h = -R. Of the root's term H R = I - R, so that what is close to I is subtracted before it is summed.
       read(g, sweeper, cotangent);
-      along += weight * inner_product(cotangent, h, series.inverse ? T(0) : T(1), sweeper);
+      along += weight * inner_product(cotangent, h, inverse ? T(0) : T(1), sweeper);
       h.apply([](T value) { return -value; });
       write_lower(r, sweeper, h);
     }
     sync_team<V::threads>();
     {
       FullProduct<V> product;
-      product.multiply(g, r, blocks);
+      product.multiply(g, r, used_tiles);
       product.write(u);
     }
     FASTSQRTM_SEEDED_SYNC(sync_team<V::threads>());
-    symmetric_product(r, u, blocks, owner, l);
+    symmetric_product(r, u, used_tiles, owner, l);
     sum.combine_into(l, [factor = weight * scale](T value, T before) { return factor * value + before; });
     sum.store(l);
     sync_team<V::threads>();  // all have read r and u
@@ -93,12 +135,58 @@ __global__ void __launch_bounds__(max_threads(Fused::mpa_backward, V::shape), 1)
   sync_team<V::threads>();
   Fragment<V, split> direction;
   read(r, owner, direction);
-  const T radial = (series.inverse ? T(-0.5) : T(0.5)) * along - inner_product(l, direction, T(0), owner);
-  finish_gradient(l, direction, radial, final_scale, series.inverse, scratch);
+  const T radial = (inverse ? T(-0.5) : T(0.5)) * along - inner_product(l, direction, T(0), owner);
+  finish_gradient(l, direction, radial, final_scale, series.power, scratch);
   write(u, owner, l, T(1));
   sync_team<V::threads>();
-  store_matrix<V>(u, problem, index, threadIdx.x, V::threads);
+  store_matrix<V>(u, series.out, problem, index, threadIdx.x, V::threads);
+}
+
+// The terms R_j carry the root of their weight in the derivative sum_j R_j G R_j, which the products then build up.
+template <class Large>
+void MpaBackward::run_large(Large& large, const Arguments<typename Large::scalar>& arguments) {
+  using T = typename Large::scalar;
+  const Mpa::Arguments<T>& series = arguments.series;
+  const int n = large.n, degree = series.degree;
+  const int64_t count = large.batch * degree;
+  const bool inverse = series.power == Power::minus_half;
+  T* x = large.matrices();
+  T* g = large.matrices();
+  T* derivative = large.matrices();
+  T* factor = large.matrices(degree);
+  T* right = large.matrices(degree);
+  const Factorisations<T> f = large.factorisations(degree);
+  const T** cotangents = large.template take<const T*>(count);
+  large.symmetrise(series.a, x);
+  large.find_norms();
+  large.symmetrise(arguments.cotangent, g);
+  DerivativeShifts<T> shifts{large.batch,   n,      degree, {},        {},       x,         g,
+                             large.norms(), factor, right,  f.factors, f.rights, cotangents};
+  ExactGradient<T> gradient =
+      gradient_of(large, series.out, series.power, x, g, derivative, right, inverse ? T(-1) : T(1));
+  gradient.info = f.info;
+  gradient.count = degree;
+  gradient.term_step = degree;
+  gradient.constant = series.constant;
+  for (int j = 0; j < degree; ++j) {
+    const T root = std::sqrt(std::fabs(series.weight[j]) * series.scale[j]);
+    shifts.scale[j] = series.scale[j];
+    shifts.root[j] = root;
+    gradient.weight[j] = -series.weight[j] / root;  // of the root's terms I - R, of the inverse root's terms R
+    gradient.identity[j] = inverse ? T(0) : root;
+  }
+  large.elements(count, &derivative_shift_kernel<T>, shifts);
+  large.solve(f, count);
+  large.library().products(cotangents, f.rights, f.factors, n, count);
+  // One product for each term: a single one of all terms, its sums as many times as long, would round more.
+  for (int j = 0; j < degree; ++j) {
+    const int64_t term = static_cast<int64_t>(j) * n * n;
+    large.gemm(1, right + term, factor + term, j > 0 ? 1 : 0, derivative, {1, degree, degree, 1});
+  }
+  finish_gradient(large, gradient);
 }
 
 }  // namespace cuda
 }  // namespace fastsqrtm
+
+#endif

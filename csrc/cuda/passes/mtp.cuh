@@ -2,6 +2,55 @@
 // Counterparts: mtp_lya and mtp_lya_inv in csrc/cpu and fastsqrtm/reference.py.
 #pragma once
 
+#include "cuda/pass.h"
+
+namespace fastsqrtm {
+namespace cuda {
+
+struct Mtp {
+  template <typename T>
+  struct Arguments {
+    Problem problem;
+    Input a;
+    void* out;
+    int degree;
+    Power power;
+    T coefficient[max_taylor_degree + 3] = {};  // zero beyond the degree
+
+    Arguments(const passes::Mtp& pass, const Operands& operands, const Plan&)
+        : problem(operands.problem),
+          a(operands.in[0]),
+          out(operands.out[0].data),
+          degree(pass.degree),
+          power(pass.power) {
+      for (int k = 0; k <= degree; ++k) coefficient[k] = static_cast<T>(pass.coefficients[k]);
+    }
+  };
+
+  // Two factors of a product, and the powers W and W^2 as packed triangles.
+  static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int) {
+    return 2 * s.matrix_elements() + 2 * s.triangle_elements(s.split_symmetric) + s.scratch_elements();
+  }
+  static FASTSQRTM_HOST_DEVICE constexpr int max_threads(const Shape& s) { return threads_of_single_teams(s); }
+  static constexpr bool teams_join(const Shape&, int64_t, int) { return false; }
+  static constexpr int64_t kept_elements(const Shape&, const Problem&) { return 0; }
+  static constexpr bool only_symmetric_part_of(int) { return true; }
+  static int terms(const passes::Mtp&) { return 1; }
+  static int64_t large_matrices(const passes::Mtp&) { return 6; }
+  static int64_t large_terms(const passes::Mtp&) { return 1; }
+
+  template <class V>
+  static FASTSQRTM_DEVICE void run(const Arguments<typename V::scalar>& arguments);
+  template <class Large>
+  static void run_large(Large& large, const Arguments<typename Large::scalar>& arguments);
+};
+
+}  // namespace cuda
+}  // namespace fastsqrtm
+
+#ifdef FASTSQRTM_KERNELS
+
+#include "cuda/library/large.h"
 #include "cuda/tile/memory.cuh"
 #include "cuda/tile/norm.cuh"
 #include "cuda/tile/product.cuh"
@@ -10,14 +59,13 @@ namespace fastsqrtm {
 namespace cuda {
 
 template <class V>
-__global__ void __launch_bounds__(max_threads(Fused::mtp, V::shape), 1)
-    mtp_kernel(const __grid_constant__ MtpArguments<typename V::scalar> arguments) {
+FASTSQRTM_DEVICE void Mtp::run(const Arguments<typename V::scalar>& arguments) {
   using T = typename V::scalar;
   constexpr int split = V::split_symmetric;
+  constexpr int shared = shared_elements(V::shape, 1);
   constexpr int triangle = Triangle<V, split>::elements;
-  const int blocks = (arguments.problem.n + V::tile - 1) / V::tile;
-  T* factor =
-      reinterpret_cast<T*>(dynamic_shared()) + static_cast<int>(threadIdx.y) * shared_elements(Fused::mtp, V::shape, 1);
+  const int used_tiles = (arguments.problem.n + V::tile - 1) / V::tile;
+  T* factor = reinterpret_cast<T*>(dynamic_shared()) + static_cast<int>(threadIdx.y) * shared;
   T* cube = factor + V::matrix_elements;
   const Triangle<V, split> w{cube + V::matrix_elements};
   const Triangle<V, split> w_squared{w.data + triangle};
@@ -34,7 +82,7 @@ __global__ void __launch_bounds__(max_threads(Fused::mtp, V::shape), 1)
   {
     const Norm<T> norm = frobenius_norm(f, scratch);
     f.apply([norm](T value) { return -norm.normalise(value); });
-    final_scale = result_scale(norm, arguments.inverse);
+    final_scale = result_scale(norm, arguments.power);
   }
   f.add_to_diagonal(owner, T(1));
   w.store(f);
@@ -42,13 +90,13 @@ __global__ void __launch_bounds__(max_threads(Fused::mtp, V::shape), 1)
   write(factor, owner, f, T(1));
   sync_team<V::threads>();
   if (degree >= 2) {
-    symmetric_product(factor, factor, blocks, owner, f);
+    symmetric_product(factor, factor, used_tiles, owner, f);
     w_squared.store(f);
   }
   if (degree >= 3) {
     write(cube, owner, f, T(1));
     sync_team<V::threads>();
-    symmetric_product(factor, cube, blocks, owner, f);
+    symmetric_product(factor, cube, used_tiles, owner, f);
     sync_team<V::threads>();
     write(cube, owner, f, T(1));
   }
@@ -57,7 +105,7 @@ __global__ void __launch_bounds__(max_threads(Fused::mtp, V::shape), 1)
   for (int block = degree / 3; block >= 0; --block) {
     if (block < degree / 3) {
       sync_team<V::threads>();
-      symmetric_product(factor, cube, blocks, owner, f);
+      symmetric_product(factor, cube, used_tiles, owner, f);
       sync_team<V::threads>();
     }
     const T* coefficient = arguments.coefficient + 3 * block;
@@ -67,12 +115,37 @@ __global__ void __launch_bounds__(max_threads(Fused::mtp, V::shape), 1)
     if (degree >= 2) w_squared.combine_into(f, [c2](T sum, T value) { return sum + c2 * value; });
     if (block > 0) write(factor, owner, f, T(1));
   }
-  scale_result(f, owner, final_scale, arguments.inverse);
+  scale_result(f, owner, final_scale, arguments.power);
   sync_team<V::threads>();
   write(factor, owner, f, T(1));
   sync_team<V::threads>();
-  store_matrix<V>(factor, arguments.problem, index, threadIdx.x, V::threads);
+  store_matrix<V>(factor, arguments.out, arguments.problem, index, threadIdx.x, V::threads);
+}
+
+template <class Large>
+void Mtp::run_large(Large& large, const Arguments<typename Large::scalar>& arguments) {
+  using T = typename Large::scalar;
+  const int n = large.n, degree = arguments.degree;
+  T* w = large.matrices();
+  T* w_squared = large.matrices();
+  T* w_cubed = large.matrices();
+  T* sum = large.matrices();
+  T* next = large.matrices();
+  large.symmetrise(arguments.a, w);
+  large.find_norms();
+  large.scale(w, Scale::inverse_norm, T(-1), T(1));
+  if (degree >= 2) large.gemm(1, w, w, 0, w_squared);
+  if (degree >= 3) large.gemm(1, w, w_squared, 0, w_cubed);
+  for (int block = degree / 3; block >= 0; --block) {
+    const T* c = arguments.coefficient + 3 * block;
+    large.elements(large.batch, &taylor_block_kernel<T>, next, large.batch, n, w, w_squared, c[0], c[1], c[2]);
+    if (block < degree / 3) large.gemm(1, sum, w_cubed, 1, next);
+    std::swap(sum, next);
+  }
+  large.tiles(&finish_kernel<T>, large.finish_arguments(arguments.out, sum, finish_of(arguments.power)));
 }
 
 }  // namespace cuda
 }  // namespace fastsqrtm
+
+#endif

@@ -2,6 +2,44 @@
 // Counterparts: mtp_backward and mtp_inv_backward in csrc/cpu and fastsqrtm/reference.py.
 #pragma once
 
+#include "cuda/passes/mtp.cuh"
+
+namespace fastsqrtm {
+namespace cuda {
+
+struct MtpBackward {
+  template <typename T>
+  struct Arguments {
+    Mtp::Arguments<T> series;
+    Input cotangent;
+    T* kept;  // batch x kept_elements
+
+    Arguments(const passes::MtpBackward& pass, const Operands& operands, const Plan& plan)
+        : series(pass, operands, plan), cotangent(operands.in[1]), kept(static_cast<T*>(operands.kept)) {}
+  };
+
+  // W^2, H and one place that D and W G + G W share.
+  static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int) { return three_matrices(s); }
+  static FASTSQRTM_HOST_DEVICE constexpr int max_threads(const Shape& s) { return threads_of_single_teams(s); }
+  static constexpr bool teams_join(const Shape&, int64_t, int) { return false; }
+  static constexpr int64_t kept_elements(const Shape& s, const Problem&) { return four_kept_triangles(s); }
+  static constexpr bool only_symmetric_part_of(int) { return true; }
+  static int terms(const passes::MtpBackward&) { return 1; }
+  static int64_t large_matrices(const passes::MtpBackward&) { return 8; }
+  static int64_t large_terms(const passes::MtpBackward&) { return 1; }
+
+  template <class V>
+  static FASTSQRTM_DEVICE void run(const Arguments<typename V::scalar>& arguments);
+  template <class Large>
+  static void run_large(Large& large, const Arguments<typename Large::scalar>& arguments);
+};
+
+}  // namespace cuda
+}  // namespace fastsqrtm
+
+#ifdef FASTSQRTM_KERNELS
+
+#include "cuda/library/derivative.h"
 #include "cuda/steps/derivative.cuh"
 #include "cuda/tile/memory.cuh"
 #include "cuda/tile/product.cuh"
@@ -13,16 +51,15 @@ namespace cuda {
 // symmetric. Three matrices are enough: once W^2 D is in registers, W G + G W takes the place of D. The derivative with
 // respect to X is -D.
 template <class V>
-__global__ void __launch_bounds__(max_threads(Fused::mtp_backward, V::shape), 1)
-    mtp_backward_kernel(const __grid_constant__ MtpBackwardArguments<typename V::scalar> arguments) {
+FASTSQRTM_DEVICE void MtpBackward::run(const Arguments<typename V::scalar>& arguments) {
   using T = typename V::scalar;
   constexpr int split = V::split_symmetric;
-  constexpr int kept = kept_elements(Fused::mtp_backward, V::shape);
-  const MtpArguments<T>& series = arguments.series;
+  constexpr int shared = shared_elements(V::shape, 1);
+  constexpr int kept = four_kept_triangles(V::shape);
+  const Mtp::Arguments<T>& series = arguments.series;
   const Problem& problem = series.problem;
-  const int blocks = (problem.n + V::tile - 1) / V::tile;
-  T* square = reinterpret_cast<T*>(dynamic_shared()) +
-              static_cast<int>(threadIdx.y) * shared_elements(Fused::mtp_backward, V::shape, 1);
+  const int used_tiles = (problem.n + V::tile - 1) / V::tile;
+  T* square = reinterpret_cast<T*>(dynamic_shared()) + static_cast<int>(threadIdx.y) * shared;
   T* value = square + V::matrix_elements;
   T* derivative = value + V::matrix_elements;
   T* scratch = derivative + V::matrix_elements;
@@ -62,12 +99,12 @@ __global__ void __launch_bounds__(max_threads(Fused::mtp_backward, V::shape), 1)
   };
   // The highest three coefficients, of which the first is 0 if the degree is odd, need no product.
   const auto times_highest = [&f, highest = c[2 * i + 2]] { f.apply([highest](T x) { return highest * x; }); };
-  product_plus_transpose(value, derivative, T(1), blocks, owner, f);
+  product_plus_transpose(value, derivative, T(1), used_tiles, owner, f);
   square_derivative.store(f);
   times_highest();
   add(g, c[2 * i + 1]);
   d.store(f);
-  symmetric_product(value, value, blocks, owner, f);
+  symmetric_product(value, value, used_tiles, owner, f);
   write(square, owner, f, T(1));
   times_highest();
   add(w, c[2 * i + 1]);
@@ -78,24 +115,24 @@ __global__ void __launch_bounds__(max_threads(Fused::mtp_backward, V::shape), 1)
     load(d);
     write(derivative, owner, f, T(1));
     FASTSQRTM_SEEDED_SYNC(sync_team<V::threads>());
-    symmetric_product(square, derivative, blocks, owner, f);
+    symmetric_product(square, derivative, used_tiles, owner, f);
     d.store(f);
     load(square_derivative);
     sync_team<V::threads>();  // all have read derivative
     write(derivative, owner, f, T(1));
     sync_team<V::threads>();
-    symmetric_product(derivative, value, blocks, owner, f);
+    symmetric_product(derivative, value, used_tiles, owner, f);
     add(d, T(1));
     add(g, c[2 * i + 1]);
     d.store(f);
-    symmetric_product(square, value, blocks, owner, f);
+    symmetric_product(square, value, used_tiles, owner, f);
     add(w, c[2 * i + 1]);
     f.add_to_diagonal(owner, c[2 * i]);
   }
 
   Fragment<V, split> other = f;
   load(g);
-  T radial = (series.inverse ? T(-0.5) : T(0.5)) * inner_product(other, f, T(0), owner);
+  T radial = (series.power == Power::minus_half ? T(-0.5) : T(0.5)) * inner_product(other, f, T(0), owner);
   load(w);
   other = f;
   load(d);
@@ -103,12 +140,57 @@ __global__ void __launch_bounds__(max_threads(Fused::mtp_backward, V::shape), 1)
   f.apply([](T x) { return -x; });
   other.apply([](T x) { return -x; });
   other.add_to_diagonal(owner, T(1));
-  finish_gradient(f, other, radial, scale, series.inverse, scratch);
+  finish_gradient(f, other, radial, scale, series.power, scratch);
   sync_team<V::threads>();  // all have read value
   write(value, owner, f, T(1));
   sync_team<V::threads>();
-  store_matrix<V>(value, problem, index, threadIdx.x, V::threads);
+  store_matrix<V>(value, series.out, problem, index, threadIdx.x, V::threads);
+}
+
+template <class Large>
+void MtpBackward::run_large(Large& large, const Arguments<typename Large::scalar>& arguments) {
+  using T = typename Large::scalar;
+  const Mtp::Arguments<T>& series = arguments.series;
+  const int n = large.n;
+  const int64_t batch = large.batch;
+  T* w = large.matrices();
+  T* g = large.matrices();
+  T* w_squared = large.matrices();
+  T* squared_derivative = large.matrices();
+  T* h = large.matrices();
+  T* d = large.matrices();
+  T* next_h = large.matrices();
+  T* next_d = large.matrices();
+  large.symmetrise(series.a, w);
+  large.find_norms();
+  large.symmetrise(arguments.cotangent, g);
+  large.scale(w, Scale::inverse_norm, T(-1), T(1));
+  large.gemm(1, w, w, 0, w_squared);
+  large.gemm(1, w, g, 0, squared_derivative);
+  large.gemm(1, g, w, 1, squared_derivative);
+  const auto without_products = [&](T* value, T* derivative, T c0, T c1, T c2) {
+    large.elements(batch, &taylor_derivative_kernel<T>, value, derivative, batch, n, w, w_squared, g,
+                   squared_derivative, c0, c1, c2);
+  };
+  const T* c = series.coefficient;
+  int i = (series.degree - 1) / 2;
+  without_products(h, d, c[2 * i], c[2 * i + 1], c[2 * i + 2]);
+  while (--i >= 0) {
+    without_products(next_h, next_d, c[2 * i], c[2 * i + 1], T(0));
+    large.gemm(1, w_squared, d, 1, next_d);
+    large.gemm(1, squared_derivative, h, 1, next_d);
+    large.gemm(1, w_squared, h, 1, next_h);
+    std::swap(h, next_h);
+    std::swap(d, next_d);
+  }
+  // W has the place of X = I - W, which the gradient wants.
+  large.symmetrise(series.a, w);
+  ExactGradient<T> gradient = gradient_of(large, series.out, series.power, w, g, d, h, T(-1));
+  gradient.weight[0] = T(1);
+  finish_gradient(large, gradient);
 }
 
 }  // namespace cuda
 }  // namespace fastsqrtm
+
+#endif

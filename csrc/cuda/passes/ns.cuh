@@ -2,6 +2,49 @@
 // Counterparts: ns and ns_inv in csrc/cpu and fastsqrtm/reference.py.
 #pragma once
 
+#include "cuda/pass.h"
+
+namespace fastsqrtm {
+namespace cuda {
+
+struct Ns {
+  template <typename T>
+  struct Arguments {
+    Problem problem;
+    Input a;
+    void* out;
+    int steps;
+    Power power;
+
+    Arguments(const passes::Ns& pass, const Operands& operands, const Plan&)
+        : problem(operands.problem),
+          a(operands.in[0]),
+          out(operands.out[0].data),
+          steps(pass.steps),
+          power(pass.power) {}
+  };
+
+  static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int) { return three_matrices(s); }
+  static FASTSQRTM_HOST_DEVICE constexpr int max_threads(const Shape& s) { return threads_of_single_teams(s); }
+  static constexpr bool teams_join(const Shape&, int64_t, int) { return false; }
+  static constexpr int64_t kept_elements(const Shape&, const Problem&) { return 0; }
+  static constexpr bool only_symmetric_part_of(int) { return true; }
+  static int terms(const passes::Ns&) { return 1; }
+  static int64_t large_matrices(const passes::Ns&) { return 6; }
+  static int64_t large_terms(const passes::Ns&) { return 1; }
+
+  template <class V>
+  static FASTSQRTM_DEVICE void run(const Arguments<typename V::scalar>& arguments);
+  template <class Large>
+  static void run_large(Large& large, const Arguments<typename Large::scalar>& arguments);
+};
+
+}  // namespace cuda
+}  // namespace fastsqrtm
+
+#ifdef FASTSQRTM_KERNELS
+
+#include "cuda/library/newton_schulz.h"
 #include "cuda/steps/newton_schulz.cuh"
 #include "cuda/tile/memory.cuh"
 #include "cuda/tile/product.cuh"
@@ -13,16 +56,16 @@ namespace cuda {
 // place. Teams that share a warp pass the same barriers: each goes on for as long as one of them does, and the Y of one
 // that has stopped is not touched.
 template <class V>
-__global__ void __launch_bounds__(max_threads(Fused::ns, V::shape), 1)
-    ns_kernel(const __grid_constant__ NewtonSchulzArguments arguments) {
+FASTSQRTM_DEVICE void Ns::run(const Arguments<typename V::scalar>& arguments) {
   using T = typename V::scalar;
   constexpr int split = V::split_symmetric;
+  constexpr int shared = shared_elements(V::shape, 1);
   const Problem& problem = arguments.problem;
-  const bool inverse = arguments.inverse;
+  const Power power = arguments.power;
+  const bool inverse = power == Power::minus_half;
   const int n = problem.n;
-  const int blocks = (n + V::tile - 1) / V::tile;
-  T* m =
-      reinterpret_cast<T*>(dynamic_shared()) + static_cast<int>(threadIdx.y) * shared_elements(Fused::ns, V::shape, 1);
+  const int used_tiles = (n + V::tile - 1) / V::tile;
+  T* m = reinterpret_cast<T*>(dynamic_shared()) + static_cast<int>(threadIdx.y) * shared;
   T* y = m + V::matrix_elements;
   T* p = y + V::matrix_elements;
   T* scratch = p + V::matrix_elements;
@@ -37,12 +80,12 @@ __global__ void __launch_bounds__(max_threads(Fused::ns, V::shape), 1)
   {
     const Norm<T> norm = frobenius_norm(f, scratch);
     f.apply([norm](T x) { return norm.normalise(x); });
-    final_scale = result_scale(norm, inverse);
+    final_scale = result_scale(norm, power);
   }
 
   bool first = true, done = false;
 #pragma unroll 1
-  for (int left = arguments.iterations;; first = false) {
+  for (int left = arguments.steps;; first = false) {
     const bool single = left % 2 != 0;
     bool last = left <= 2;
     other = f;  // M
@@ -53,14 +96,14 @@ __global__ void __launch_bounds__(max_threads(Fused::ns, V::shape), 1)
       last = take_from_identity(f, owner, n, scratch) || last;  // and all have read the three matrices
       write(m, owner, f, T(1));
       sync_team<V::threads>();
-      symmetric_product(m, m, blocks, owner, f);
+      symmetric_product(m, m, used_tiles, owner, f);
       write(p, owner, f, T(1));
       FASTSQRTM_SEEDED_SYNC(sync_team<V::threads>());  // all have read E
       f.combine(other, [](T squared, T x) { return two_steps_factor(squared, x); });
       add_identity(f, owner, n, T(two_steps_identity));
       write(m, owner, f, T(1));
       sync_team<V::threads>();
-      symmetric_product(p, m, blocks, owner, f);
+      symmetric_product(p, m, used_tiles, owner, f);
       sync_team<V::threads>();
     }
     f.combine(other, [](T sum, T x) { return sum - T(0.5) * x; });
@@ -69,28 +112,40 @@ __global__ void __launch_bounds__(max_threads(Fused::ns, V::shape), 1)
     write(m, owner, other, T(1));
     sync_team<V::threads>();
     // Y of the first root is M, so that Y P is N as well; of the first inverse root it is I, and Y P what f holds.
-    if (!first || !inverse) symmetric_product(first ? m : y, p, blocks, owner, f);
+    if (!first || !inverse) symmetric_product(first ? m : y, p, used_tiles, owner, f);
     const bool go_on = any_team<V>(!done && !last);
     if (go_on && (!first || inverse)) {
-      symmetric_product(m, p, blocks, owner, other);
+      symmetric_product(m, p, used_tiles, owner, other);
     } else {
       other = f;
     }
     sync_team<V::threads>();  // all have read Y and M
     if (!done) {
-      if (last) scale_result(f, owner, final_scale, inverse);
+      if (last) scale_result(f, owner, final_scale, power);
       write(y, owner, f, T(1));
     }
     done = done || last;
     if (!go_on) break;
     write(m, owner, other, T(1));
     sync_team<V::threads>();
-    symmetric_product(m, p, blocks, owner, f);
+    symmetric_product(m, p, used_tiles, owner, f);
     left -= single ? 1 : 2;
   }
   sync_team<V::threads>();
-  store_matrix<V>(y, problem, index, threadIdx.x, V::threads);
+  store_matrix<V>(y, arguments.out, problem, index, threadIdx.x, V::threads);
+}
+
+template <class Large>
+void Ns::run_large(Large& large, const Arguments<typename Large::scalar>& arguments) {
+  using T = typename Large::scalar;
+  T* x = large.matrices();
+  large.symmetrise(arguments.a, x);
+  large.find_norms();
+  const T* y = newton_schulz(large, 1, arguments.steps, arguments.power, x, static_cast<const T*>(nullptr));
+  large.tiles(&finish_kernel<T>, large.finish_arguments(arguments.out, y, finish_of(arguments.power)));
 }
 
 }  // namespace cuda
 }  // namespace fastsqrtm
+
+#endif

@@ -2,6 +2,45 @@
 // Counterparts: ns_backward and ns_inv_backward in csrc/cpu and fastsqrtm/reference.py.
 #pragma once
 
+#include "cuda/passes/ns.cuh"
+
+namespace fastsqrtm {
+namespace cuda {
+
+struct NsBackward {
+  template <typename T>
+  struct Arguments {
+    Ns::Arguments<T> series;
+    Input cotangent;
+    T* kept;  // batch x kept_elements
+
+    Arguments(const passes::NsBackward& pass, const Operands& operands, const Plan& plan)
+        : series(pass, operands, plan), cotangent(operands.in[1]), kept(static_cast<T*>(operands.kept)) {}
+  };
+
+  // P, its derivative and one place for what is multiplied by them.
+  static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int) { return three_matrices(s); }
+  static FASTSQRTM_HOST_DEVICE constexpr int max_threads(const Shape& s) { return threads_of_single_teams(s); }
+  static constexpr bool teams_join(const Shape&, int64_t, int) { return false; }
+  static constexpr int64_t kept_elements(const Shape& s, const Problem&) { return four_kept_triangles(s); }
+  static constexpr bool only_symmetric_part_of(int) { return true; }
+  static int terms(const passes::NsBackward&) { return 1; }
+  static int64_t large_matrices(const passes::NsBackward&) { return 12; }
+  static int64_t large_terms(const passes::NsBackward&) { return 1; }
+
+  template <class V>
+  static FASTSQRTM_DEVICE void run(const Arguments<typename V::scalar>& arguments);
+  template <class Large>
+  static void run_large(Large& large, const Arguments<typename Large::scalar>& arguments);
+};
+
+}  // namespace cuda
+}  // namespace fastsqrtm
+
+#ifdef FASTSQRTM_KERNELS
+
+#include "cuda/library/derivative.h"
+#include "cuda/library/newton_schulz.h"
 #include "cuda/steps/derivative.cuh"
 #include "cuda/steps/newton_schulz.cuh"
 #include "cuda/tile/memory.cuh"
@@ -15,28 +54,28 @@ namespace cuda {
 // E^2, dE^2 and dH, and one place through which all that is multiplied by them passes. Teams that share a warp: see
 // ns.cuh.
 template <class V>
-__global__ void __launch_bounds__(max_threads(Fused::ns_backward, V::shape), 1)
-    ns_backward_kernel(const __grid_constant__ NewtonSchulzBackwardArguments arguments) {
+FASTSQRTM_DEVICE void NsBackward::run(const Arguments<typename V::scalar>& arguments) {
   using T = typename V::scalar;
   constexpr int split = V::split_symmetric;
-  constexpr int kept = kept_elements(Fused::ns_backward, V::shape);
-  const Problem& problem = arguments.steps.problem;
-  const bool inverse = arguments.steps.inverse;
+  constexpr int shared = shared_elements(V::shape, 1);
+  constexpr int kept = four_kept_triangles(V::shape);
+  const Ns::Arguments<T>& series = arguments.series;
+  const Problem& problem = series.problem;
+  const bool inverse = series.power == Power::minus_half;
   const int n = problem.n;
-  const int blocks = (n + V::tile - 1) / V::tile;
-  T* p = reinterpret_cast<T*>(dynamic_shared()) +
-         static_cast<int>(threadIdx.y) * shared_elements(Fused::ns_backward, V::shape, 1);
+  const int used_tiles = (n + V::tile - 1) / V::tile;
+  T* p = reinterpret_cast<T*>(dynamic_shared()) + static_cast<int>(threadIdx.y) * shared;
   T* dp = p + V::matrix_elements;
   T* x = dp + V::matrix_elements;
   T* scratch = x + V::matrix_elements;
   const Owner<V, split> owner;
 
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
-  T* place = static_cast<T*>(arguments.kept) + index * kept;
+  T* place = arguments.kept + index * kept;
   Held<V, split, kept != 0> m{place}, dm{place + kept / 4}, y{place + kept / 2}, dy{place + kept / 4 * 3};
   Fragment<V, split> f, other;
   const auto load_inputs = [&] {
-    load_matrix<V>(p, arguments.steps.a, problem, index, threadIdx.x, V::threads);
+    load_matrix<V>(p, series.a, problem, index, threadIdx.x, V::threads);
     load_matrix<V>(dp, arguments.cotangent, problem, index, threadIdx.x, V::threads);
     sync_team<V::threads>();
   };
@@ -58,7 +97,7 @@ __global__ void __launch_bounds__(max_threads(Fused::ns_backward, V::shape), 1)
   const auto factor = [](T squared, T value) { return two_steps_factor(squared, value); };
   bool first = true, done = false, go_on = true;
 #pragma unroll 1
-  for (int left = arguments.steps.iterations; go_on; first = false) {
+  for (int left = series.steps; go_on; first = false) {
     const bool single = left % 2 != 0;
     const bool y_is_p = first && inverse;
     bool last = left <= 2;
@@ -70,23 +109,23 @@ __global__ void __launch_bounds__(max_threads(Fused::ns_backward, V::shape), 1)
       load(dm, f);
       write(x, owner, f, T(1));
       sync_team<V::threads>();
-      product_plus_transpose(p, x, T(1), blocks, owner, f);
+      product_plus_transpose(p, x, T(1), used_tiles, owner, f);
       f.apply([](T value) { return -value; });
       write(dp, owner, f, T(1));
-      symmetric_product(p, p, blocks, owner, f);
+      symmetric_product(p, p, used_tiles, owner, f);
       sync_team<V::threads>();  // all have read E and dM
       write(p, owner, f, T(1));
       m.combine_into(f, factor);
       add_identity(f, owner, n, T(two_steps_identity));
       write(x, owner, f, T(1));
       FASTSQRTM_SEEDED_SYNC(sync_team<V::threads>());
-      symmetric_product(dp, x, blocks, owner, f);
+      symmetric_product(dp, x, used_tiles, owner, f);
       read(dp, owner, other);
       dm.combine_into(other, factor);
       sync_team<V::threads>();  // all have read dE^2
       write(dp, owner, other, T(1));
       sync_team<V::threads>();
-      symmetric_product<true>(p, dp, blocks, owner, f);
+      symmetric_product<true>(p, dp, used_tiles, owner, f);
     }
     sync_team<V::threads>();  // all have read dH, or the inputs
     dm.combine_into(f, minus_half);
@@ -94,7 +133,7 @@ __global__ void __launch_bounds__(max_threads(Fused::ns_backward, V::shape), 1)
     if (y_is_p) dy.store(f);
     f.apply([](T) { return T(0); });
     if (!single) {
-      symmetric_product(p, x, blocks, owner, f);
+      symmetric_product(p, x, used_tiles, owner, f);
       sync_team<V::threads>();  // all have read E^2 and H
     }
     m.combine_into(f, minus_half);
@@ -124,13 +163,13 @@ __global__ void __launch_bounds__(max_threads(Fused::ns_backward, V::shape), 1)
       }
       write(x, owner, f, T(1));
       sync_team<V::threads>();
-      symmetric_product(x, p, blocks, owner, f);
+      symmetric_product(x, p, used_tiles, owner, f);
       if (pass > 0) {
         m.store(f);
       } else if (!done) {
         y.store(f);
       }
-      symmetric_product(x, dp, blocks, owner, f);
+      symmetric_product(x, dp, used_tiles, owner, f);
       if (pass == 0) {
         load(dy, other);
       } else {
@@ -139,7 +178,7 @@ __global__ void __launch_bounds__(max_threads(Fused::ns_backward, V::shape), 1)
       sync_team<V::threads>();  // all have read Y, M or N
       write(x, owner, other, T(1));
       sync_team<V::threads>();
-      symmetric_product<true>(x, p, blocks, owner, f);
+      symmetric_product<true>(x, p, used_tiles, owner, f);
       if (pass > 0) {
         dm.store(f);
       } else if (!done) {
@@ -159,11 +198,30 @@ __global__ void __launch_bounds__(max_threads(Fused::ns_backward, V::shape), 1)
   other.apply([norm](T value) { return norm.normalise(value); });
   load(dy, f);
   radial -= inner_product(f, other, T(0), owner);
-  finish_gradient(f, other, radial, norm.inverse_root(), inverse, scratch);
+  finish_gradient(f, other, radial, norm.inverse_root(), series.power, scratch);
   write(x, owner, f, T(1));
   sync_team<V::threads>();
-  store_matrix<V>(x, problem, index, threadIdx.x, V::threads);
+  store_matrix<V>(x, series.out, problem, index, threadIdx.x, V::threads);
+}
+
+template <class Large>
+void NsBackward::run_large(Large& large, const Arguments<typename Large::scalar>& arguments) {
+  using T = typename Large::scalar;
+  const Ns::Arguments<T>& series = arguments.series;
+  T* x = large.matrices();
+  T* g = large.matrices();
+  large.symmetrise(series.a, x);
+  large.find_norms();
+  large.symmetrise(arguments.cotangent, g);
+  const T* y = newton_schulz(large, 2, series.steps, series.power, x, g);
+  const T* derivative = y + static_cast<int64_t>(large.n) * large.n;
+  ExactGradient<T> gradient = gradient_of(large, series.out, series.power, x, g, derivative, y, T(1));
+  gradient.weight[0] = T(1);
+  gradient.term_step = gradient.derivative_step = 2;
+  finish_gradient(large, gradient);
 }
 
 }  // namespace cuda
 }  // namespace fastsqrtm
+
+#endif

@@ -3,7 +3,54 @@
 // Counterparts: sqrtm_backward, inv_sqrtm_backward and sqrtm_and_inv_backward in csrc/cpu and fastsqrtm/reference.py.
 #pragma once
 
-#include "cuda/passes/lya_backward.cuh"
+#include "cuda/pass.h"
+
+namespace fastsqrtm {
+namespace cuda {
+
+struct RootsBackward {
+  template <typename T>
+  struct Arguments {
+    Problem problem;
+    Input root;
+    Input inverse_root;
+    Input root_cotangent;
+    Input inverse_cotangent;
+    void* out;
+    T tolerance;
+
+    Arguments(const passes::RootsBackward& pass, const Operands& operands, const Plan&)
+        : problem(operands.problem),
+          root(operands.in[0]),
+          inverse_root(operands.in[1]),
+          root_cotangent(operands.in[2]),
+          inverse_cotangent(operands.in[3]),
+          out(operands.out[0].data),
+          tolerance(static_cast<T>(pass.tolerance)) {}
+  };
+
+  static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int) { return newton_memory(s); }
+  static FASTSQRTM_HOST_DEVICE constexpr int max_threads(const Shape& s) { return threads_of_single_teams(s); }
+  static constexpr bool teams_join(const Shape&, int64_t, int) { return false; }
+  static constexpr int64_t kept_elements(const Shape&, const Problem&) { return 0; }
+  static constexpr bool only_symmetric_part_of(int) { return true; }
+  static int terms(const passes::RootsBackward&) { return 1; }
+  static int64_t large_matrices(const passes::RootsBackward&) { return 6; }
+  static int64_t large_terms(const passes::RootsBackward&) { return 1; }
+
+  template <class V>
+  static FASTSQRTM_DEVICE void run(const Arguments<typename V::scalar>& arguments);
+  template <class Large>
+  static void run_large(Large& large, const Arguments<typename Large::scalar>& arguments);
+};
+
+}  // namespace cuda
+}  // namespace fastsqrtm
+
+#ifdef FASTSQRTM_KERNELS
+
+#include "cuda/library/newton_steps.h"
+#include "cuda/steps/infinite_identity.cuh"
 #include "cuda/steps/newton_lyapunov.cuh"
 
 namespace fastsqrtm {
@@ -11,14 +58,13 @@ namespace cuda {
 
 // B = S/s and W = s Z with s the norm of S, or 1/s that of Z: B X + X B = s G - W H W / s for s X.
 template <class V>
-__global__ void __launch_bounds__(max_threads(Fused::accurate_backward, V::shape), 1)
-    accurate_backward_kernel(const __grid_constant__ AccurateBackwardArguments arguments) {
+FASTSQRTM_DEVICE void RootsBackward::run(const Arguments<typename V::scalar>& arguments) {
   using T = typename V::scalar;
+  constexpr int shared = shared_elements(V::shape, 1);
   const Problem& problem = arguments.problem;
   const int n = problem.n;
-  const int blocks = (n + V::tile - 1) / V::tile;
-  const NewtonMemory<V> m(reinterpret_cast<T*>(dynamic_shared()) +
-                          static_cast<int>(threadIdx.y) * shared_elements(Fused::accurate_backward, V::shape, 1));
+  const int used_tiles = (n + V::tile - 1) / V::tile;
+  const NewtonMemory<V> m(reinterpret_cast<T*>(dynamic_shared()) + static_cast<int>(threadIdx.y) * shared);
   const Owner<V, V::split_sweep> by_sweep;
   const Owner<V, V::split_symmetric> owner;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
@@ -36,7 +82,7 @@ __global__ void __launch_bounds__(max_threads(Fused::accurate_backward, V::shape
   f.apply([norm](T value) { return norm.normalise(value); });
   write(m.w, by_sweep, f, T(1));
   sync_team<V::threads>();
-  T norm_b = one_norm<V>(m.w, blocks, n, m.scratch);
+  T norm_b = one_norm<V>(m.w, used_tiles, n, m.scratch);
   sync_team<V::threads>();  // all have read the work matrix and w
   m.b.store(f);
   if (has_root && has_inverse) {
@@ -60,12 +106,12 @@ __global__ void __launch_bounds__(max_threads(Fused::accurate_backward, V::shape
     sync_team<V::threads>();
     {
       FullProduct<V> u;
-      u.multiply(m.work, m.w, blocks);
+      u.multiply(m.work, m.w, used_tiles);
       sync_team<V::threads>();  // all have read the cotangent
       u.write(m.work);
     }
     sync_team<V::threads>();
-    symmetric_product(m.w, m.work, blocks, owner, x);
+    symmetric_product(m.w, m.work, used_tiles, owner, x);
     if (has_root) {
       norm = *m.norm;
       x.apply([norm](T value) { return -norm.normalise(norm.normalise(value)); });
@@ -82,10 +128,10 @@ __global__ void __launch_bounds__(max_threads(Fused::accurate_backward, V::shape
   m.c.store(x);
   sync_team<V::threads>();  // the panels take the place of the work matrix
   m.b.load(f);
-  invert(m, ridge_unit<T>(arguments.problem.storage) * norm_b, blocks, n, by_sweep, f);
+  invert(m, ridge_unit<T>(arguments.problem.element) * norm_b, used_tiles, n, by_sweep, f);
   write_lower(m.w, by_sweep, f);
   sync_team<V::threads>();
-  T norm_w = one_norm<V>(m.w, blocks, n, m.scratch);
+  T norm_w = one_norm<V>(m.w, used_tiles, n, m.scratch);
   if (!has_root) {
     // What was inverted is W, and B is its inverse.
     read(m.w, by_sweep, f);
@@ -101,7 +147,7 @@ __global__ void __launch_bounds__(max_threads(Fused::accurate_backward, V::shape
     norm_w = norm_given;
     sync_team<V::threads>();
   }
-  solve_newton(m, static_cast<T>(arguments.tolerance), T(1), norm_b, norm_w, blocks, n, x);
+  solve_newton(m, arguments.tolerance, T(1), norm_b, norm_w, used_tiles, n, x);
   norm = *m.norm;
   if (has_root) {
     x.apply([norm](T value) { return norm.normalise(value); });
@@ -113,8 +159,53 @@ __global__ void __launch_bounds__(max_threads(Fused::accurate_backward, V::shape
   sync_team<V::threads>();
   write(m.work, owner, x, T(1));
   sync_team<V::threads>();
-  store_matrix<V>(m.work, problem, index, threadIdx.x, V::threads);
+  store_matrix<V>(m.work, arguments.out, problem, index, threadIdx.x, V::threads);
+}
+
+template <class Large>
+void RootsBackward::run_large(Large& large, const Arguments<typename Large::scalar>& arguments) {
+  using T = typename Large::scalar;
+  const bool has_root = arguments.root.data != nullptr, has_inverse = arguments.inverse_root.data != nullptr;
+  T* b = large.matrices();
+  T* w = large.matrices();
+  T* c = large.matrices();
+  T* u = large.matrices();
+  T* v = large.matrices();
+  NewtonSteps<Large> newton(large, 1);
+  int* infinite = large.template take<int>(large.batch);
+  T* given = has_root ? b : w;
+  large.symmetrise(has_root ? arguments.root : arguments.inverse_root, given);
+  large.find_norms();
+  large.library().run(&infinite_identity_kernel<T>, 1, large.batch, norm_threads, 1, 0, given, large.n, infinite);
+  large.scale(given, Scale::inverse_norm, T(1), T(0));
+  newton.begin(given, false);
+  if (has_root && has_inverse) {
+    large.symmetrise(arguments.inverse_root, w);
+    large.scale(w, Scale::norm, T(1), T(0));
+  }
+  // B X + X B = G/s - W H W / s^3 for X itself, and for X / z^3 where Z alone is given.
+  if (has_inverse) {
+    large.symmetrise(arguments.inverse_cotangent, v);
+    large.gemm(1, v, w, 0, u);
+    large.gemm(-1, w, u, 0, has_root ? v : c);
+  }
+  if (has_root) {
+    large.symmetrise(arguments.root_cotangent, c);
+    if (has_inverse) {
+      large.elements(large.batch, &add_normalised_kernel<T>, v, large.batch, large.n, large.norms(), c);
+    }
+    large.scale(c, Scale::inverse_norm, T(1), T(0));
+  }
+  newton.find_ridge(given, v);
+  newton.invert(given, v, u, has_root ? w : b);
+  const T* x = newton.solve(b, w, c, u, v, arguments.tolerance);
+  FinishArguments<T> finish =
+      large.finish_arguments(arguments.out, x, has_root ? Finish::gradient : Finish::inverse_gradient);
+  finish.is_zero_gradient = infinite;
+  large.tiles(&finish_kernel<T>, finish);
 }
 
 }  // namespace cuda
 }  // namespace fastsqrtm
+
+#endif

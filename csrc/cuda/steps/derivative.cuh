@@ -49,10 +49,11 @@ __device__ __forceinline__ T inner_product(const Fragment<V, split>& a, const Fr
 // the zero matrix. The powers of nu come last, where they overflow only if the gradient does.
 template <class V, int split, typename T>
 __device__ __forceinline__ void finish_gradient(Fragment<V, split>& l, const Fragment<V, split>& x, T radial, T scale,
-                                                bool inverse, T* scratch) {
+                                                Power power, T* scratch) {
   radial = reduce_team<V>(radial, scratch, [](T a, T b) { return a + b; });
   l.combine(x, [radial](T value, T direction) { return value + radial * direction; });
-  for (int power = inverse ? 3 : 1; power > 0; --power) l.apply([scale](T value) { return value * scale; });
+  for (int left = power == Power::minus_half ? 3 : 1; left > 0; --left)
+    l.apply([scale](T value) { return value * scale; });
   if (scale == T(0)) l.apply([](T) { return T(0); });
 }
 

@@ -9,6 +9,7 @@
 #include "cuda/tile/norm.cuh"
 #include "cuda/tile/product.cuh"
 #include "cuda/tile/sweep.cuh"
+#include "scalars/ridges.h"
 
 namespace fastsqrtm {
 namespace cuda {
@@ -25,7 +26,7 @@ __device__ __forceinline__ bool has_nan(const Fragment<V, split>& f) {
 // Largest sums of the absolute values of a column of M and of M + theta I: bounds of the spectral norm. Neighbouring
 // lanes read neighbouring columns.
 template <class V, typename T>
-__device__ __forceinline__ void one_norms(const T* matrix, T theta, int blocks, int n, T* scratch, T& plain,
+__device__ __forceinline__ void one_norms(const T* matrix, T theta, int used_tiles, int n, T* scratch, T& plain,
                                           T& shifted) {
   using L = Layout<V>;
   T largest = 0, largest_shifted = 0;
@@ -34,7 +35,7 @@ __device__ __forceinline__ void one_norms(const T* matrix, T theta, int blocks, 
     const int in_tile = column % V::tile;
     const T* place = matrix + in_tile / L::vec * L::plane + in_tile % L::vec;
     T sum = 0;
-    for (int block = 0; block < blocks; ++block) {
+    for (int block = 0; block < used_tiles; ++block) {
       const T* first = place + block * V::tile * V::padded + L::rotate(group, block) * L::vec;
 #pragma unroll
       for (int r = 0; r < V::tile; ++r) sum += std::fabs(first[r * V::padded]);
@@ -48,9 +49,9 @@ __device__ __forceinline__ void one_norms(const T* matrix, T theta, int blocks, 
 }
 
 template <class V, typename T>
-__device__ __forceinline__ T one_norm(const T* matrix, int blocks, int n, T* scratch) {
+__device__ __forceinline__ T one_norm(const T* matrix, int used_tiles, int n, T* scratch) {
   T plain, shifted;
-  one_norms<V>(matrix, T(0), blocks, n, scratch, plain, shifted);
+  one_norms<V>(matrix, T(0), used_tiles, n, scratch, plain, shifted);
   return plain;
 }
 
@@ -85,7 +86,7 @@ struct NewtonMemory {
 // f <- M^-1 for the M in f, of which m.b keeps a copy. Adds a ridge to M where it must, in units of `unit`; NaN where M
 // is indefinite. The work matrix must be free.
 template <class V, typename T>
-__device__ __forceinline__ void invert(const NewtonMemory<V>& m, T unit, int blocks, int n,
+__device__ __forceinline__ void invert(const NewtonMemory<V>& m, T unit, int used_tiles, int n,
                                        const Owner<V, V::split_sweep>& owner, Fragment<V, V::split_sweep>& f) {
   bool good = false;
   m.b.store(f);
@@ -94,7 +95,7 @@ __device__ __forceinline__ void invert(const NewtonMemory<V>& m, T unit, int blo
     m.b.load(f);
     add_identity(f, owner, n, good ? T(0) : T(ridge_of(attempt)) * unit);
     m.b.store(f);
-    sweep_own(f, owner, n, blocks, m.panels());
+    sweep_own(f, owner, n, used_tiles, m.panels());
     const bool failed = team_max<V>(has_nan(f) ? T(1) : T(0), m.scratch) != T(0);  // by all lanes, so not behind ||
     good = good || !failed;
     if (!any_team<V>(!good && unit > T(0) && attempt + 1 < ridge_count)) break;
@@ -106,7 +107,7 @@ __device__ __forceinline__ void invert(const NewtonMemory<V>& m, T unit, int blo
 // return x is the solution; the memory is free after the next barrier.
 template <class V, typename T>
 __device__ __forceinline__ void solve_newton(const NewtonMemory<V>& memory, T tolerance, T sign, T norm_b, T norm_w,
-                                             int blocks, int n, Fragment<V, V::split_symmetric>& x) {
+                                             int used_tiles, int n, Fragment<V, V::split_symmetric>& x) {
   constexpr int most_steps = 12, most_corrections = 6;
   const T per_row = reciprocal(T(n));
   bool done = false;
@@ -124,12 +125,12 @@ __device__ __forceinline__ void solve_newton(const NewtonMemory<V>& memory, T to
     sync_team<V::threads>();
     {
       FullProduct<V> u;
-      u.multiply(m.work, m.w, blocks);  // sign C W, because the left factor is read transposed
-      sync_team<V::threads>();          // all have read C
+      u.multiply(m.work, m.w, used_tiles);  // sign C W, because the left factor is read transposed
+      sync_team<V::threads>();              // all have read C
       u.write(m.work);
     }
     sync_team<V::threads>();
-    symmetric_product(m.w, m.work, blocks, owner, x, sign);
+    symmetric_product(m.w, m.work, used_tiles, owner, x, sign);
     if (!done) m.c.update(x, [=](T c, T v) { return keep * c + sign * (take * v); });
     {
       const Owner<V, V::split_sweep> by_sweep(opaque(threadIdx.x));
@@ -147,17 +148,17 @@ __device__ __forceinline__ void solve_newton(const NewtonMemory<V>& memory, T to
       write(m.w, by_sweep, f, T(1));
       sync_team<V::threads>();
       T column_norm;
-      one_norms<V>(m.w, theta, blocks, n, m.scratch, column_norm, norm_b);
+      one_norms<V>(m.w, theta, used_tiles, n, m.scratch, column_norm, norm_b);
       const T bound = (frobenius < column_norm ? frobenius : column_norm) * reciprocal(theta);
       done = done || !(bound * bound * bound > tolerance) || step == most_steps;
       if (!any_team<V>(!done)) break;
       m.b.load(f);
-      sweep_own(f, by_sweep, n, blocks, m.panels());
+      sweep_own(f, by_sweep, n, used_tiles, m.panels());
       f.apply([](T value) { return -value; });
       write_lower(m.w, by_sweep, f);
     }
     sync_team<V::threads>();
-    norm_w = one_norm<V>(m.w, blocks, n, m.scratch);
+    norm_w = one_norm<V>(m.w, used_tiles, n, m.scratch);
   }
   // X <- C/(2 theta) - (E X + X E)/(2 theta), E = B - theta I, which is where W was.
   const NewtonMemory<V> m = memory.again();
@@ -176,7 +177,7 @@ __device__ __forceinline__ void solve_newton(const NewtonMemory<V>& memory, T to
     write(m.work, owner, x, sign);
     sync_team<V::threads>();
     Fragment<V, V::split_symmetric> old;
-    product_plus_transpose(m.w, m.work, sign, blocks, owner, x);
+    product_plus_transpose(m.w, m.work, sign, used_tiles, owner, x);
     m.c.combine_into(x, [half](T v, T c) { return c - half * v; });
     read(m.work, owner, old);
     x.combine(old, [done](T next, T before) { return done ? before : next; });

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "cuda/tile/norm.cuh"
+#include "scalars/ridges.h"
 
 namespace fastsqrtm {
 namespace cuda {

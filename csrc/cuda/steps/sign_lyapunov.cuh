@@ -58,28 +58,28 @@ __device__ __forceinline__ void transpose_minus_half(T* matrix, T sign, const Ow
 // On entry b and c hold B and C, scaled, and every lane's writes are behind a barrier. On return x = C / 2 in
 // registers; b, c and work are free after the next barrier.
 template <class V, int split, typename T>
-__device__ __forceinline__ void solve_lyapunov(T* b, T* c, T* work, T sign, int iterations, int blocks,
+__device__ __forceinline__ void solve_lyapunov(T* b, T* c, T* work, T sign, int iterations, int used_tiles,
                                                const Owner<V, split>& owner, Fragment<V, split>& x) {
   for (int iteration = 0; iteration < iterations; ++iteration) {
     {
       FullProduct<V> u;
-      u.multiply(c, b, blocks);
+      u.multiply(c, b, used_tiles);
       u.write(work);
     }
     sync_team<V::threads>();
     transpose_minus_half(work, sign, owner);
     FASTSQRTM_SEEDED_SYNC(sync_team<V::threads>());
-    product_plus_transpose(b, work, sign, blocks, owner, x);
+    product_plus_transpose(b, work, sign, used_tiles, owner, x);
     Fragment<V, split> other;
     read(c, owner, other);
     x.combine(other, [](T delta, T old) { return T(1.5) * old - T(0.5) * delta; });
     if (iteration + 1 == iterations) break;  // the last step needs no new B, and C stays in registers
     write(c, owner, x, sign);
-    symmetric_product(b, b, blocks, owner, other);
+    symmetric_product(b, b, used_tiles, owner, other);
     sync_team<V::threads>();
     write(work, owner, other, T(1));
     sync_team<V::threads>();
-    symmetric_product(b, work, blocks, owner, other);
+    symmetric_product(b, work, used_tiles, owner, other);
     sync_team<V::threads>();
     Fragment<V, split> old;
     read(b, owner, old);

@@ -1,48 +1,48 @@
-// Between global memory and shared memory: any strides, any storage type, offsets in 64 bits.
+// Between global memory and shared memory: any strides, any element type, offsets in 64 bits.
 #pragma once
 
 #include <type_traits>
 
-#include "cuda/arguments.h"
+#include "cuda/pass.h"
 #include "cuda/tile/layout.cuh"
 
 namespace fastsqrtm {
 namespace cuda {
 
 template <typename T, typename S>
-__device__ __forceinline__ T from_storage(S x) {
+__device__ __forceinline__ T from_element(S x) {
   return static_cast<T>(x);
 }
 template <>
-__device__ __forceinline__ float from_storage<float, __half>(__half x) {
+__device__ __forceinline__ float from_element<float, __half>(__half x) {
   return __half2float(x);
 }
 template <>
-__device__ __forceinline__ float from_storage<float, __nv_bfloat16>(__nv_bfloat16 x) {
+__device__ __forceinline__ float from_element<float, __nv_bfloat16>(__nv_bfloat16 x) {
   return __bfloat162float(x);
 }
 
 template <typename S, typename T>
-__device__ __forceinline__ S to_storage(T x) {
+__device__ __forceinline__ S to_element(T x) {
   return static_cast<S>(x);
 }
 template <>
-__device__ __forceinline__ __half to_storage<__half, float>(float x) {
+__device__ __forceinline__ __half to_element<__half, float>(float x) {
   return __float2half_rn(x);
 }
 template <>
-__device__ __forceinline__ __nv_bfloat16 to_storage<__nv_bfloat16, float>(float x) {
+__device__ __forceinline__ __nv_bfloat16 to_element<__nv_bfloat16, float>(float x) {
   return __float2bfloat16_rn(x);
 }
 
-// Calls f with a null pointer to the storage type; the branch stands outside of the element loops.
+// Calls f with a null pointer to the type of an element in memory; the branch stands outside of the element loops.
 template <typename T, class F>
-__device__ __forceinline__ void with_storage(Storage storage, F f) {
+__device__ __forceinline__ void with_element(Element element, F f) {
   if constexpr (sizeof(T) == 8) {
     f(static_cast<double*>(nullptr));
-  } else if (storage == Storage::float32) {
+  } else if (element == Element::float32) {
     f(static_cast<float*>(nullptr));
-  } else if (storage == Storage::float16) {
+  } else if (element == Element::float16) {
     f(static_cast<__half*>(nullptr));
   } else {
     f(static_cast<__nv_bfloat16*>(nullptr));
@@ -56,7 +56,7 @@ __device__ __forceinline__ void load_matrix(T* matrix, const Input& in, const Pr
                                             int thread, int threads) {
   constexpr int in_flight = 8;
   const bool present = index < problem.batch;
-  with_storage<T>(problem.storage, [&](auto* type) {
+  with_element<T>(problem.element, [&](auto* type) {
     using S = std::remove_pointer_t<decltype(type)>;
     const S* source = static_cast<const S*>(in.data) + (present ? index * in.batch_stride : 0);
 #pragma unroll 1
@@ -68,13 +68,13 @@ __device__ __forceinline__ void load_matrix(T* matrix, const Input& in, const Pr
         const int row = item / V::padded;
         const int column = item % V::padded;
         const bool inside = present && row < problem.n && column < problem.n + FASTSQRTM_SEEDED_OFFSET;
-        value[e] = inside ? source[row * in.row_stride + column * in.column_stride] : to_storage<S>(T(0));
+        value[e] = inside ? source[row * in.row_stride + column * in.column_stride] : to_element<S>(T(0));
       }
 #pragma unroll
       for (int e = 0; e < in_flight; ++e) {
         const int item = first + e * threads;
         if (item < V::matrix_elements) {
-          matrix[Layout<V>::at(item / V::padded, item % V::padded)] = from_storage<T>(value[e]);
+          matrix[Layout<V>::at(item / V::padded, item % V::padded)] = from_element<T>(value[e]);
         }
       }
     }
@@ -96,13 +96,13 @@ __device__ __forceinline__ void for_each_stored(const Problem& problem, int64_t 
 
 // out = matrix
 template <class V, typename T>
-__device__ __forceinline__ void store_matrix(const T* matrix, const Problem& problem, int64_t index, int thread,
-                                             int threads) {
-  with_storage<T>(problem.storage, [&](auto* type) {
+__device__ __forceinline__ void store_matrix(const T* matrix, void* out, const Problem& problem, int64_t index,
+                                             int thread, int threads) {
+  with_element<T>(problem.element, [&](auto* type) {
     using S = std::remove_pointer_t<decltype(type)>;
-    S* out = static_cast<S*>(problem.out);
+    S* target = static_cast<S*>(out);
     for_each_stored<V>(problem, index, thread, threads,
-                       [&](int from, int64_t to) { out[to] = to_storage<S>(matrix[from]); });
+                       [&](int from, int64_t to) { target[to] = to_element<S>(matrix[from]); });
   });
 }
 

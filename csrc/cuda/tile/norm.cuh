@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/tile/fragment.cuh"
+#include "passes.h"
 
 namespace fastsqrtm {
 namespace cuda {
@@ -129,16 +130,16 @@ __device__ __forceinline__ Norm<T> frobenius_norm(const Fragment<V, split>& f, T
 
 // What takes y to the result: root y sqrt(nu), inverse root y / sqrt(nu), 0 for the inverse root of the zero matrix.
 template <typename T>
-__device__ __forceinline__ T result_scale(const Norm<T>& norm, bool inverse) {
-  return inverse ? norm.inverse_root() : norm.root();
+__device__ __forceinline__ T result_scale(const Norm<T>& norm, Power power) {
+  return power == Power::minus_half ? norm.inverse_root() : norm.root();
 }
 
 // The inverse root of the zero matrix is infinite on the diagonal and 0 elsewhere.
 template <class V, int split, typename T>
 __device__ __forceinline__ void scale_result(Fragment<V, split>& f, const Owner<V, split>& owner, T scale,
-                                             bool inverse) {
+                                             Power power) {
   f.apply([scale](T y) { return y * scale; });
-  if (inverse && scale == T(0)) f.add_to_diagonal(owner, infinity<T>());
+  if (power == Power::minus_half && scale == T(0)) f.add_to_diagonal(owner, infinity<T>());
 }
 
 }  // namespace cuda

@@ -9,11 +9,11 @@ namespace cuda {
 
 // acc += left(K, tile i)^T right(K, tile j), K this slice of every block of `tile` rows, for `blocks` blocks.
 template <class V, int split, typename T>
-__device__ __forceinline__ void accumulate(const T* left, const T* right, int i, int j, int slice, int blocks,
+__device__ __forceinline__ void accumulate(const T* left, const T* right, int i, int j, int slice, int used_tiles,
                                            T (&acc)[V::tile][V::tile]) {
   using L = Layout<V>;
   constexpr int steps = V::tile / split;
-  for (int block = 0; block < blocks; ++block) {
+  for (int block = 0; block < used_tiles; ++block) {
     const int rotated_i = L::rotate(i, block);
     const int rotated_j = L::rotate(j, block);
     const int row = (block * V::tile + slice * steps) * V::padded;
@@ -81,14 +81,14 @@ __device__ __forceinline__ void symmetrise(T (&acc)[tile][tile], T sign, T facto
 // Tiles of one triangle. `tile_under(i, j, slice, acc)` fills a partial tile under the diagonal and `tile_diagonal` one
 // on it, split over `tile` lanes, which makes its cost small beside the others. They replace `out`, or are added to it.
 template <bool add = false, class V, int split, class Under, class Diagonal>
-__device__ __forceinline__ void triangle_of_tiles(const Owner<V, split>& owner, int blocks, Fragment<V, split>& out,
+__device__ __forceinline__ void triangle_of_tiles(const Owner<V, split>& owner, int used_tiles, Fragment<V, split>& out,
                                                   Under tile_under, Diagonal tile_diagonal) {
   using T = typename V::scalar;
   if constexpr (!add) out.apply([](T) { return T(0); });
   if (owner.has_under()) {
     T acc[V::tile][V::tile];
     clear(acc);
-    if (owner.i < blocks) tile_under(acc);
+    if (owner.i < used_tiles) tile_under(acc);
     reduce_scatter<V, split>(acc, owner.slice);
 #pragma unroll
     for (int r = 0; r < out.rows; ++r) {
@@ -99,7 +99,7 @@ __device__ __forceinline__ void triangle_of_tiles(const Owner<V, split>& owner, 
   if (owner.has_diagonal()) {
     T acc[V::tile][V::tile];
     clear(acc);
-    if (owner.d < blocks) tile_diagonal(acc);
+    if (owner.d < used_tiles) tile_diagonal(acc);
     reduce_scatter<V, V::tile>(acc, owner.row);
 #pragma unroll
     for (int c = 0; c < V::tile; ++c) out.diagonal[c] = add ? out.diagonal[c] + acc[0][c] : acc[0][c];
@@ -109,35 +109,37 @@ __device__ __forceinline__ void triangle_of_tiles(const Owner<V, split>& owner, 
 // out = left right, known to be symmetric (or skew, sign -1): one triangle, half the work. With `add` out += left
 // right, of which only the whole sum need be symmetric.
 template <bool add = false, class V, int split, typename T>
-__device__ __forceinline__ void symmetric_product(const T* left, const T* right, int blocks,
+__device__ __forceinline__ void symmetric_product(const T* left, const T* right, int used_tiles,
                                                   const Owner<V, split>& owner, Fragment<V, split>& out,
                                                   T sign = T(1)) {
   triangle_of_tiles<add>(
-      owner, blocks, out,
-      [&](T(&acc)[V::tile][V::tile]) { accumulate<V, split>(left, right, owner.i, owner.j, owner.slice, blocks, acc); },
+      owner, used_tiles, out,
       [&](T(&acc)[V::tile][V::tile]) {
-        accumulate<V, V::tile>(left, right, owner.d, owner.d, owner.row, blocks, acc);
+        accumulate<V, split>(left, right, owner.i, owner.j, owner.slice, used_tiles, acc);
+      },
+      [&](T(&acc)[V::tile][V::tile]) {
+        accumulate<V, V::tile>(left, right, owner.d, owner.d, owner.row, used_tiles, acc);
         symmetrise(acc, sign, T(0.5));
       });
 }
 
 // out = V + sign V^T with V = left right, left symmetric, right any matrix: one triangle, the work of V alone.
 template <class V, int split, typename T>
-__device__ __forceinline__ void product_plus_transpose(const T* left, const T* right, T sign, int blocks,
+__device__ __forceinline__ void product_plus_transpose(const T* left, const T* right, T sign, int used_tiles,
                                                        const Owner<V, split>& owner, Fragment<V, split>& out) {
   triangle_of_tiles(
-      owner, blocks, out,
+      owner, used_tiles, out,
       [&](T(&acc)[V::tile][V::tile]) {
-        accumulate<V, split>(right, left, owner.i, owner.j, owner.slice, blocks, acc);
+        accumulate<V, split>(right, left, owner.i, owner.j, owner.slice, used_tiles, acc);
 #pragma unroll
         for (int r = 0; r < V::tile; ++r) {
 #pragma unroll
           for (int c = 0; c < V::tile; ++c) acc[r][c] *= sign;
         }
-        accumulate<V, split>(left, right, owner.i, owner.j, owner.slice, blocks, acc);
+        accumulate<V, split>(left, right, owner.i, owner.j, owner.slice, used_tiles, acc);
       },
       [&](T(&acc)[V::tile][V::tile]) {
-        accumulate<V, V::tile>(left, right, owner.d, owner.d, owner.row, blocks, acc);
+        accumulate<V, V::tile>(left, right, owner.d, owner.d, owner.row, used_tiles, acc);
         symmetrise(acc, sign, T(1));
       });
 }
@@ -163,13 +165,13 @@ struct FullProduct {
   };
 
   // left^T right, a matrix without symmetry.
-  __device__ __forceinline__ void multiply(const T* left, const T* right, int blocks) {
+  __device__ __forceinline__ void multiply(const T* left, const T* right, int used_tiles) {
 #pragma unroll
     for (int round = 0; round < V::full_rounds; ++round) {
       const Place place(round);
       clear(tiles[round]);
-      if (place.i < blocks && place.j < blocks) {
-        accumulate<V, V::split_full>(left, right, place.i, place.j, place.slice, blocks, tiles[round]);
+      if (place.i < used_tiles && place.j < used_tiles) {
+        accumulate<V, V::split_full>(left, right, place.i, place.j, place.slice, used_tiles, tiles[round]);
       }
       reduce_scatter<V, V::split_full>(tiles[round], place.slice);
     }

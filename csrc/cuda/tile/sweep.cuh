@@ -158,11 +158,11 @@ __device__ __forceinline__ void solve_panel_factored(int q, const Panels<V>& pan
 }
 
 template <bool factored, class V, int split>
-__device__ __forceinline__ void update_tiles(Fragment<V, split>& h, const Owner<V, split>& owner, int q, int blocks,
+__device__ __forceinline__ void update_tiles(Fragment<V, split>& h, const Owner<V, split>& owner, int q, int used_tiles,
                                              const Panels<V>& panels) {
   using T = typename V::scalar;
   using L = Layout<V>;
-  if (owner.i < blocks) {
+  if (owner.i < used_tiles) {
     if (owner.j == q) {
 #pragma unroll
       for (int k = 0; k < V::tile; ++k) {
@@ -190,7 +190,7 @@ __device__ __forceinline__ void update_tiles(Fragment<V, split>& h, const Owner<
       }
     }
   }
-  if (owner.d < blocks && owner.d != q) {
+  if (owner.d < used_tiles && owner.d != q) {
 #pragma unroll 2
     for (int k = 0; k < V::tile; ++k) {
       T left[1], right[V::tile];
@@ -203,20 +203,20 @@ __device__ __forceinline__ void update_tiles(Fragment<V, split>& h, const Owner<
 }
 
 template <bool factored, class V, int split>
-__device__ __forceinline__ void sweep_from(Fragment<V, split>& h, const Owner<V, split>& owner, int blocks,
+__device__ __forceinline__ void sweep_from(Fragment<V, split>& h, const Owner<V, split>& owner, int used_tiles,
                                            bool implicit, int identity_from, const Panels<V>& panels) {
   publish_panel(h, owner, 0, panels);
   sweep_pivot<factored>(h, owner, 0, implicit, identity_from, panels);
   sync_team<V::threads>();
-  for (int q = 0; q < blocks; ++q) {
+  for (int q = 0; q < used_tiles; ++q) {
     if constexpr (factored) {
       solve_panel_factored(q, panels);
     } else {
       solve_panel(q, panels);
     }
     FASTSQRTM_SEEDED_SYNC(sync_team<V::threads>());
-    update_tiles<factored>(h, owner, q, blocks, panels);
-    if (q + 1 < blocks) {
+    update_tiles<factored>(h, owner, q, used_tiles, panels);
+    if (q + 1 < used_tiles) {
       publish_panel(h, owner, q + 1, panels);
       sweep_pivot<factored>(h, owner, q + 1, implicit, identity_from, panels);
     }
@@ -226,9 +226,9 @@ __device__ __forceinline__ void sweep_from(Fragment<V, split>& h, const Owner<V,
 
 // Sweeps all `blocks` pivot blocks of I + H. Tiles past them are left alone.
 template <bool factored = false, class V, int split>
-__device__ __forceinline__ void sweep(Fragment<V, split>& h, const Owner<V, split>& owner, int blocks, bool implicit,
-                                      const Panels<V>& panels) {
-  sweep_from<factored>(h, owner, blocks, implicit, 0, panels);
+__device__ __forceinline__ void sweep(Fragment<V, split>& h, const Owner<V, split>& owner, int used_tiles,
+                                      bool implicit, const Panels<V>& panels) {
+  sweep_from<factored>(h, owner, used_tiles, implicit, 0, panels);
 }
 
 // Zero on the diagonal past row n, where a sweep leaves -1.
@@ -242,9 +242,9 @@ __device__ __forceinline__ void clear_padding(Fragment<V, split>& h, const Owner
 
 // H <- -H^-1 for the n x n matrix H.
 template <class V, int split>
-__device__ __forceinline__ void sweep_own(Fragment<V, split>& h, const Owner<V, split>& owner, int n, int blocks,
+__device__ __forceinline__ void sweep_own(Fragment<V, split>& h, const Owner<V, split>& owner, int n, int used_tiles,
                                           const Panels<V>& panels) {
-  sweep_from<true>(h, owner, blocks, false, n, panels);
+  sweep_from<true>(h, owner, used_tiles, false, n, panels);
   clear_padding(h, owner, n);
 }
 

@@ -1,0 +1,26 @@
+// The exact gradients of steps/derivative.cuh on the path for large matrices: what MpaBackward, MtpBackward and
+// NsBackward end with.
+#pragma once
+
+#include "cuda/library/large.h"
+
+namespace fastsqrtm {
+namespace cuda {
+
+// The arguments of finish_gradient for one term of weight 0 a matrix.
+template <class Large, typename T>
+ExactGradient<T> gradient_of(Large& large, void* out, Power power, const T* x, const T* g, const T* derivative,
+                             const T* terms, T sign) {
+  T* partial = large.template take<T>(large.batch * large_tiles(large.n));
+  return {large.problem(), out,  x,    g,  derivative, terms, large.norms(), nullptr, partial, 1, 1, 1,
+          power,           sign, T(0), {}, {}};
+}
+
+template <class Large, typename T>
+void finish_gradient(Large& large, const ExactGradient<T>& gradient) {
+  large.tiles(&radial_kernel<T>, gradient);
+  large.tiles(&exact_gradient_kernel<T>, gradient);
+}
+
+}  // namespace cuda
+}  // namespace fastsqrtm

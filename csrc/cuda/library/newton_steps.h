@@ -1,0 +1,108 @@
+// Ridges, inverses and Newton steps of the accurate passes on the path for large matrices. Inverses are batched
+// Cholesky factorisations and triangular solves of the identity.
+//
+// The host asks for a fixed number of steps; the matrices that need fewer are left alone from there on. Ridges are not
+// tried by passes of their own: a factorisation, a third of a product, tells beforehand which one a matrix needs.
+#pragma once
+
+#include "cuda/library/large.h"
+#include "scalars/ridges.h"
+
+namespace fastsqrtm {
+namespace cuda {
+
+template <class Large>
+class NewtonSteps {
+  using T = typename Large::scalar;
+
+ public:
+  // `terms`: matrices of each of the batch that are factored at once.
+  NewtonSteps(Large& large, int64_t terms)
+      : large_(large),
+        n_(large.n),
+        batch_(large.batch),
+        sums_(large.template take<ColumnSums<T>>(batch_ * n_)),
+        states_(large.template take<NewtonState<T>>(batch_)),
+        f_(large.factorisations(terms)) {}
+
+  const Factorisations<T>& factorisations() const { return f_; }
+  const NewtonState<T>* states() const { return states_; }
+
+  // The state at the start, from the matrix that the ridges are added to. Roots: the matrix whose root is taken.
+  void begin(const T* matrix, bool roots) {
+    const T unit = roots ? machine_epsilon<T>() : ridge_unit<T>(large_.problem().element);
+    with_sums(matrix, &begin_newton_kernel<T>, roots, unit);
+  }
+
+  // Whether M + shift I is positive definite, in units of the matrix's own; if so, and for the first time, `ridge` is
+  // what it gets.
+  void try_ridge(const T* matrix, T shift, T ridge, T* factor) {
+    large_.elements(batch_, &ridge_trial_kernel<T>, matrix, batch_, n_, states_, shift, factor, f_.factors);
+    large_.library().factor(f_.factors, f_.info, n_, batch_);
+    large_.library().run(&ridge_choice_kernel<T>, (batch_ + 255) / 256, 1, 256, 1, 0, f_.info, batch_, ridge, states_);
+  }
+
+  void add_ridge(T* matrix) { large_.elements(batch_, &add_ridge_kernel<T>, matrix, batch_, n_, states_); }
+
+  // Adds to M what it needs to be inverted, one ridge on top of the other as the CPU does.
+  void find_ridge(T* matrix, T* factor) {
+    int ridge = 0;
+    for (int attempt = 0; attempt < ridge_count; ++attempt) {
+      ridge += ridge_of(attempt);
+      try_ridge(matrix, static_cast<T>(ridge), static_cast<T>(ridge), factor);
+    }
+    add_ridge(matrix);
+  }
+
+  void invert(const T* matrix, T* factor, T* right, T* out) {
+    large_.elements(batch_, &inverse_kernel<T>, matrix, batch_, n_, factor, right, f_.factors, f_.rights);
+    large_.solve(f_, batch_);
+    large_.tiles(&add_inverse_kernel<T>, right, f_.info, n_, T(0), T(1), out);
+  }
+
+  // Returns where X with B X + X B = C is. W = B^-1; u and v are workspace.
+  const T* solve(T* b, T* w, T* c, T* u, T* v, T tolerance) {
+    // Condition numbers of B of 1e4 and 1e7 need one step less.
+    constexpr int steps = sizeof(T) == 8 ? 8 : 6;
+    with_sums(b, &begin_steps_kernel<T>);
+    for (int step = 1;; ++step) {
+      with_sums(w, &scaling_kernel<T>);
+      large_.gemm(1, c, w, 0, u);
+      large_.gemm(1, w, u, 0, v);
+      large_.elements(batch_, &newton_step_kernel<T>, c, v, b, w, batch_, n_, states_);
+      with_sums(b, &progress_kernel<T>, tolerance);
+      if (step == steps) break;
+      invert(b, v, u, w);
+    }
+    // X <- C' - (E X + X E) twice, with C' = C / (2 theta) and E = (B - theta I) / (2 theta).
+    large_.elements(batch_, &corrections_kernel<T>, b, c, batch_, n_, states_);
+    const T* x = c;
+    for (T* next : {u, v}) {
+      large_.elements(batch_, &copy_kernel<T>, c, batch_, n_, next);
+      large_.gemm(-1, b, x, 1, next);
+      large_.gemm(-1, x, b, 1, next);
+      x = next;
+    }
+    return x;
+  }
+
+ private:
+  // Runs a kernel with a block for each matrix on the column sums of `matrix`.
+  template <class Kernel, class... Arguments>
+  void with_sums(const T* matrix, Kernel kernel, const Arguments&... arguments) {
+    large_.library().run(&column_sums_kernel<T>, (n_ + tile_edge - 1) / tile_edge, batch_, tile_edge, tile_rows,
+                         2 * tile_edge * tile_rows * sizeof(T), matrix, n_, sums_);
+    large_.library().run(kernel, batch_, 1, norm_threads, 1, norm_threads * sizeof(T), sums_, n_, arguments...,
+                         states_);
+  }
+
+  Large& large_;
+  const int n_;
+  const int64_t batch_;
+  ColumnSums<T>* sums_;
+  NewtonState<T>* states_;
+  Factorisations<T> f_;
+};
+
+}  // namespace cuda
+}  // namespace fastsqrtm
