@@ -110,5 +110,5 @@ $(VENV)/package.stamp: $(VENV)/torch $(native_inputs)
 # demo.stamp: what the extra `demo` asks for is installed; bench, dev, docs and test likewise. The package is there, and
 # is not built again.
 $(VENV)/%.stamp: $(VENV)/package.stamp
-	$(bin)/python -m pip install 'fastsqrtm[$*]'
+	$(bin)/python -m pip install --quiet 'fastsqrtm[$*]'
 	@touch $@

@@ -4,6 +4,7 @@ An extension of griffe, which reads the docstrings for `make docs`.
 """
 
 import re
+import textwrap
 from typing import Any
 
 import griffe
@@ -19,6 +20,10 @@ class Sections(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring is None:
             return
+        if obj.is_class:  # its fields stand at the end, without a heading
+            text, *fields = re.split(r"\n\n(?=\w+(?:, \w+)*: )", obj.docstring.value, maxsplit=1)
+            if fields:
+                obj.docstring.value = f"{text}\n\nAttributes:\n{textwrap.indent(fields[0], '    ')}"
         obj.docstring.value = SEVERAL.sub(
             lambda entry: "\n".join(f"    {name}: {entry[2]}" for name in entry[1].split(", ")), obj.docstring.value
         )

@@ -105,6 +105,7 @@ def test_a_run_goes_on_without_the_peer_that_hangs(monkeypatch, tmp_path):
     assert (tmp_path / "figure.png").exists()
 
 
+@pytest.mark.slow
 def test_the_record_of_the_accurate_methods_prints_and_draws(tmp_path):
     pytest.importorskip("matplotlib")
     record = json.loads(next((ROOT / "bench" / "results").glob("*-accurate.json")).read_text())
@@ -125,6 +126,7 @@ def test_accurate_measures_what_it_runs():
     assert 10 <= accurate.flops(A, G) <= 30
 
 
+@pytest.mark.slow
 def test_operations_are_counted():
     """Table 2 of the paper, less the products with the identity that Newton-Schulz does not need."""
     counted = {row["method"]: row["counted"] for row in studies.operation_counts(0.0)}
@@ -134,6 +136,7 @@ def test_operations_are_counted():
     assert counted["NS, autograd"] == [[12, 0], [24, 0]]
 
 
+@pytest.mark.slow
 def test_the_studies_of_the_paper_measure_what_they_name():
     rows = {(r["method"], r["setting"]): r["error"] for r in studies.degree_sweep(0.0)}
     assert rows["MPA", 9] < rows["MPA", 5] < rows["MPA", 3] and rows["sqrtm", 0] < 1e-6
@@ -147,6 +150,7 @@ def test_the_studies_of_the_paper_measure_what_they_name():
     assert max(max(curves[f"{name}, solved"]["ratio"]) for name in ("MPA 5", "MTP 10")) < 1.62
 
 
+@pytest.mark.slow
 def test_the_report_of_the_paper_is_made_from_its_record(tmp_path):
     pytest.importorskip("matplotlib")
     source = next((ROOT / "bench" / "results").glob("*-paper.json"))

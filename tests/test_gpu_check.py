@@ -100,6 +100,7 @@ def test_the_report_of_the_tests(tmp_path):
     assert result["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_the_tests_are_interrupted_at_their_limit(tmp_path):
     """Also where this process was started in the background, which has it ignore interrupts."""
     (tmp_path / "test_slow.py").write_text("import time\ndef test_good(): ...\ndef test_slow(): time.sleep(60)\n")

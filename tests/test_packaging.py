@@ -68,6 +68,9 @@ def test_version_has_one_source():
     assert fastsqrtm.__version__ == version("fastsqrtm")
     if native.loaded:
         assert native.C.build_info()["version"] == fastsqrtm.__version__
+    source = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert f"\nversion: {source}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {source} - " in (ROOT / "CHANGELOG.md").read_text()
 
 
 @needs_native
@@ -108,6 +111,7 @@ def test_switched_off_gives_the_same_results(tmp_path):
     assert checksum(off) == pytest.approx(checksum(run_program(tmp_path)), rel=1e-10)
 
 
+@pytest.mark.slow
 @needs_native
 def test_every_instruction_set_gives_the_same_results(tmp_path):
     sums = [checksum(run_program(tmp_path, FASTSQRTM_CPU_CAPABILITY=isa)) for isa in native.C.build_info()["isas"]]
