@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PASSES = dict(re.findall(r"^PASS\((\w+), (\w+)\)", (ROOT / "fastsqrtm" / "ops.def").read_text(), re.M))  # type: file
+PASSES = dict(re.findall(r"^PASS\((\w+), (\w+)\)", (ROOT / "fastsqrtm" / "ops.def").read_text(), re.M))  # type: file, which may hold several
 INCLUDES = [f"-I{ROOT / directory}" for directory in ("csrc", "fastsqrtm")]
 
 
@@ -49,7 +49,7 @@ void print(const char* name) {
     }
 }
 int main() {
-#define PASS(Type, file) print<Type>(#file);
+#define PASS(Type, file) print<Type>(#Type);
 #include "ops.def"
 }
 """
@@ -74,7 +74,7 @@ def plans():
         program = Path(directory) / "plans"
         subprocess.run(
             ["g++", "-std=c++17", *INCLUDES, "-x", "c++", "-", "-o", str(program)],
-            input="".join(f'#include "cuda/passes/{name}.cuh"\n' for name in PASSES.values()) + PLANS,
+            input="".join(f'#include "cuda/passes/{name}.cuh"\n' for name in sorted(set(PASSES.values()))) + PLANS,
             text=True,
             check=True,
         )
@@ -99,7 +99,7 @@ def parse_ptxas(text):
         re.DOTALL,
     )
     for kernel, kind, variant, stores, loads, registers in entry.findall(text):
-        key = PASSES[kernel], 8 if kind == "d" else 4, int(variant)
+        key = kernel, 8 if kind == "d" else 4, int(variant)
         found[key] = int(registers), int(stores) + int(loads)
     return found
 
@@ -109,7 +109,7 @@ def compile_for(arch, nvcc):
     found = {}
     with tempfile.TemporaryDirectory() as directory:
         for kernel, name in PASSES.items():
-            source = Path(directory) / f"{name}.cu"
+            source = Path(directory) / f"{kernel}.cu"
             lines = (
                 '#include "cuda/launch.cuh"',
                 f'#include "cuda/passes/{name}.cuh"',

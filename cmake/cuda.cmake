@@ -83,7 +83,7 @@ foreach(pass IN LISTS FASTSQRTM_PASSES)
   string(REPLACE "," ";" pass ${pass})
   list(GET pass 0 type)
   list(GET pass 1 file)
-  set(source ${FASTSQRTM_GENERATED}/cuda_passes/${file}.cu)
+  set(source ${FASTSQRTM_GENERATED}/cuda_passes/${type}.cu)
   file(CONFIGURE OUTPUT ${source} @ONLY CONTENT
        "#include \"cuda/launch.cuh\"\n#include \"cuda/passes/${file}.cuh\"\nFASTSQRTM_INSTANTIATE(${type})\n")
   list(APPEND pass_sources ${source})

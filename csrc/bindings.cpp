@@ -79,7 +79,7 @@ py::dict plan_cuda(const std::string& name, int64_t batch, int64_t n, int elemen
                    int multiprocessors, int terms) {
   const cuda::DeviceLimits device = {shared_per_block, multiprocessors};
 #define PASS(Type, file) \
-  if (name == #file) return plan_of_pass<cuda::Type>(name, batch, n, element_bytes, terms, device);
+  if (name == #Type) return plan_of_pass<cuda::Type>(name, batch, n, element_bytes, terms, device);
 #include "ops.def"
   throw py::value_error("fastsqrtm.plan_cuda: no pass is called " + name);
 }

@@ -125,7 +125,7 @@ def plan(A: Tensor, rtol: float | None = None) -> Plan:
     chip = torch.cuda.get_device_properties(A.device)
     # torch's stubs do not know the first of these.
     limits = (chip.shared_memory_per_block_optin, chip.multi_processor_count)  # type: ignore[attr-defined]
-    passes = ("roots", "roots_backward")
+    passes = ("Roots", "RootsBackward")
     forward, backward = (native.C.plan_cuda(name, *sizes, *limits, design.poles) for name in passes)
     path = forward.get("path", "block" if forward["kernel"] else "library")
     return Plan(path, design, forward=_kernel(forward), backward=_kernel(backward))

@@ -193,8 +193,8 @@ for op in {list(OPS)}:
 def test_the_plan_of_the_fused_kernels():
     """On 227 KB of shared memory n = 128 is fused in float32 and 96 in float64; the variant never follows the batch."""
     h200 = {"shared_per_block": 232448, "multiprocessors": 132}
-    lyapunov = ("sqrtm_lya_backward", "inv_sqrtm_lya_backward", "lyapunov")
-    for op in ("mpa", "mtp", "ns", "mpa_backward", "mtp_backward", "ns_backward", *lyapunov):
+    lyapunov = ("SqrtmLyaBackward", "InvSqrtmLyaBackward", "Lyapunov")
+    for op in ("Mpa", "Mtp", "Ns", "MpaBackward", "MtpBackward", "NsBackward", *lyapunov):
         for element_bytes, largest in ((4, 128), (8, 96)):
             for n in (1, 2, 17, 64, largest):
                 plans = [native.C.plan_cuda(op, batch, n, element_bytes, **h200) for batch in (1, 64, 100_000)]

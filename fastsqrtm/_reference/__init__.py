@@ -10,7 +10,12 @@ tests. The twins have the names and the input policy of csrc/cpu/ops.cpp; docs/m
 Gradients are ops as well; no twin relies on torch's autograd.
 """
 
-from .._ops.definition import DEFINITIONS
-from . import lyapunov, roots, series
+import importlib
+import pkgutil
 
-__all__ = ["DEFINITIONS", "lyapunov", "roots", "series"]
+from .._ops.definition import DEFINITIONS
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["DEFINITIONS"]

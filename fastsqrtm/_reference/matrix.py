@@ -24,7 +24,7 @@ def identity_like(A: Tensor, scale: float = 1.0) -> Tensor:
 
 def infinite_like(A: Tensor) -> Tensor:
     """The inverse root of zero: +inf on the diagonal."""
-    return torch.full_like(A[..., 0], math.inf).diag_embed()
+    return A.new_full(A.shape[:-1], math.inf).diag_embed()
 
 
 def is_infinite(Z: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ struct Way {
   Power power;
   std::vector<int> in, out;
   bool distinct = true;
+  int number = -1;
 };
 constexpr Power half = Power::half, minus_half = Power::minus_half;
 
@@ -142,6 +143,13 @@ struct Tested<cuda::Lyapunov> : OfIterations<passes::Lyapunov> {
 };
 
 template <class Told>
+struct Direct {
+  static constexpr Method method = Method::direct;
+  static constexpr bool is_root = false, symmetric_result = true;
+  static Told told(const Way&, const Setting&, int) { return Told(); }
+};
+
+template <class Told>
 struct Accurate {
   static constexpr Method method = Method::accurate;
   static constexpr bool is_root = false, symmetric_result = true;
@@ -221,6 +229,7 @@ void add_cases(const char* file, std::vector<Case>& cases) {
     c.distinct = way.distinct;
     c.in = way.in;
     c.out = way.out;
+    c.number = way.number;
     c.inputs = [way](int n, double scale, double condition, bool symmetric_c) {
       return Test::inputs(way, n, scale, condition, symmetric_c);
     };

@@ -25,7 +25,7 @@ struct Setting {
 };
 
 // The mathematics behind a pass: what its loop counts.
-enum class Method { shifts, powers, steps, iterations, accurate };
+enum class Method { shifts, powers, steps, iterations, accurate, direct };
 
 struct Case {
   std::string name;  // the pass's in ops.def, and the way it is called
@@ -37,6 +37,7 @@ struct Case {
   bool distinct;         // takes a path through the kernel that no other case of the pass takes
   std::vector<int> in;   // which inputs of the pass there are, in the order in which `inputs` has them
   std::vector<int> out;  // which results are asked for
+  int number = -1;       // the result that is one number a matrix, the last of `out`
 
   // The inputs of one matrix. condition > 0: of the matrix whose roots they are, or of B; symmetric_c: of a right side.
   std::function<std::vector<Matrix>(int n, double scale, double condition, bool symmetric_c)> inputs;
@@ -57,7 +58,8 @@ struct Case {
 
   bool is_accurate() const { return method == Method::accurate; }
   bool is_inverse() const { return power == Power::minus_half; }
-  bool both_roots() const { return out.size() > 1; }
+  bool is_number(int result) const { return result == number; }
+  bool both_roots() const { return out.size() > 1 && number < 0; }
   bool is_exact_gradient() const {
     return !is_root && (method == Method::shifts || method == Method::powers || method == Method::steps);
   }

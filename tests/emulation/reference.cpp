@@ -278,6 +278,13 @@ Matrix power(const Matrix& a, int n, double power) {
   return multiply(transposed(q, n), scaled_rows, n);
 }
 
+double log_determinant(const Matrix& a, int n) {
+  Matrix q;
+  double sum = 0;
+  for (double value : eigenvalues_of(symmetric_part(a, n), q, n)) sum += std::log(value);
+  return sum;
+}
+
 Matrix solve_lyapunov(const Matrix& b, const Matrix& c, int n) {
   Matrix q;
   const std::vector<double> values = eigenvalues_of(symmetric_part(b, n), q, n);

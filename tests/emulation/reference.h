@@ -19,8 +19,10 @@ Matrix root_backward(const Matrix& a, const Matrix& g, int n, bool pade, int deg
 Matrix newton_schulz(const Matrix& a, int n, int steps, bool inverse);
 Matrix newton_schulz_backward(const Matrix& a, const Matrix& g, int n, int steps, bool inverse);
 
-// The exact functions, by the eigendecomposition: a^power and X with b X + X b = c, for the symmetric part of a and b.
+// The exact functions, by the eigendecomposition: a^power, log det a and X with b X + X b = c, for
+// the symmetric part of a and b.
 Matrix power(const Matrix& a, int n, double power);
+double log_determinant(const Matrix& a, int n);
 Matrix solve_lyapunov(const Matrix& b, const Matrix& c, int n);
 // With the given eigenvalues and random eigenvectors made from `random`.
 Matrix with_eigenvalues(const std::vector<double>& eigenvalues, const Matrix& random, int n);

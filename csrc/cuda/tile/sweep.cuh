@@ -57,18 +57,19 @@ __device__ __forceinline__ void publish_panel(const Fragment<V, split>& h, const
 }
 
 // Inverts pivot tile q, one row per lane; the warp that holds it runs this as a whole. A pivot that is not positive
-// becomes NaN and with it, through D^-1, the whole matrix. Rows from `identity_from` on have the identity.
+// becomes NaN and with it, through D^-1, the whole matrix. Rows from `identity_from` on have the identity. Returns the
+// pivot of this lane's row, and 1 where the tile is not its own.
 template <bool factored, class V, int split>
-__device__ __forceinline__ void sweep_pivot(Fragment<V, split>& h, const Owner<V, split>& owner, int q, bool implicit,
-                                            int identity_from, const Panels<V>& panels) {
+__device__ __forceinline__ typename V::scalar sweep_pivot(Fragment<V, split>& h, const Owner<V, split>& owner, int q,
+                                                          bool implicit, int identity_from, const Panels<V>& panels) {
   using T = typename V::scalar;
   constexpr int stride = TileLane<V, V::tile>::stride;
-  if (!owner.in_warp_of(q)) return;
+  if (!owner.in_warp_of(q)) return T(1);
   const int first_lane = static_cast<int>(threadIdx.x) % V::width % stride;
   T v[V::tile];
 #pragma unroll
   for (int c = 0; c < V::tile; ++c) v[c] = h.diagonal[c];
-  T implicit_diagonal = 0;
+  T implicit_diagonal = 0, own_pivot = 1;
 #pragma unroll
   for (int k = 0; k < V::tile; ++k) {
     T pivot_row[V::tile];
@@ -80,6 +81,7 @@ __device__ __forceinline__ void sweep_pivot(Fragment<V, split>& h, const Owner<V
     const T inverse = pivot > T(0) ? reciprocal(pivot) : not_a_number<T>();
     const T factor = v[k] * inverse;
     const bool is_pivot = owner.row == k;
+    if (is_pivot) own_pivot = pivot > T(0) ? pivot : not_a_number<T>();
     if constexpr (factored) {
       const T root = square_root(inverse);
       if (owner.d == q && owner.row >= k) panels.inverse[k * V::tile + owner.row] = is_pivot ? root : v[k] * root;
@@ -91,12 +93,13 @@ __device__ __forceinline__ void sweep_pivot(Fragment<V, split>& h, const Owner<V
     }
     v[k] = is_pivot ? -inverse : factor;
   }
-  if (owner.d != q) return;
+  if (owner.d != q) return T(1);
 #pragma unroll
   for (int c = 0; c < V::tile; ++c) {
     if constexpr (!factored) panels.inverse[owner.row * V::tile + c] = -v[c];
     h.diagonal[c] = implicit && c == owner.row ? implicit_diagonal : v[c];
   }
+  return own_pivot;
 }
 
 // F = C D^-1. The order of the rows is that of the panel; rows of block q hold nothing and are never used.
@@ -202,11 +205,13 @@ __device__ __forceinline__ void update_tiles(Fragment<V, split>& h, const Owner<
   }
 }
 
+// Returns the pivot of this lane's row on the diagonal, and 1 where it has none: the determinant is their product.
 template <bool factored, class V, int split>
-__device__ __forceinline__ void sweep_from(Fragment<V, split>& h, const Owner<V, split>& owner, int used_tiles,
-                                           bool implicit, int identity_from, const Panels<V>& panels) {
+__device__ __forceinline__ typename V::scalar sweep_from(Fragment<V, split>& h, const Owner<V, split>& owner,
+                                                         int used_tiles, bool implicit, int identity_from,
+                                                         const Panels<V>& panels) {
   publish_panel(h, owner, 0, panels);
-  sweep_pivot<factored>(h, owner, 0, implicit, identity_from, panels);
+  typename V::scalar pivot = sweep_pivot<factored>(h, owner, 0, implicit, identity_from, panels);
   sync_team<V::threads>();
   for (int q = 0; q < used_tiles; ++q) {
     if constexpr (factored) {
@@ -218,10 +223,11 @@ __device__ __forceinline__ void sweep_from(Fragment<V, split>& h, const Owner<V,
     update_tiles<factored>(h, owner, q, used_tiles, panels);
     if (q + 1 < used_tiles) {
       publish_panel(h, owner, q + 1, panels);
-      sweep_pivot<factored>(h, owner, q + 1, implicit, identity_from, panels);
+      pivot *= sweep_pivot<factored>(h, owner, q + 1, implicit, identity_from, panels);
     }
     sync_team<V::threads>();
   }
+  return pivot;
 }
 
 // Sweeps all `blocks` pivot blocks of I + H. Tiles past them are left alone.
@@ -240,12 +246,13 @@ __device__ __forceinline__ void clear_padding(Fragment<V, split>& h, const Owner
   }
 }
 
-// H <- -H^-1 for the n x n matrix H.
+// H <- -H^-1 for the n x n matrix H. Returns what sweep_from does.
 template <class V, int split>
-__device__ __forceinline__ void sweep_own(Fragment<V, split>& h, const Owner<V, split>& owner, int n, int used_tiles,
-                                          const Panels<V>& panels) {
-  sweep_from<true>(h, owner, used_tiles, false, n, panels);
+__device__ __forceinline__ typename V::scalar sweep_own(Fragment<V, split>& h, const Owner<V, split>& owner, int n,
+                                                        int used_tiles, const Panels<V>& panels) {
+  const typename V::scalar pivot = sweep_from<true>(h, owner, used_tiles, false, n, panels);
   clear_padding(h, owner, n);
+  return pivot;
 }
 
 }  // namespace cuda
