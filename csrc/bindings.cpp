@@ -102,7 +102,7 @@ PYBIND11_MODULE(_C, m) {
         "path.");
   m.def("pade_terms", &pade_terms, py::arg("degree"), "[(shift, weight)] of the Pade approximant [degree, degree].");
   m.def("root_design", &design, py::arg("rtol"), py::arg("element_bytes"),
-        "The scalars of the accurate roots for a tolerance: see csrc/zolotarev.h.");
+        "The scalars of the accurate roots for a tolerance: see csrc/scalars/zolotarev.h.");
   m.def("taylor_coefficients", &taylor_coefficients, py::arg("degree"), py::arg("power"),
         "Coefficients of (1 - z)^power up to z^degree.");
 }

@@ -1,5 +1,5 @@
 // The scalars of the paper's two forward methods, for any degree, on host and device.
-// Counterpart in Python: fastsqrtm/reference.py.
+// Counterpart in Python: fastsqrtm/_reference/scalars.py.
 #pragma once
 
 #include <cmath>

@@ -1,5 +1,6 @@
 // The scalars of the accurate roots (method "auto"): Zolotarev's best rational approximation of 1/sqrt(x) on [lowest,
-// 1], then Newton steps whose scaling is known beforehand. Host only; counterpart in Python: fastsqrtm/reference.py.
+// 1], then Newton steps whose scaling is known beforehand. Host only. Counterpart in Python:
+// fastsqrtm/_reference/scalars.py.
 //
 //   Y_0 = c I + sum_j w_j (X + t_j I)^-1 ~ X^(-1/2),   X_0 = X Y_0 = c X + sum_j w_j (I - t_j (X + t_j I)^-1) ~ X^(1/2)
 //   X_k+1 = g_k (X_k + Y_k^-1) / 2,                    Y_k+1 = g_k (Y_k + X_k^-1) / 2

@@ -1,5 +1,5 @@
 // The paper's gradient of the inverse root: eight Lyapunov iterations, one launch.
-// Counterparts: inv_sqrtm_lya_backward in csrc/cpu and in the reference.
+// Counterparts: inv_sqrtm_lya_backward in csrc/cpu and fastsqrtm/_reference.
 #pragma once
 
 #include "cuda/pass.h"

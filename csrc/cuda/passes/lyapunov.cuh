@@ -1,5 +1,5 @@
 // X with B X + X B = C for any C, the op `lyapunov`: one launch. B acts on the symmetric and the skew part of C
-// separately, so each is solved by the cheap step of lyapunov.cuh; a symmetric C is solved once.
+// separately, so each is solved by the cheap step of steps/sign_lyapunov.cuh; a symmetric C is solved once.
 #pragma once
 
 #include "cuda/pass.h"

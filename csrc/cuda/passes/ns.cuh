@@ -1,5 +1,5 @@
 // Root or inverse root by Newton-Schulz steps, two at a time in five half products: one launch.
-// Counterparts: ns and ns_inv in csrc/cpu and fastsqrtm/reference.py.
+// Counterparts: ns and ns_inv in csrc/cpu and fastsqrtm/_reference.
 #pragma once
 
 #include "cuda/pass.h"
