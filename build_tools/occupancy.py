@@ -1,9 +1,9 @@
-"""Registers, shared memory and predicted occupancy of the kernel of every pass, written to docs/occupancy.md.
+"""Writes registers, shared memory and predicted occupancy of every pass's kernel to bench/results/occupancy.md.
 
     python build_tools/occupancy.py            compile csrc/cuda with nvcc and write the table; no GPU needed
-    python build_tools/occupancy.py --check    only check: exit status 1 if one spills registers
+    python build_tools/occupancy.py --check    only check: exit status 1 if a kernel spills registers
 
-The numbers come from `ptxas -v` and from the plan in csrc/cuda/plan.h; the limits of a multiprocessor from the CUDA
+The numbers come from `ptxas -v` and from the plan in csrc/cuda/plan.h, the limits of a multiprocessor from the CUDA
 C++ programming guide, table "Technical specifications per compute capability".
 """
 
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PASSES = dict(re.findall(r"^PASS\((\w+), (\w+)\)", (ROOT / "fastsqrtm" / "ops.def").read_text(), re.M))  # type: file, which may hold several
+# Type of a pass -> its file, which may hold several.
+PASSES = dict(re.findall(r"^PASS\((\w+), (\w+)\)", (ROOT / "fastsqrtm" / "ops.def").read_text(), re.M))
 INCLUDES = [f"-I{ROOT / directory}" for directory in ("csrc", "fastsqrtm")]
 
 
@@ -33,7 +34,7 @@ class Chip:
 
 CHIPS = (Chip("80", "A100", 167936, 166912), Chip("90", "H100, H200", 233472, 232448))
 
-# Prints one line for each pass, element size and variant: what the plan asks for with one team a matrix.
+# Prints one line for each pass, element size and variant: the sizes in the plan with one team a matrix.
 PLANS = r"""
 #include <cstdio>
 #include <initializer_list>
@@ -105,7 +106,7 @@ def parse_ptxas(text):
 
 
 def compile_for(arch, nvcc):
-    """What ptxas says of every pass for one architecture. The sources are those of cmake/cuda.cmake."""
+    """Compiles every pass for one architecture, as cmake/cuda.cmake does, and parses the report of ptxas."""
     found = {}
     with tempfile.TemporaryDirectory() as directory:
         for kernel, name in PASSES.items():
@@ -126,11 +127,13 @@ def compile_for(arch, nvcc):
 
 
 def blocks_per_multiprocessor(row, chip):
-    """Limits: warps, blocks, registers (given to a warp in steps of 256, warps in fours) and shared memory."""
+    """The least of four limits: warps, blocks, registers (a warp gets them in steps of 256, warps come in fours) and
+    shared memory.
+    """
     warps = row.threads * row.matrices // 32
     per_warp = (row.registers * 32 + 255) // 256 * 256
     by_registers = chip.registers // per_warp // 4 * 4 // warps
-    by_shared = chip.shared // (row.shared + 1024)  # a block's own kilobyte for the system
+    by_shared = chip.shared // (row.shared + 1024)  # the system takes a kilobyte of each block
     return max(0, min(chip.warps // warps, chip.blocks, by_registers, by_shared))
 
 
@@ -148,10 +151,10 @@ def document(tables):
     lines = [
         "# Registers, shared memory and occupancy of the fused kernels",
         "",
-        "Written by `python build_tools/occupancy.py`, from `ptxas -v` and the plan. Predicted, not measured: no GPU",
-        "was used. One team a matrix; half types run the float32 kernels. *Blocks* is how many share a multiprocessor,",
-        "at most; *occupancy* is their warps over the 64 there can be. A dash: does not fit, the plan takes the path",
-        "for large matrices.",
+        "`python build_tools/occupancy.py` writes this page from `ptxas -v` and the plan. The numbers are predicted,",
+        "not measured: no GPU was used. One team works on a matrix; half types run the float32 kernels. *Blocks* is",
+        "the most that share a multiprocessor, *occupancy* their warps over the 64 that fit. A dash means that the",
+        "kernel does not fit, so that the plan takes the path for large matrices.",
     ]
     for chip, rows in tables:
         lines += [
@@ -180,7 +183,7 @@ def main():
     arguments = parser.parse_args()
     tables = [(chip, rows_of(chip, arguments.nvcc)) for chip in CHIPS]
     if not arguments.check:
-        (ROOT / "docs" / "occupancy.md").write_text(document(tables))
+        (ROOT / "bench" / "results" / "occupancy.md").write_text(document(tables))
     spilling = [(chip.arch, row) for chip, rows in tables for row in rows if row.spills]
     for arch, row in spilling:
         print(f"sm_{arch}: {row.kernel} {row.dtype} n <= {row.n} spills {row.spills} bytes")
