@@ -1,4 +1,4 @@
-// The module fastsqrtm._C: what is not a tensor op. No torch header, so it loads whatever torch there is.
+// The module fastsqrtm._C: everything but the tensor ops. It includes no torch header, so it loads with any torch.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
