@@ -95,14 +95,14 @@ PYBIND11_MODULE(_C, m) {
       "cpu_capability", [] { return cpu_capability().name; },
       "The instruction set the CPU kernels use on this machine.");
   m.def("plan", &plan, py::arg("batch"), py::arg("n"), py::arg("element_bytes"), py::arg("threads"),
-        "How a batch is computed: see CpuPlan in csrc/plan.h. Half types have the element_bytes of float32, 4.");
+        "How a batch is computed: see CpuPlan in csrc/cpu/plan.h. Half types have the element_bytes of float32, 4.");
   m.def("plan_cuda", &plan_cuda, py::arg("name"), py::arg("batch"), py::arg("n"), py::arg("element_bytes"),
         py::arg("shared_per_block"), py::arg("multiprocessors"), py::arg("terms") = 5,
         "The kernel of a pass of ops.def and its grid: see plan_pass in csrc/cuda/plan.h. kernel None: the library "
         "path.");
   m.def("pade_terms", &pade_terms, py::arg("degree"), "[(shift, weight)] of the Pade approximant [degree, degree].");
   m.def("root_design", &design, py::arg("rtol"), py::arg("element_bytes"),
-        "The scalars of the accurate roots for a tolerance: see csrc/zolotarev.h.");
+        "The scalars of the accurate roots for a tolerance: see csrc/scalars/zolotarev.h.");
   m.def("taylor_coefficients", &taylor_coefficients, py::arg("degree"), py::arg("power"),
         "Coefficients of (1 - z)^power up to z^degree.");
 }
