@@ -3,7 +3,7 @@ TORCH ?= torch==2.13.0
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
-# Processes of pytest: one a core. A file stays with one of them, because what its tests share is made once a process.
+# Processes of pytest: one a core. A file stays in one of them, because each process makes its own shared fixtures.
 JOBS ?= auto
 
 bin := $(VENV)/bin
@@ -13,7 +13,7 @@ native_inputs := $(shell find csrc cmake build_tools -type f ! -name '*.pyc') CM
 cpp_files = $(shell find csrc tests examples -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 configure = $(bin)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(bin))/ninja \
             -DPython_EXECUTABLE=$(abspath $(bin))/python
-# The tests that take every kernel through its shapes, strides and dtypes; the rest would only be slow.
+# The tests that take every kernel through its shapes, strides and dtypes; the others would only be slow.
 sanitized := $(patsubst %,tests/test_%.py,forward backward lyapunov dtypes inputs invariance random sqrtm systems)
 
 .PHONY: demo test test-all bench quality docs wheel sanitize cuda-check gpu-check clean FORCE
@@ -21,7 +21,7 @@ sanitized := $(patsubst %,tests/test_%.py,forward backward lyapunov dtypes input
 demo: $(VENV)/demo.stamp  ## the main job on real data: a table and a figure
 	$(bin)/python -m fastsqrtm demo $(ARGS)
 
-# ARGS go to pytest, after what stands here: ARGS='tests/test_sqrtm.py -n 0' is one file in one process.
+# ARGS follow the arguments of pytest given here: ARGS='tests/test_sqrtm.py -n 0' is one file in one process.
 pytest = FASTSQRTM_REQUIRE_NATIVE=1 $(bin)/pytest -n $(JOBS) --dist loadfile
 
 test: $(VENV)/test.stamp  ## the tests but those marked slow; a native library that does not load is an error
@@ -33,7 +33,7 @@ test-all: $(VENV)/test.stamp  ## every test: also each variant of the emulated k
 bench: $(VENV)/bench.stamp
 	$(bin)/python -m bench $(ARGS)
 
-# CI gives the build of the package, made with warnings as errors: then there is nothing left to compile.
+# CI passes the build of the package, made with warnings as errors, so that nothing is left to compile.
 QUALITY_BUILD ?= build/quality
 quality: $(VENV)/dev.stamp  ## formats, lint, types, compiler warnings as errors
 	$(bin)/ruff check .
@@ -50,7 +50,7 @@ docs: $(VENV)/docs.stamp  ## the site, in build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet
 	@echo "The site is in build/site."
 
-# The two environments have the torch in common, as hard links: installing it takes longer than all the rest.
+# The two environments share torch by hard links: installing it takes longer than all the rest.
 wheel_trial := build/wheel
 wheel: $(VENV)/dev.stamp  ## sdist and wheel in dist/, checked; each installed and tried in an environment of its own
 	rm -rf dist $(wheel_trial)
@@ -76,12 +76,12 @@ sanitize: $(VENV)/test.stamp $(VENV)/dev.stamp  ## the tests under AddressSaniti
 # A CUDA torch that matches the nvcc at hand, in an environment of its own.
 CUDA_TORCH ?= torch==2.14.1
 cuda_checked := $(patsubst %,tests/test_%.py,packaging fallback without_gpu forward backward lyapunov dtypes inputs compile cpp)
-# The sources must not need what only a newer torch has.
+# The sources must compile against the oldest torch.
 OLDEST_TORCH ?= torch==2.11.0
 oldest := build/oldest
 cuda_make = FASTSQRTM_CUDA=ON FASTSQRTM_CUDA_ARCHS=9.0 CMAKE_ARGS=-DFASTSQRTM_WERROR=ON \
             $(MAKE) TORCH=$(CUDA_TORCH) VENV=$(VENV)-cuda
-cuda-check:  ## without a GPU: the CUDA half compiled, warnings as errors, imported, no spills; CPU tests beside it
+cuda-check:  ## without a GPU: the CUDA half compiled, warnings as errors, imported, no spills; and the CPU tests
 	$(cuda_make) $(VENV)-cuda/test.stamp
 	rm -rf $(oldest) && $(VENV)-cuda/bin/python -m pip download --quiet --no-deps --dest $(oldest) '$(OLDEST_TORCH)'
 	$(VENV)-cuda/bin/python build_tools/compile_against.py $(oldest)/*.whl

@@ -1,4 +1,4 @@
-"""Hands the native build to CMake. What is static is in pyproject.toml, what concerns the build in CMakeLists.txt.
+"""Hands the native build to CMake. Static metadata is in pyproject.toml, the build in CMakeLists.txt.
 
 FASTSQRTM_NATIVE=OFF makes a pure-torch package that needs no compiler.
 """
@@ -26,7 +26,7 @@ class CMakeBuild(build_ext):
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
         configure = ["cmake", "-S", ROOT, "-B", build, "-DCMAKE_BUILD_TYPE=Release", "-DFASTSQRTM_RELOCATABLE=ON"]
         configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-DFASTSQRTM_TORCH={find_torch() or ''}"]
-        # Given each time as well: a build directory remembers, an environment variable that is gone should not.
+        # Given each time: CMake would remember the value after the environment variable is gone.
         configure += [f"-DFASTSQRTM_CUDA={os.environ.get('FASTSQRTM_CUDA', 'AUTO')}"]
         configure += [f"-DFASTSQRTM_CUDA_ARCHS={os.environ.get('FASTSQRTM_CUDA_ARCHS', '')}"]
         configure += shlex.split(os.environ.get("CMAKE_ARGS", ""))

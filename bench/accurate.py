@@ -1,7 +1,8 @@
-"""The accurate methods: ``python -m bench.accurate`` measures them against what is exact elsewhere, and draws error
-against time for every method, forward and gradient.
+"""``python -m bench.accurate`` measures the accurate methods against other exact ones, and draws error against time
+for every method, forward and gradient.
 
-Everything in one process, contenders in turn (A B A B), float32, errors in the mean over the batch against float64.
+Everything runs in one process, contenders in turn (A B A B), in float32; errors are means over the batch, against
+float64.
 """
 
 import argparse
@@ -34,7 +35,7 @@ Root = Callable[[Tensor], Tensor]
 
 
 def sqrtm(**arguments) -> Root:
-    """The root for everyday use, or with a `method` that of the paper's systems."""
+    """The everyday root, or with a `method` the root of that system of the paper."""
     return functools.partial(fastsqrtm.paper.sqrtm if "method" in arguments else fastsqrtm.sqrtm, **arguments)
 
 
@@ -87,7 +88,7 @@ def errors(function: Root, A: Tensor, G: Tensor, truth: tuple[Tensor, Tensor]) -
 
 
 class CountInverses(TorchDispatchMode):
-    """Counts the inverses, each from a Cholesky factor, in what runs inside."""
+    """Counts the inverses, each from a Cholesky factor, that run inside it."""
 
     inverses = 0
 
@@ -97,8 +98,8 @@ class CountInverses(TorchDispatchMode):
 
 
 def flops(A: Tensor, G: Tensor) -> int:
-    """Of sqrtm and its gradient, in units of n^3, at the steps that the first matrix takes: 6 inverses forward, and
-    backward an inverse and a congruence, 4, a step and one correction, 2.
+    """Flop of sqrtm and its gradient in units of n^3, for the steps that the first matrix takes: 6 inverses forward;
+    backward 4 for each step of an inverse and a congruence, and 2 for one correction.
     """
     with CountInverses() as counted:
         twin("sqrtm_backward")(exact_sqrtm(A[0]).float(), G[0])
@@ -126,7 +127,7 @@ def measure(contenders: dict[str, Root], A: Tensor, G: Tensor, seconds: float, m
 
 
 def equal_accuracy(A: Tensor, G: Tensor) -> float:
-    """The loosest rtol at which neither root nor gradient is worse than by the eigendecomposition."""
+    """The loosest rtol at which neither root nor gradient is worse than those of the eigendecomposition."""
     truth = exact_sqrtm(A), exact_gradient(A, G)
     theirs = errors(peers.eigh, A, G, truth)
     for rtol in (1e-2, 1e-3, 1e-4, 1e-5):
@@ -241,7 +242,7 @@ def accuracy_table(record: dict) -> str:
 
 
 def tolerance_table(record: dict) -> str:
-    """The second table of docs/guide/accuracy.md: what an rtol gives, and in which time."""
+    """The second table of docs/guide/accuracy.md: error and time by rtol."""
     rows = []
     for row in (row for row in record["front"] if row["mode"] == "both"):
         for name, point in row["points"].items():

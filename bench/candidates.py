@@ -1,4 +1,4 @@
-"""What one square root costs by each candidate for the method of `sqrtm`: ``python -m bench.candidates``.
+"""The cost of one square root by each candidate for the method of `sqrtm`: ``python -m bench.candidates``.
 
 Counts of inverses and symmetric products come from the scalar iterations on 4000 eigenvalues in [1/kappa, 1], times
 from the kernels: a sweep as the difference of `mpa` at degrees 8 and 1, a product as a sixth of a Lyapunov step.
@@ -26,7 +26,7 @@ def eigenvalues(kappa: float) -> torch.Tensor:
 
 
 def newton_schulz(kappa: float, tolerance: float) -> tuple[int, int]:
-    """Coupled, three symmetric products a step, two in the first and in the last."""
+    """The coupled iteration: three symmetric products a step, two in the first and in the last."""
     nu = eigenvalues(kappa).sqrt()
     for step in itertools.count(1):
         nu = nu * (3 - nu * nu) / 2
@@ -60,7 +60,7 @@ def zolotarev(kappa: float, tolerance: float) -> tuple[int, int]:
 
 
 def ours(kappa: float, tolerance: float) -> tuple[int, int]:
-    """The design for [1e-6, 1], whatever kappa is."""
+    """The design for [1e-6, 1], at any kappa."""
     chosen = root_design(tolerance, torch.float32)
     return len(chosen.terms) + 2 * len(chosen.scales) - 1, 0
 

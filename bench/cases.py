@@ -1,4 +1,4 @@
-"""What is measured: the shapes, the matrices in them, our methods and the functions they are compared with."""
+"""The shapes of the benchmark, the matrices in them, our methods and their peers."""
 
 import importlib
 from collections.abc import Callable
@@ -32,8 +32,8 @@ class Method:
     """One of our functions and the flops of its mathematics per matrix, in units of n^3, with every saving made.
 
     A product is 2 and, where the result is symmetric, 1. MPA 5: four powers, 4, and a Cholesky solve, 2. MTP 10: W^2,
-    W^3 and three Horner steps in W^3, 5. Backward: a Lyapunov step has two full products and two symmetric ones, and
-    the last of the eight has no need of the latter: 7 x 6 + 4 = 46.
+    W^3 and three Horner steps in W^3, 5. Backward: a Lyapunov step has two full products and two symmetric ones, which
+    the last of the eight does not need: 7 x 6 + 4 = 46.
     """
 
     function: Callable[[Tensor], Tensor]
@@ -67,7 +67,7 @@ def peer_function(peer: str, method: str) -> Callable[[Tensor], Tensor]:
 
 
 def peer_note(peer: str, method: str, A: Tensor) -> str | None:
-    """What a reader of the row must know."""
+    """A remark that the reader of the row needs."""
     if peer == "paper" and method.startswith("mpa") and peers.solve_needs_one_thread(A):
         return "its solve ran on one thread: MKL can hang with more (pytorch #141358)"
     return None

@@ -19,7 +19,7 @@ UNITS = ("ms", "gemm")
 
 
 class Mismatch(Exception):
-    """Two records that say nothing about each other."""
+    """Two records that cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _accurate_times(record: dict) -> Iterator[tuple[str, Time]]:
         place = f"{case_name(row['case'])} kappa {row['kappa']:.0e}"
         for part in ("exact", "tolerance", "gradient"):
             for name, measured in row.get(part, {}).items():
-                # What is as accurate as eigh is another setting, where another one was found to be so.
+                # Named by its rtol: two records may have found another setting to be as accurate as eigh.
                 known = f"sqrtm(rtol={row['equal_rtol']:g})" if name == "equal" else name
                 yield f"{known} forward+backward {place}", _from_accurate(name, measured)
     for row in record["front"]:
@@ -106,7 +106,7 @@ def kind_of(record: dict, name: str) -> str:
 
 
 def conditions(record: dict) -> dict:
-    """What must be the same in both: another processor, another input or other threads are another measurement."""
+    """The conditions that both must share: another processor, input or number of threads is another measurement."""
     environment = next(iter(record.get("steps", {}).get("environment", {}).get("rows", [])), {})
     machine = record.get("machine", environment.get("machine", {}))
     return {

@@ -1,9 +1,9 @@
-"""All there is to know on a machine with a GPU, in one run of under eight minutes: ``python -m bench.gpu_check``.
+"""Checks and measures everything on a machine with a GPU, in under eight minutes: ``python -m bench.gpu_check``.
 
-Environment, the tests marked cuda, compute-sanitizer, launch counts, the benchmark against peers, the time of every op,
-and what only a measurement can choose for the path for large matrices, each a process of its own with a time limit:
-what fails, hangs or is not installed is recorded, and the next step runs. The record is written after every step to
-bench/results/<gpu>.json. Exit status 1 if a step failed.
+The steps are the environment, the tests marked cuda, compute-sanitizer, launch counts, the benchmark against peers, the
+time of every op, and the choices for the path for large matrices that need a measurement. Each is a separate process
+with a time limit: one that fails, hangs or is not installed is recorded, and the next step runs. Every step updates the
+record, bench/results/<gpu>.json. The exit status is 1 if a step failed.
 """
 
 import argparse
@@ -33,7 +33,7 @@ WORKER = (sys.executable, "-m", "bench.gpu_worker")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a process; `code` is None when it was killed at its limit."""
+    """The end of a process; `code` is None when it was killed at its limit."""
 
     code: int | None
     stdout: str
@@ -49,7 +49,7 @@ class Outcome:
         return "timed out" if self.code is None else "failed" if self.code else "ok"
 
     def rows(self) -> list[dict]:
-        """The json lines a worker printed, also of one that did not come to its end."""
+        """The json lines that a worker printed, even one that was cut off."""
         rows = []
         for line in self.stdout.splitlines():
             if line.startswith("{"):
@@ -74,7 +74,7 @@ def run_command(command: list[str], limit: float, environment: dict[str, str]) -
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **environment}, stdout=out, stderr=err, start_new_session=True,
-            # What a shell starts in the background ignores interrupts, and so would this.
+            # A shell starts background jobs with interrupts ignored, and the child would inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         try:
@@ -82,7 +82,7 @@ def run_command(command: list[str], limit: float, environment: dict[str, str]) -
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            # Interrupted first: pytest then writes what it has.
+            # An interrupt first: pytest then writes the results so far.
             for kill, grace in ((signal.SIGINT, 5), (signal.SIGKILL, None)):
                 if process.poll() is None:
                     os.killpg(process.pid, kill)
@@ -106,7 +106,7 @@ def read_rows(outcome: Outcome) -> dict:
 
 
 def read_sanitizer(outcome: Outcome) -> dict:
-    """Passed only with a summary of no errors and no hazards, exit status 0, and the line that all cases ran."""
+    """Passes only with a summary of no errors and no hazards, exit status 0, and the line that all cases ran."""
     lines = [line.removeprefix("=========").strip() for line in (outcome.stdout + "\n" + outcome.stderr).splitlines()
              if line.startswith("=========")]  # fmt: skip
     rows = outcome.rows()
@@ -128,7 +128,7 @@ def read_sanitizer(outcome: Outcome) -> dict:
 
 
 def read_tests(report: Path) -> Callable[[Outcome], dict]:
-    """Of pytest's junit file, which it also writes when it is interrupted at its limit."""
+    """Reads pytest's junit file, which exists even after an interrupt at the limit."""
 
     def read(outcome: Outcome) -> dict:
         if not report.exists():
@@ -153,7 +153,7 @@ def read_tests(report: Path) -> Callable[[Outcome], dict]:
 
 
 def find_tool(name: str) -> str | None:
-    """On PATH, beside nvcc, or in the toolkit that CUDA_HOME names."""
+    """Finds it on PATH, next to nvcc, or in the toolkit that CUDA_HOME names."""
     nvcc = shutil.which("nvcc")
     places = [Path(nvcc).resolve().parent] if nvcc else []
     places += [Path(os.environ[key]) / "bin" for key in ("CUDA_HOME", "CUDA_PATH") if key in os.environ]
@@ -162,18 +162,18 @@ def find_tool(name: str) -> str | None:
 
 def make_steps(report: Path) -> list[Step]:
     """`report`: where pytest writes its junit file."""
-    # The references of the tests are the host's work: four processes side by side where pytest-xdist is there.
+    # The host computes the references of the tests: four processes at a time where pytest-xdist is installed.
     together = ["-n", "4", "--dist", "worksteal"] if importlib.util.find_spec("xdist") else []
     pytest = [sys.executable, "-m", "pytest", "-m", "cuda", "-q", *together, "-p", "no:cacheprovider"]
     strict = {"FAIL_WITHOUT_CUDA": "1", "FASTSQRTM_REQUIRE_NATIVE": "1", "FASTSQRTM_FALLBACK": "error"}
     sanitizer = find_tool("compute-sanitizer") or "compute-sanitizer"
-    # Each tensor an allocation of its own: an index beyond its end does not fall into its neighbour.
+    # A separate allocation for each tensor: an index beyond its end does not fall into its neighbour.
     uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 
     def sanitize(tool: str) -> Step:
         options = ["--tool", tool, "--error-exitcode", "9", "--target-processes", "all", "--print-limit", "20"]
         if tool == "memcheck":
-            options += ["--report-api-errors", "no"]  # torch and cuBLAS probe for what a driver has
+            options += ["--report-api-errors", "no"]  # torch and cuBLAS probe the driver for features
         return Step(tool, [sanitizer, *options, *WORKER, "sanitized", tool], 75, read_sanitizer, uncached)
 
     return [
@@ -219,7 +219,7 @@ def slug(name: str) -> str:
     return "-".join(re.findall(r"[a-z0-9]+", name.lower()))
 
 
-# What is printed and held against the targets.
+# The printed summary, and its comparison with the targets.
 
 
 def step_rows(record: dict, name: str) -> list[dict]:
@@ -261,7 +261,7 @@ SPEED = "times faster than {}, forward + backward"
 def find_targets(record: dict) -> list[dict]:
     """Every target with the worst value found and where; `met` is None where nothing was measured.
 
-    Only an H200 has the targets of speed; elsewhere they are a comparison.
+    The targets of speed hold for an H200 only; elsewhere they are a comparison.
     """
     rows = method_rows(record)
     both = [row for row in rows if row["mode"] == "forward+backward"]
@@ -311,7 +311,7 @@ def number(value: float | None, form: str = ".2f") -> str:
 
 
 def op_table(record: dict) -> list[str]:
-    """An op a line, a case a column."""
+    """A table with an op in each line and a case in each column."""
     rows = step_rows(record, "ops")
     if not rows:
         return []
@@ -322,7 +322,7 @@ def op_table(record: dict) -> list[str]:
 
 
 def choice_table(record: dict) -> list[str]:
-    """Times and errors of what the path for large matrices could rest on; where it depends on the batch."""
+    """Times and errors of the alternatives for the path for large matrices, and which depend on the batch."""
     rows = step_rows(record, "choices")
     lines = []
     for row in (row for row in rows if row["choice"] != "batch"):

@@ -58,7 +58,7 @@ MINIMAL_FLOPS = {"forward": 6, "forward+backward": 52}  # in n^3: the paper's ma
 
 
 def h200_floor_us(batch: int, n: int, mode: str) -> float:
-    """Time of the minimal flops at an H200's full rate: a matrix that fits a block on one multiprocessor, or on all."""
+    """Time of the minimal flops at an H200's full rate: one multiprocessor for a matrix that fits a block, else all."""
     flops = MINIMAL_FLOPS[mode] * n**3
     if n <= 128:
         rounds = math.ceil(batch / H200_MULTIPROCESSORS)
@@ -67,7 +67,7 @@ def h200_floor_us(batch: int, n: int, mode: str) -> float:
 
 
 def fused_limit(dtype: torch.dtype) -> int:
-    """The n up to which one launch is promised on this chip."""
+    """The n up to which this chip needs one launch only."""
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     if properties.shared_memory_per_block_optin >= FULL_SHARED_MEMORY:
         return 96 if dtype == torch.float64 else 128
@@ -84,7 +84,7 @@ def plan() -> fastsqrtm.Plan:
 
 
 def op_inputs(name: str, n: int, batch: int, dtype: torch.dtype, kappa: float = 5) -> list[Tensor]:
-    """On the device: SPD matrices, the last argument general where there are several."""
+    """SPD matrices on the device; the last of several arguments is general."""
     tensors = [spd(n, kappa, (batch,), dtype=torch.float64, seed=i) for i in range(TENSORS[name])]
     if len(tensors) > 1:
         generator = torch.Generator().manual_seed(n)
@@ -98,7 +98,7 @@ def device_work(events) -> list[str]:
 
 
 def launched(function: Callable[[], object]) -> list[str]:
-    """What one warm call of the function starts on the device."""
+    """The kernels, copies and fills that one warm call of the function starts on the device."""
     function()
     torch.cuda.synchronize()
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
@@ -109,7 +109,7 @@ def launched(function: Callable[[], object]) -> list[str]:
 
 
 def launched_by_passes(name: str, A: Tensor) -> dict[str, list[str]]:
-    """By the forward and by the backward of the documented function."""
+    """Launches of the forward and of the backward of the documented function."""
     leaf, G = A.detach().requires_grad_(), torch.ones_like(A)
     root = getattr(fastsqrtm, name)(leaf)
     return {
@@ -119,7 +119,7 @@ def launched_by_passes(name: str, A: Tensor) -> dict[str, list[str]]:
 
 
 def time_in_turn(contenders: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
-    """fastsqrtm.testing.time_in_turn with the clock of the device: the host's time counts where it holds it up."""
+    """fastsqrtm.testing.time_in_turn with the clock of the device: the host's time counts where the device waits."""
 
     def one(contender: Callable[[], object], calls: int) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -187,7 +187,7 @@ def device_times(case: tuple[int, int], A: Tensor, G: Tensor) -> dict[str, dict]
 
 
 def query_gpu() -> dict[str, str]:
-    """State of the device as nvidia-smi tells it; changes nothing."""
+    """State of the device as nvidia-smi reports it; changes nothing."""
     fields = "name driver_version clocks.sm clocks.mem clocks.max.sm power.draw power.limit temperature.gpu".split()
     device = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
     command = ["nvidia-smi", "-i", device, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
@@ -248,7 +248,7 @@ def sanitized(tool: str):
     yield {"complete": True}
 
 
-# What only a measurement decides. These contenders are torch's way to the same libraries, so they run on a CPU too.
+# Choices that need a measurement. These contenders reach the same libraries through torch, so they run on a CPU too.
 
 
 def inverses(A: Tensor) -> dict[str, Callable[[], Tensor]]:
@@ -311,7 +311,7 @@ def measured(contenders: dict[str, Callable[[], Tensor]], truth: Tensor) -> dict
 
 
 def choices():
-    """Which factorisation; whether three TF32 products pay and are accurate; whether the libraries heed the batch."""
+    """Measures which factorisation to take, whether three TF32 products pay, and whether the batch changes results."""
     require_cuda_kernels()
     for dtype, (batch, n) in product((torch.float32, torch.float64), CHOICE_CASES):
         place = {"case": (batch, n), "dtype": str(dtype).removeprefix("torch.")}
@@ -327,7 +327,7 @@ def choices():
 
 
 def ops():
-    """Every op of the fused range and above it: the time of its kernels, and of a batched product beside."""
+    """Times the kernels of every op, in the fused range and above it, next to a batched product."""
     require_cuda_kernels()
     for batch, n in CASES:
         A = make_input(batch, n, torch.float32)[0].cuda()
@@ -346,7 +346,7 @@ def benchmark(peer: str | None):
     require_cuda_kernels()
     big = torch.randn(4096, 4096, device="cuda")
     end = time.perf_counter() + 0.5
-    while time.perf_counter() < end:  # up from the idle clocks
+    while time.perf_counter() < end:  # raises the clocks from idle
         big @ big
         torch.cuda.synchronize()
     del big

@@ -1,7 +1,7 @@
-"""What others run, in plain torch: the peers that ``bench`` compares with.
+"""The peers that ``bench`` compares with: other published methods, in plain torch.
 
 Each method is written as a careful user of torch would write it from its paper: batched, one normaliser per matrix, no
-product that is known beforehand to be useless, and none of this package's shortcuts. Every one maps
+needless product, and none of this package's shortcuts. Every one maps
 (..., n, n) SPD matrices to their root, or to their inverse root with ``inverse=True``, and is differentiable.
 """
 
@@ -51,7 +51,7 @@ def matrix_sqrth(A: Tensor) -> Tensor:
 
 
 def _coupled_steps(X: Tensor, iterations: int, last: str):
-    """The iterates (Y, Z); no product with the identity, and of the last step only the root that is asked for."""
+    """The iterates (Y, Z), without products with the identity; the last step computes only the root that is wanted."""
     three_eye = 3 * torch.eye(X.shape[-1], dtype=X.dtype, device=X.device)
     T = (three_eye - X) / 2  # the first step, where Z is the identity
     Y, Z = X @ T, T

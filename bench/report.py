@@ -34,13 +34,13 @@ def geomean(ratios: list[float]) -> float | None:
 
 
 def spread(times: list[float]) -> float:
-    """Half the interquartile range over the median: how far one round may be from another by itself."""
+    """Half the interquartile range over the median: how much one round differs from another by chance."""
     first, _, third = quantiles(times, n=4)
     return (third - first) / (2 * median(times))
 
 
 def tables(record: dict) -> str:
-    """Everything a person wants to read, at most 120 columns wide."""
+    """The whole report for the terminal, at most 120 columns wide."""
     rows = record["rows"]
     machine = record["machine"]
     out = [

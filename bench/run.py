@@ -1,4 +1,4 @@
-"""Runs the workers one after another and gathers what they measured into one record."""
+"""Runs the workers one after another and gathers their measurements into one record."""
 
 import json
 import os
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run_worker(spec: dict, limit: float) -> dict:
-    """What the worker measured, with status "ok"; or status "timed out" or "failed" and a message."""
+    """The measurements of the worker with status "ok"; or status "timed out" or "failed" and a message."""
     command = [sys.executable, "-m", "bench.worker", json.dumps(spec)]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit)
@@ -65,7 +65,7 @@ def count_workers(cases, methods, peers, memory: bool) -> int:
 
 
 def about(common: dict) -> dict:
-    """Where, when and with what the numbers were made."""
+    """The place, time, versions and settings of the measurement."""
     plan = fastsqrtm.plan(torch.eye(1))
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     return {

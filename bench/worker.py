@@ -1,6 +1,6 @@
 """One measurement in a process of its own: ``python -m bench.worker '{"case": [64, 48], ...}'`` prints one json line.
 
-A peer that hangs or dies takes only its own worker with it; ``run.py`` starts, limits and reads the workers.
+A peer that hangs or dies ends only its own worker; ``run.py`` starts, limits and reads the workers.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ def _sample(A: Tensor) -> Tensor:
 
 
 def measure_ours(spec: dict, A: Tensor, G: Tensor, time_in_turn=time_in_turn) -> dict:
-    """Time, time over floor and errors of our methods; the rounding error beside that of the pure-torch twin."""
+    """Time, time over floor and errors of our methods; the rounding error next to that of the pure-torch twin."""
     batch, n = spec["case"]
     out = torch.empty_like(A)
     gemms = {"bmm": lambda: torch.bmm(A, A), "bmm_out": lambda: torch.bmm(A, A, out=out)}
@@ -128,7 +128,7 @@ def _status_bytes(field: str) -> int:
 
 
 def _busy_and_total_seconds() -> tuple[float, float]:
-    """Of all cores together, since the machine started: busy with others than this process, and all."""
+    """Time of all cores since the machine started: busy with other processes, and in all."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return 0.0, time.perf_counter()

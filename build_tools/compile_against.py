@@ -1,8 +1,8 @@
-"""Compiles again, with the headers of another torch, every file of the last build that may include torch's.
+"""Recompiles every file of the last build that may include torch's headers, with those of another torch.
 
     python build_tools/compile_against.py <wheel of torch>    exit status 1 if one fails
 
-A build against a newer torch does not show that the oldest one still has what the sources use.
+A build against a newer torch does not show that the oldest one still has everything that the sources use.
 """
 
 import json
@@ -32,7 +32,7 @@ def checks(commands, torch, root=ROOT):
 
 def main(wheel):
     with tempfile.TemporaryDirectory() as directory:
-        with zipfile.ZipFile(wheel) as archive:  # its libraries are nineteen parts of twenty, and stay packed
+        with zipfile.ZipFile(wheel) as archive:  # the libraries, 95% of it, stay packed
             archive.extractall(directory, [name for name in archive.namelist() if name.startswith("torch/include/")])
         torch = Path(directory) / "torch"
         compiled = checks(json.loads((BUILD / "compile_commands.json").read_text()), torch)

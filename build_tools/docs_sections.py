@@ -1,6 +1,6 @@
-"""The headings of our docstrings that Google's style does not have: Gradient, Cost, Source, and a single Example.
+"""Adds the headings of our docstrings that Google's style lacks: Gradient, Cost, Source, and a single Example.
 
-An extension of griffe, which reads the docstrings for `make docs`.
+It extends griffe, which reads the docstrings for `make docs`.
 """
 
 import re
@@ -15,7 +15,7 @@ SEVERAL = re.compile(r"^    (\w+(?:, \w+)+): (.*(?:\n     .*)*)", re.MULTILINE)
 
 
 class Sections(griffe.Extension):
-    """Griffe takes a heading that it does not know for an admonition; here it becomes a section like the others."""
+    """Turns headings that griffe does not know, and takes for admonitions, into sections like the others."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring is None:

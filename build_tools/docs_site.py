@@ -1,4 +1,4 @@
-"""What mkdocs.yml cannot say: hooks of mkdocs for `make docs`.
+"""Hooks of mkdocs for `make docs`, for everything that mkdocs.yml cannot express.
 
 Formulas become MathML while the site is built, so that a page needs no script and no network. Files outside docs/ that
 a page links to (records of the benchmark, CHANGELOG.md, CONTRIBUTING.md) become part of the site.
@@ -20,7 +20,7 @@ LINK = re.compile(r"(\]\(|src=\")([^)#\"\s]+)")
 
 
 def mathml(formula: str, display: str) -> str:
-    """MathML of a formula; one that the converter does not know is an error, not a blot on the page."""
+    """MathML of a formula; a command that the converter does not know is an error, not a blot on the page."""
     result = convert(formula, display=display)
     if unknown := re.findall(r"\\[a-zA-Z]+", result):
         raise ValueError(f"no MathML for {', '.join(unknown)} in {formula!r}")
@@ -29,7 +29,7 @@ def mathml(formula: str, display: str) -> str:
 
 
 class Formula(InlineProcessor):
-    """$x$, before Markdown sees its backslashes and underscores. `code` has gone before."""
+    """Converts $x$ before Markdown sees its backslashes and underscores, but after `code`."""
 
     def handleMatch(self, m, data):
         return self.md.htmlStash.store(mathml(m[1], "inline")), m.start(0), m.end(0)
@@ -59,7 +59,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Links as they are in the repository -> as they are in the site, where docs/ is the root."""
+    """Rewrites the links of the repository into those of the site, where docs/ is the root."""
     from_repository = page.file.src_uri in PAGES
     folder = "" if from_repository else posixpath.join("docs", posixpath.dirname(page.file.src_uri))
     here = posixpath.dirname(page.file.src_uri)

@@ -1,9 +1,9 @@
-"""Checks what lies in the installed libfastsqrtm_cuda.so: every kernel as real code for every architecture that
+"""Checks the contents of the installed libfastsqrtm_cuda.so: every kernel as real code for every architecture that
 build_info.json names, as PTX for the last one alone, and no registers spilled where a kernel can be launched.
 
-    python build_tools/fat_binary.py    of the fastsqrtm that this interpreter imports; exit status 1 if something fails
+    python build_tools/fat_binary.py    for the fastsqrtm that this interpreter imports; exit status 1 on failure
 
-Needs cuobjdump: of a CUDA toolkit, or the one that triton brings along with a CUDA torch.
+It needs cuobjdump, from a CUDA toolkit or from the triton that comes with a CUDA torch.
 """
 
 import importlib.util
@@ -16,14 +16,14 @@ from pathlib import Path
 
 from occupancy import KERNEL, plans
 
-# Bytes a block can have; a variant that wants more is never launched there. From the CUDA C++ programming guide, table
-# "Technical specifications per compute capability". Where a chip is not named, every variant counts.
+# Bytes that a block can have; a variant that needs more is never launched there. From the CUDA C++ programming guide,
+# table "Technical specifications per compute capability". Where a chip is not named, every variant counts.
 SHARED_PER_BLOCK = {"7.5": 65536, "8.0": 166912, "8.6": 101376, "8.7": 166912, "8.9": 101376, "12.0": 101376}
 FUSED = re.compile(KERNEL)
 
 
 def package_directory(name):
-    """Without importing it."""
+    """Finds it without importing it."""
     spec = importlib.util.find_spec(name)
     return Path(spec.submodule_search_locations[0]) if spec else None
 
@@ -55,7 +55,7 @@ def parse(text):
 
 
 def problems(archs, real, ptx, shared):
-    """What is wrong, a line each. `shared`: bytes of a block for each (pass, element bytes, variant)."""
+    """The faults, a line each. `shared`: bytes of a block for each (pass, element bytes, variant)."""
     lines = []
     kernels = set().union(*real.values())
     if len({found.groups() for name in kernels if (found := FUSED.search(name))}) != len(shared):

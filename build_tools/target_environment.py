@@ -1,6 +1,6 @@
-"""What the environment that fastsqrtm is installed into has, seen from an isolated build. Imports nothing of it.
+"""Looks from an isolated build into the environment that fastsqrtm is installed into, without importing from it.
 
-Run as a program it prints the directory of that environment's torch package; CMake does so when nobody told it.
+Run as a program it prints the directory of that environment's torch package; CMake runs it when it has no other path.
 """
 
 import os
@@ -26,7 +26,7 @@ def find_torch():
     """Directory of the torch to build against, or None.
 
     pip isolates a build by PYTHONPATH alone, which -E ignores: the first probe sees the torch that fastsqrtm will be
-    installed beside. The second one sees a torch that the build itself required, where there was none (uv, build).
+    installed next to. The second one sees a torch that the build itself required, where there was none (uv, build).
     """
     for flags in (["-E"], []):
         probe = subprocess.run([sys.executable, *flags, "-c", _PROBE], capture_output=True, text=True)

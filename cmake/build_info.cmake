@@ -1,4 +1,4 @@
-# One text about this build, twice: build_info.json, readable when no library loads, and build_info.h for _C.
+# Writes one text about this build twice: build_info.json, readable when no library loads, and build_info.h for _C.
 set(FASTSQRTM_BUILD_INFO_DIR ${CMAKE_CURRENT_BINARY_DIR}/generated)
 string(REPLACE ";" "\", \"" isas_json "${FASTSQRTM_CPU_ISAS}")
 set(cuda_json null)

@@ -60,7 +60,7 @@ set(cuda_places ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES} ${torch_root}/../nvidi
                 ${torch_root}/../nvidia/cublas/include ${torch_root}/../nvidia/cusolver/include
                 ${torch_root}/../nvidia/cusparse/include)
 add_library(fastsqrtm_cuda_libraries INTERFACE)
-# First: the wheels hold a cuda_runtime_api.h as well, without all that it includes.
+# First, because the wheels also hold a cuda_runtime_api.h, without all of its includes.
 target_include_directories(fastsqrtm_cuda_libraries SYSTEM INTERFACE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
 foreach(name cublas cusolver)
   string(REPLACE "cublas" "cublas_v2.h" header ${name})
@@ -95,7 +95,7 @@ target_compile_definitions(fastsqrtm_cuda PRIVATE USE_CUDA=1)
 target_link_libraries(fastsqrtm_cuda PRIVATE fastsqrtm_flags fastsqrtm_cuda_libraries torch_stable
                                              ${torch_root}/lib/libtorch_cuda.so)
 target_compile_features(fastsqrtm_cuda PRIVATE cuda_std_17)
-# The libraries of NVIDIA's wheels are beside torch. Python has them in the process by then, a C++ program may not.
+# The libraries of NVIDIA's wheels are next to torch. Python has loaded them by then, a C++ program may not have.
 set(cuda_wheels "$ORIGIN/../../nvidia/cu${cuda_major}/lib" "$ORIGIN/../../nvidia/cublas/lib"
                 "$ORIGIN/../../nvidia/cusolver/lib" "$ORIGIN/../../nvidia/cusparse/lib")
 set_target_properties(fastsqrtm_cuda PROPERTIES INSTALL_RPATH "$ORIGIN/../../torch/lib;${cuda_wheels}"

@@ -1,5 +1,5 @@
-# Where torch is, for our own build and for programs that link to us. find_package(Torch) is not used: it brings every
-# flag and library of torch's own build, and wants a whole CUDA toolkit where torch has CUDA.
+# Finds torch, for our own build and for programs that link to us. find_package(Torch) is not used: it adds every flag
+# and library of torch's own build, and needs a whole CUDA toolkit where torch has CUDA.
 
 # fastsqrtm_find_torch(<root> <version> [<directory>...]): FASTSQRTM_TORCH, else the Torch that find_package(Torch) found
 # before (Torch_DIR), else the one it would find in CMAKE_PREFIX_PATH, else in the directories. Empty without one.

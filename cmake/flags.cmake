@@ -1,4 +1,4 @@
-# fastsqrtm_flags: what every C++ file of ours is compiled with.
+# fastsqrtm_flags: the compile flags of all our C++ files.
 include(CheckCXXCompilerFlag)
 
 add_library(fastsqrtm_flags INTERFACE)

@@ -1,10 +1,10 @@
-# The CMake package, for programs: in the build tree, and installed beside the headers and libraries.
+# The CMake package, for programs: in the build tree, and installed next to the headers and libraries.
 include(CMakePackageConfigHelpers)
 set(directory ${CMAKE_CURRENT_BINARY_DIR})
 write_basic_package_version_file(${directory}/fastsqrtmConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 configure_file(cmake/fastsqrtmTorch.cmake ${directory}/fastsqrtmTorch.cmake COPYONLY)
 
-# The headers include ops.def, which is beside them once installed, and beside the Python sources in the tree.
+# The headers include ops.def, which is next to them once installed, and next to the Python sources in the tree.
 set(package_include ${CMAKE_CURRENT_SOURCE_DIR}/csrc/include ${CMAKE_CURRENT_SOURCE_DIR}/fastsqrtm)
 set(package_lib ${directory})
 set(package_torch ${torch_root})

@@ -47,7 +47,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Imports the modules that most programs do not use when they are asked for."""
+    """Imports a module that most programs do not use, on first access."""
     if name == "testing":
         return importlib.import_module("fastsqrtm.testing")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

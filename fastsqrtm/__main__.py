@@ -1,4 +1,4 @@
-"""``python -m fastsqrtm info`` prints what runs where; ``python -m fastsqrtm demo`` whitens real photographs."""
+"""``python -m fastsqrtm info`` prints which code runs where; ``python -m fastsqrtm demo`` whitens real photographs."""
 
 import argparse
 import platform

@@ -141,7 +141,7 @@ def measure_errors(method: Method, A: Tensor) -> dict[str, float]:
 
 
 def measure_times(A: Tensor) -> dict[str, dict[str, float]]:
-    """Milliseconds of root and of root + gradient; all methods in turn, so that they meet the same machine."""
+    """Milliseconds of root and of root + gradient; all methods in turn, so that they share the state of the machine."""
     G = cotangent(exact_sqrtm(A)).float()
     leaf = A.clone().requires_grad_()
 
@@ -156,7 +156,7 @@ def measure_times(A: Tensor) -> dict[str, dict[str, float]]:
 
 
 def departure(E: Tensor) -> tuple[float, float, float, float]:
-    """How far E is from the identity: mean |off-diagonal|, mean |diagonal - 1|, largest entry of |E - I|, and the
+    """The distance of E from the identity: mean |off-diagonal|, mean |diagonal - 1|, largest entry of |E - I|, and the
     share of directions whose variance is within 10% of 1."""
     difference = (E - torch.eye(E.shape[-1])).abs()
     diagonal = difference.diagonal(dim1=-2, dim2=-1)
@@ -166,7 +166,7 @@ def departure(E: Tensor) -> tuple[float, float, float, float]:
 
 
 def _scaled(A: Tensor) -> Tensor:
-    """Mean variance 1: what can be compared with the identity before whitening."""
+    """Scales to mean variance 1, to compare with the identity before whitening."""
     return A / A.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
 
 

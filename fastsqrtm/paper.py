@@ -31,9 +31,9 @@ steps suffice for every eigenvalue that the rounding of the largest leaves; matr
 
 
 class System(NamedTuple):
-    """A method with a backward: the ops of the root and of the inverse root, and which numbers it takes.
+    """A method with a backward: the ops of the root and of the inverse root, and the numbers it takes.
 
-    Where it is `combined`, the ops are forward functions, and this module joins the backward. With `converge` the
+    Where it is `combined`, the ops are forward functions, and this module adds the backward. With `converge` the
     default degree is that at which Newton-Schulz has converged, and a root that has not is NaN.
     """
 
@@ -236,7 +236,7 @@ def _system(function: str, options: _Options) -> tuple[System, str]:
 
 
 def _number(function: str, value: int | None, expected: Number | None) -> Any:
-    """The number that is given, checked, or the default of the system."""
+    """The number given, checked, or the default of the system."""
     if value is None or expected is None:
         return None if expected is None else expected.default
     _check.number(function, expected, value)
@@ -420,13 +420,13 @@ def _row(x: Tensor) -> Tensor:
 
 
 def _floor(values: Tensor) -> Tensor:
-    """Eigenvalues, none smaller than the rounding of the largest: what gradients and inverse roots divide by."""
+    """Eigenvalues clamped to the rounding of the largest, because gradients and inverse roots divide by them."""
     return torch.maximum(values, torch.finfo(values.dtype).eps * values[..., -1:])
 
 
 def eigh(A: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues, ascending, and eigenvectors. NaN where A is not finite, or so indefinite that `sqrtm` refuses it."""
-    finite = A.isfinite().all(-1, True).all(-2, True)  # LAPACK would refuse the whole batch
+    finite = A.isfinite().all(-1, True).all(-2, True)  # LAPACK would reject the whole batch
     values, V = torch.linalg.eigh(torch.where(finite, A, 0))
     indefinite = values[..., :1] < -1024 * torch.finfo(A.dtype).eps * values[..., -1:].abs()
     return torch.where(finite[..., 0] & indefinite.logical_not(), values, math.nan), V
@@ -459,14 +459,14 @@ def divided_differences(values: Tensor, inverse: bool, backward: str, iterations
     """[f(l_i) - f(l_j)]/(l_i - l_j) of f = l^(1/2) or l^(-1/2), f'(l_i) on the diagonal, as `backward` computes it.
 
     The gradient of an eigenvector divides by the difference of two eigenvalues, 1/(l_i - l_j) = (1/l_i)/(1 - q) for
-    q = l_j/l_i < 1; what is approximated is 1/(1 - q):
+    q = l_j/l_i < 1. These approximate 1/(1 - q):
 
     svd_taylor: the first iterations + 1 terms of the geometric series (Wang et al., TPAMI 2021).
-    svd_pi: the gradient of so many power iterations with deflation (Wang et al., NeurIPS 2019): so many terms for the
-        vector of the larger eigenvalue, and one less for that of the smaller.
+    svd_pi: the gradient of `iterations` power iterations with deflation (Wang et al., NeurIPS 2019): as many terms for
+        the vector of the larger eigenvalue, and one less for that of the smaller.
     svd_pade: its diagonal Pade approximant (Song et al., ICCV 2021). The series is a rational function, so of every
         degree it is 1/(1 - q) itself; 1 - q is kept above rounding.
-    exact: none of this, the quotient is 1/(s_i + s_j), s^2 = l; for l^(-1/2) -1/(s_i s_j (s_i + s_j)).
+    exact: no approximation, the quotient is 1/(s_i + s_j), s^2 = l; for l^(-1/2) -1/(s_i s_j (s_i + s_j)).
     """
     values = _floor(values)
     s = values.sqrt()
@@ -525,8 +525,8 @@ def root_gradient(
 
 
 def _converged_or_nan(A: Tensor, root: Tensor, inverse: bool) -> Tensor:
-    """The root of a Newton-Schulz iteration that was to converge, and NaN where tr S^2 is not tr A: an eigenvalue that
-    rounding took below zero has grown without bound there.
+    """The root of a Newton-Schulz iteration that should have converged, or NaN where tr S^2 is not tr A: there rounding
+    took an eigenvalue below zero, and it grew without bound.
     """
     with torch.no_grad():
         S = A @ root if inverse else root
@@ -537,7 +537,7 @@ def _converged_or_nan(A: Tensor, root: Tensor, inverse: bool) -> Tensor:
 
 
 class _Once(torch.autograd.Function):
-    """A gradient that says so if it is differentiated: torch's once_differentiable leaves such terms out in silence."""
+    """A gradient that raises when it is differentiated: torch's once_differentiable silently leaves such terms out."""
 
     generate_vmap_rule = True
 

@@ -1,4 +1,4 @@
-"""Which path a call takes, and with which sizes: what `python -m fastsqrtm info` prints."""
+"""Reports which path a call takes, and with which sizes; `python -m fastsqrtm info` prints it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -123,7 +123,7 @@ def plan(A: Tensor, rtol: float | None = None) -> Plan:
         answer = native.C.plan(*sizes, torch.get_num_threads())
         return Plan(answer.get("path", "block"), design, cpu=_struct(CpuPlan, answer))
     chip = torch.cuda.get_device_properties(A.device)
-    # torch's stubs do not know the first of these.
+    # torch's stubs lack the first of these.
     limits = (chip.shared_memory_per_block_optin, chip.multi_processor_count)  # type: ignore[attr-defined]
     passes = ("Roots", "RootsBackward")
     forward, backward = (native.C.plan_cuda(name, *sizes, *limits, design.poles) for name in passes)
@@ -135,7 +135,7 @@ T = TypeVar("T")
 
 
 def _struct(kind: type[T], answer: Mapping[str, Any]) -> T:
-    """The fields of `kind` among what the native library answers, which may say more."""
+    """Picks the fields of `kind` from the answer of the native library, which may have more."""
     return kind(**{field.name: answer[field.name] for field in fields(kind)})  # type: ignore[arg-type]
 
 

@@ -212,8 +212,8 @@ def _tolerance(function: str, rtol: float | None) -> float:
 
 
 def prepared(function: str, A: Tensor, eps: float) -> Tensor:
-    """A as the ops take it, with eps on its diagonal: float32 under autocast, and float32 for eps at half precisions,
-    whose own precision would lose it.
+    """A as the ops take it, with eps on its diagonal: in float32 under autocast, and with an eps at half precisions,
+    which would lose it.
     """
     _check.first(function, OPS["sqrtm"].tensors[0], A)
     _check.kind(function, "eps", eps)
@@ -225,12 +225,12 @@ def prepared(function: str, A: Tensor, eps: float) -> Tensor:
 
 
 def in_dtype(root: Tensor, A: Tensor) -> Tensor:
-    """The root in the dtype of A; under autocast as it is, as the ops leave theirs."""
+    """The root in the dtype of A; unchanged under autocast, as from the ops."""
     return root if root.dtype == A.dtype or under_autocast(A) else root.to(A.dtype)
 
 
 def _spectral_norm(product: Callable[[Tensor], Tensor], A: Tensor) -> Tensor:
-    """The spectral norm of the symmetric matrices that `product` multiplies by, from below and close: power iteration
+    """A close lower bound of the spectral norm of the symmetric matrices that `product` multiplies by: power iteration
     from the longest column of A.
     """
     if A.numel() == 0:
@@ -268,7 +268,7 @@ def _info(A: Tensor, S: Tensor | None, Z: Tensor | None, rtol: float) -> RootInf
             residual = torch.maximum(residual, error)
             kappa = kappa * _spectral_norm(lambda v: Z @ v, Z) ** 2
             singular = rounding * kappa > 1
-        elif S is not None:  # torch's inverses raise for a singular matrix, and wait for the device to ask
+        elif S is not None:  # torch's inverses raise for a singular matrix, and wait for the device
             factor, failed = torch.linalg.cholesky_ex(S)
             failed = failed != 0
             factor = torch.where(failed[..., None, None], identity, factor)

@@ -1,7 +1,7 @@
 """Matrices of given spectrum, exact answers, the paper's formulas to the letter, and error measures, for tests.
 
 Everything exact is float64. The paper's formulas are written independently of the twins in `_reference`, with the solve
-and the six products per step that the paper has; what the ops compute differs from them by rounding only.
+and the six products per step that the paper has; the ops differ from them by rounding only.
 """
 
 import math
@@ -116,7 +116,7 @@ def results(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def opcheck(name: str, arguments: tuple) -> None:
-    """Run opcheck of torch, as far as it comes: before 2.13 an assertion of its own fails where a traced backward calls
+    """Run as much of torch's opcheck as works: before 2.13 an assertion in it fails where a traced backward calls
     torch.func, as the second derivative of an exact gradient does.
     """
     rule = DEFINITIONS[name].rule
@@ -309,7 +309,7 @@ def paper_lyapunov(B: Tensor, C: Tensor, iterations: int = 8, scale: Tensor | No
 
 
 def paper_gradient(A: Tensor, S: Tensor, G: Tensor, iterations: int = 8) -> Tensor:
-    """The paper's backward of the root, scaled by sqrt(||A||_F) as the authors' code is."""
+    """The paper's backward of the root, scaled by sqrt(||A||_F) as in the authors' code."""
     return paper_lyapunov(S, (G + G.mT) / 2, iterations, torch.linalg.matrix_norm(A.double()).sqrt())
 
 

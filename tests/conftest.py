@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tests marked cuda need a GPU and kernels for it. FAIL_WITHOUT_CUDA=1: so does the machine they run on."""
+    """Skips tests marked cuda without a GPU and kernels for it; under FAIL_WITHOUT_CUDA=1 they fail instead."""
     if item.get_closest_marker("cuda") is None:
         return
     reason = load_cuda() if torch.cuda.is_available() else "torch finds no GPU"
@@ -32,17 +32,17 @@ def native_only() -> None:
 
 @pytest.fixture(params=["op", "reference"])
 def path(request):
-    """Both implementations of every op, by name: what the dispatcher chooses, and the plain-torch twin."""
+    """Both implementations of every op, by name: the choice of the dispatcher, and the plain-torch twin."""
     return {"op": lambda name: getattr(torch.ops.fastsqrtm, name), "reference": testing.twin}[request.param]
 
 
 @pytest.fixture
 def same(request):
-    """Whether an op finds the same in another batch or at another address, for tests of `path`.
+    """Compares the results of an op in another batch or at another address, for tests of `path`.
 
-    The native kernels give the same bits. torch's products and factorisations do not promise them: as MKL computes them
-    for some processors, they round by the length of the batch and the alignment of each matrix, so that a batch of
-    copies of one matrix has several roots. Two such results differ by roundings, times the condition of the result.
+    The native kernels give the same bits. torch's products and factorisations do not: MKL's rounding depends, on
+    some processors, on the length of the batch and the alignment of each matrix, so that a batch of copies of one
+    matrix has several roots. Two such results differ by roundings, times the condition of the result.
     """
     bits = native.loaded and request.node.callspec.params["path"] == "op"
 
@@ -62,7 +62,7 @@ def same(request):
 
 @pytest.fixture
 def two_threads():
-    """Two threads during the test, and what there was before after it."""
+    """Two threads during the test, and the former number after it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     yield

@@ -3,12 +3,13 @@
 Errors are those against the same mathematics in higher precision: for float32 the twin in float64, for float64 the
 formulas below in numpy's extended precision.
 
-Of a single matrix either may be right by luck, more so the smaller it is, and the luck changes with the instruction set
-that sums the products. Therefore the promise is one of means, over enough matrices, of errors in units of what the
-conditioning of each matrix explains: otherwise the mean is that of its worst conditioned matrix, which is one sample.
+For a single matrix either may be right by luck, the more so the smaller it is, and the luck changes with the
+instruction set that sums the products. Therefore the promise is about means over enough matrices. The unit of each
+error is the effect of the conditioning of the matrix: otherwise the worst conditioned matrix, one sample, would decide
+the mean.
 
 Nothing is promised beyond n = 200: there the quotient grows with n for the gradients of "auto". At n = 400 it is up to
-2.9, and 4.2 where MKL_CBWR=COMPATIBLE makes the twin more accurate, and every pair of matrices tells the same.
+2.9, and 4.2 where MKL_CBWR=COMPATIBLE makes the twin more accurate, and every pair of matrices shows the same.
 """
 
 import functools
@@ -50,7 +51,7 @@ def inputs(name, n, kappa, dtype, batch):
 
 
 def sensitivity(name, arguments, exact, truth):
-    """In precisions, what a random relative change of one precision in every argument does to each result.
+    """The effect on each result, in precisions, of a random relative change of one precision in every argument.
 
     The largest of four changes, as one or two may miss the one sensitive direction of an inverse root, and an error
     in a unit too small by chance would outweigh the others; at least 1, the rounding of the result.
@@ -75,7 +76,7 @@ def check(name, n, dtype, truth, batch):
         unit = sensitivity(name, arguments, exact, truth)
         ours = testing.relative_error(together(getattr(torch.ops.fastsqrtm, name)(*arguments)), exact) / unit
         theirs = testing.relative_error(together(testing.twin(name)(*arguments)), exact) / unit
-        # Three roundings more, for the sizes at which the twin is right to the last bit.
+        # Three more roundings, for the sizes at which the twin is right to the last bit.
         slack = 3 * torch.finfo(dtype).eps * (1 / unit).mean()
         assert ours.mean() <= 2 * theirs.mean() + slack, (kappa, ours, theirs)
 
@@ -184,7 +185,7 @@ def test_every_instruction_set(capability):
 
 @pytest.mark.parametrize("kappa", [1e3, 1e6])
 def test_partial_fractions_keep_the_digits_that_a_quotient_of_polynomials_loses(kappa):
-    """The claim of docs/design.md: the same rational function, two digits at least between the ways to compute it."""
+    """The claim of docs/design.md: two ways to compute one rational function differ by at least two digits."""
     A = testing.spd(64, kappa, (4,), dtype=torch.float64, seed=5)
     exact = testing.twin("mpa_lya")(A)
     quotient = testing.relative_error(peers.mpa_lya(A.float()), exact)

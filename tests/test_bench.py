@@ -128,7 +128,7 @@ def test_accurate_measures_what_it_runs():
 
 @pytest.mark.slow
 def test_operations_are_counted():
-    """Table 2 of the paper, less the products with the identity that Newton-Schulz does not need."""
+    """Table 2 of the paper, without the products with the identity, which Newton-Schulz does not need."""
     counted = {row["method"]: row["counted"] for row in studies.operation_counts(0.0)}
     assert counted["MTP-Lya"] == [[9, 0], [48, 0]]
     assert counted["MPA-Lya"] == [[4, 1], [48, 0]]
@@ -224,7 +224,7 @@ def test_compare_says_why_two_records_do_not_match(tmp_path, capsys):
 
 
 def test_compare_reads_every_record_of_timings(tmp_path, capsys):
-    """Each against itself: those in the tree, and one of a GPU."""
+    """Compares each record in the tree, and one of a GPU, with itself."""
     records = {path.stem: json.loads(path.read_text()) for path in (ROOT / "bench" / "results").glob("*.json")}
     timings = {name: record for name, record in records.items() if {"rows", "speed", "steps"} & record.keys()}
     assert len(timings) >= 4  # those of the studies and of the candidates are none

@@ -1,4 +1,4 @@
-"""What torch asks of an operator: opcheck, torch.compile, torch.export, autocast."""
+"""The requirements of torch on an operator: opcheck, torch.compile, torch.export, autocast."""
 
 import pytest
 import torch

@@ -117,7 +117,7 @@ def test_a_program_keeps_its_macros(tmp_path):
 
 @builds
 def test_the_lines_of_the_readme(tmp_path):
-    """From the package that is installed here; in a program linked with --as-needed, which Debian does by default."""
+    """Takes the package installed here; the program is linked with --as-needed, Debian's default."""
     section = (ROOT / "README.md").read_text().partition("## From C++\n")[2].partition("\n## ")[0]
     blocks = dict(re.findall(r"```(\w+)\n(.*?)```", section, re.DOTALL))
     assert len(blocks["cmake"].splitlines()) == 5
@@ -136,7 +136,7 @@ def test_the_lines_of_the_readme(tmp_path):
 @builds
 @pytest.mark.parametrize("find_torch_first", [False, True])
 def test_the_library_stays_in_a_program_that_calls_nothing(tmp_path, find_torch_first):
-    """It registers the ops for saved models, and a linker that keeps what is called only would drop it."""
+    """It registers the ops for saved models, and a linker that keeps only libraries with calls would drop it."""
     if find_torch_first and torch.version.cuda:
         pytest.skip("find_package(Torch) wants a whole CUDA toolkit")
     first = "find_package(Torch REQUIRED)\n" * find_torch_first
@@ -270,7 +270,7 @@ def test_the_tests_in_cpp_and_a_plain_install(tmp_path, build_tree, libtorch):
 @builds
 @pytest.mark.slow
 def test_eight_threads_under_the_thread_sanitizer(tmp_path, libtorch):
-    """With one thread of torch's in each: torch is not built for the sanitizer, and its pool would look like a race."""
+    """Each program has one torch thread: torch is not built for the sanitizer, and its pool would look like a race."""
     probe = tmp_path / "probe.cpp"
     probe.write_text("int main() {}\n")
     probed = subprocess.run(["c++", "-fsanitize=thread", probe, "-o", tmp_path / "probe"], capture_output=True)

@@ -1,4 +1,4 @@
-"""The CUDA kernels on a GPU: run by `make gpu-check`. Without a GPU skipped, under FAIL_WITHOUT_CUDA=1 failed."""
+"""The CUDA kernels on a GPU; `make gpu-check` runs them. Without a GPU they skip, or fail under FAIL_WITHOUT_CUDA=1."""
 
 import functools
 import math
@@ -69,7 +69,7 @@ def inputs(name, n, kappa, dtype, batch=4):
 
 
 def allowed(theirs, dtype):
-    """Twice the twin's float32 error and a few roundings; in float64 as much less as eps is, and the oracle's own."""
+    """Twice the twin's float32 error and a few roundings; in float64 less by the ratio of eps, and the oracle's own."""
     eps = torch.finfo(dtype).eps
     if dtype == torch.float64:
         return (4 * theirs.mean() / torch.finfo(torch.float32).eps + 8) * eps
@@ -77,7 +77,7 @@ def allowed(theirs, dtype):
 
 
 def same(ours, theirs, dtype):
-    """Bit for bit where the kernels are ours. For another batch the libraries may choose other kernels of theirs."""
+    """Bit for bit for our own kernels. For another batch the libraries may choose other kernels."""
     if ours.shape[-1] <= fused_limit(dtype):
         return torch.equal(ours, theirs)
     return testing.relative_error(ours, theirs.double()).max() < 1000 * torch.finfo(dtype).eps
@@ -133,7 +133,7 @@ def test_a_pair_of_roots_is_its_two_roots(n, dtype):
 @pytest.mark.parametrize("n", [1, 7, 16, 33, 64, 96, 128, 200])
 @pytest.mark.parametrize("name", ACCURATE)
 def test_singular_matrices_get_a_ridge(name, n, dtype):
-    """And their neighbours do not notice; indefinite ones are NaN, zero is known."""
+    """Their neighbours do not change; indefinite matrices are NaN, the results of zero are known."""
     generator = torch.Generator().manual_seed(n)
     arguments = [x.clone() for x in op_inputs(name, n, 6, dtype)]
     expected = op(name)(*arguments)
@@ -195,7 +195,7 @@ def test_gradient(name, n, dtype):
 @pytest.mark.parametrize("n", SOME_SIZES)
 @pytest.mark.parametrize("name", EXACT)
 def test_exact_gradient(name, n):
-    """That of the twin as autograd of torch sees it, to first and second order."""
+    """Equals that of the twin under torch's autograd, to first and second order."""
     A, _, _, G = matrices(n, 10.0, 2)
     results = []
     for root in (op(name), testing.twin(name).compute):
@@ -293,7 +293,7 @@ def test_empty(name, shape):
 
 
 def views(x):
-    """The same numbers in every kind of memory; NaN beside them."""
+    """The same numbers in every kind of memory, next to NaN."""
     *batch, n, _ = x.shape
     yield "transposed matrices", x.mT.contiguous().mT
     yield "transposed batch", x.transpose(0, 1).contiguous().transpose(0, 1)
@@ -388,14 +388,14 @@ def test_deterministic(name, n, dtype):
     arguments = [x.repeat(40, 1, 1) for x in op_inputs(name, n, 5, dtype)]
     expected = op(name)(*arguments)
     for _ in range(4):
-        torch.full_like(expected, math.nan)  # what the next result's memory may hold
+        torch.full_like(expected, math.nan)  # as the memory of the next result may hold
         assert torch.equal(op(name)(*arguments), expected)
 
 
 @pytest.mark.parametrize("n", [8, 64, 128, 200])
 @pytest.mark.parametrize("name", TENSORS)
 def test_side_stream(name, n):
-    """The op waits for what its own stream does, and the default stream does not wait for the op."""
+    """The op waits for its own stream, and the default stream does not wait for the op."""
     arguments = op_inputs(name, n, 8, torch.float32)
     expected = op(name)(*arguments)
     late = [torch.zeros_like(x) for x in arguments]
@@ -480,7 +480,7 @@ def syncs_are_errors():
 @pytest.mark.parametrize("n", [7, 64, 128, 200])
 @pytest.mark.parametrize("name", TENSORS)
 def test_no_host_synchronisation(name, n, syncs_are_errors):
-    """The op returns while work queued before it still runs, whoever would have waited."""
+    """The op returns while work queued before it still runs: nobody waits."""
     arguments = op_inputs(name, n, 6, torch.float32)
     op(name)(*arguments)  # loads the kernels and fills torch's memory pool
     torch.cuda.synchronize()

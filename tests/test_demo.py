@@ -1,4 +1,4 @@
-"""The demo on its real data, without its timings, and what ``python -m fastsqrtm`` prints."""
+"""The demo on its real data, without its timings, and the output of ``python -m fastsqrtm``."""
 
 import subprocess
 import sys

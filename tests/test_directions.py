@@ -1,4 +1,4 @@
-"""Imports and includes point down: what is more general never knows what is built on it.
+"""Imports and includes point down: general code never knows the code built on it.
 
 Python: `nn`, `metrics`, `transfer` -> `roots`, `spd`, `linalg`, `lyapunov`, `plan` -> `_reference` -> `_ops` -> torch.
 `_ops` is the machine and knows no mathematics; `_reference` defines the ops by means of it. `paper` stands on `roots`.
@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 EVERYDAY = {"roots", "spd", "linalg", "lyapunov", "plan"}
-# What a module or subpackage of fastsqrtm may import from its neighbours, itself aside.
+# The neighbours that a module or subpackage of fastsqrtm may import, in addition to itself.
 MAY_IMPORT = {
     "_ops": set(),
     "_reference": {"_ops"},
@@ -68,9 +68,7 @@ NO_TORCH = {"scalars", "matrix", "tile", "steps", "passes", "tiny"}
 
 
 def layer(path: Path) -> int | None:
-    """The layer of a file, from below; None for headers outside of these folders, whose types and plans any of them may
-    need.
-    """
+    """The layer of a file, counted from below; None for headers outside these folders, which any may include."""
     folders = set(path.relative_to(SOURCES).parts[:-1])
     return next((rank for rank, names in enumerate(LAYERS) if names & folders), None)
 

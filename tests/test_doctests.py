@@ -9,7 +9,7 @@ import torch
 
 import fastsqrtm
 
-# By name: some modules have the name of their function, which is what `fastsqrtm` has under it.
+# By name: some modules have the name of their function, so the attribute of `fastsqrtm` is the function.
 MODULES = [importlib.import_module(f"fastsqrtm.{name}") for name in ("lyapunov", "paper", "plan", "roots", "testing")]
 EXAMPLES = [test for module in MODULES for test in doctest.DocTestFinder().find(module) if test.examples]
 

@@ -2,7 +2,7 @@
 
 tests/emulation/Makefile builds them plain, with ThreadSanitizer (a missing barrier is a data race), with
 AddressSanitizer (an index out of bounds) and, for the tests that are not slow, with two variants alone. Two faults,
-switched on at run time, show that the sanitizers find what they are for.
+switched on at run time, show that the sanitizers find such faults.
 """
 
 import fcntl
@@ -38,7 +38,7 @@ def _sanitizers_work(directory):
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory):
-    """build(kind) -> the program of that build, made when a test first asks for it, by one process at a time."""
+    """build(kind) -> the program of that build, made at its first use, by one process at a time."""
     if shutil.which("make") is None or shutil.which(COMPILER) is None or os.uname().sysname != "Linux":
         pytest.skip("needs make and a C++ compiler on Linux")
     if not _sanitizers_work(tmp_path_factory.mktemp("probe")):
@@ -85,7 +85,7 @@ def test_values(build, name, dtype):
 @pytest.mark.slow
 @every_pass
 def test_ill_conditioned_matrices(build, name):
-    """Of the accurate passes; the others have nothing to do here."""
+    """Runs the accurate passes; the others skip it."""
     passes(build("plain"), "hard", name, "float32", 5, 13, 16, 33, 64, 100)
     passes(build("plain"), "hard", name, "float64", 3, 16, 31, 48)
 
@@ -116,9 +116,9 @@ def test_sanitizers_find_nothing(build, kind, name):
 @pytest.mark.parametrize("kind", ["thread", "address"])
 @every_pass
 def test_sanitizers_find_nothing_where_neighbours_differ(build, kind, name):
-    """A matrix that needs a ridge, or never stops, beside others in the same warp that do not, or that do.
+    """A matrix that needs a ridge, or never stops, shares a warp with others that do not, or that do.
 
-    Of the passes whose loops follow the matrix; the others have nothing to do here."""
+    Runs the passes whose loops follow the matrix; the others skip it."""
     passes(build(kind), "neighbours", name, 7, 13, 31)
 
 
@@ -145,7 +145,7 @@ def test_a_barrier_that_some_threads_skip_is_found(build):
 @pytest.mark.slow
 @every_pass
 def test_more_than_2_to_the_31_elements(build, name):
-    """Offsets of 64 bits, and more blocks than y and z of a grid hold."""
+    """Needs offsets of 64 bits, and more blocks than y and z of a grid hold."""
     passes(build("plain"), "far", name)
 
 

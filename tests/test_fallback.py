@@ -1,4 +1,4 @@
-"""The pure-torch path is never taken silently, and is what runs where there is no native kernel."""
+"""The pure-torch path is never taken silently, and runs where there is no native kernel."""
 
 import os
 import subprocess
@@ -73,5 +73,5 @@ def test_plan_of_native_kernels(shape, dtype):
     assert plan.alone + plan.shared == torch.Size(shape[:-2]).numel()
     assert plan.threads == 2
     matrix = shape[-1] ** 2 * (8 if dtype == torch.float64 else 4)
-    if shape[-1] >= 64:  # five matrices per thread, and what the padding takes at this size
+    if shape[-1] >= 64:  # five matrices per thread, and the padding at this size
         assert 5 * matrix <= plan.workspace_bytes <= 2 * 5.8 * matrix

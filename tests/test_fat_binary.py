@@ -1,4 +1,4 @@
-"""The check of `make cuda-check` on made-up output of cuobjdump: that it finds what it is for."""
+"""The check of `make cuda-check` finds the faults in made-up output of cuobjdump."""
 
 import re
 import sys

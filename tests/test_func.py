@@ -127,7 +127,7 @@ def test_hessian_of_lyapunov_in_c(A, number):
 @pytest.mark.parametrize("function", [paper.sqrtm, paper.inv_sqrtm])
 @pytest.mark.parametrize("method", ["mpa", "mtp", "ns"])
 def test_every_derivative_of_an_approximant_is_zero_at_zero(method, function, A):
-    """And that of its neighbour is not NaN."""
+    """The derivative of its neighbour is not NaN either."""
     A = torch.stack((torch.zeros_like(A[0]), A[0]))
     direction = torch.ones_like(A)
     tangent = jvp(lambda A: function(A, method=method), (A,), (direction,))[1]

@@ -26,7 +26,7 @@ def python(program, limit=30.0, read=gpu_check.read_rows, name="step"):
 
 
 def test_a_step_keeps_what_was_measured_before_its_limit():
-    """Also where a grandchild keeps the output open."""
+    """Even if a grandchild keeps the output open."""
     program = (
         "import subprocess, sys, time; print('{\"n\": 1}', flush=True); print('{\"n\":', end='', flush=True);"
         "subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
@@ -102,7 +102,7 @@ def test_the_report_of_the_tests(tmp_path):
 
 @pytest.mark.slow
 def test_the_tests_are_interrupted_at_their_limit(tmp_path):
-    """Also where this process was started in the background, which has it ignore interrupts."""
+    """Even if this process was started in the background, so that it ignores interrupts."""
     (tmp_path / "test_slow.py").write_text("import time\ndef test_good(): ...\ndef test_slow(): time.sleep(60)\n")
     report = tmp_path / "report.xml"
     command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", "--rootdir", str(tmp_path), str(tmp_path)]
@@ -165,7 +165,7 @@ def part(ratio):
 
 
 def record_of(ratio, backward_launches=1):
-    """What a run leaves in which the peer eigh did not run and one case had no graph."""
+    """The record of a run in which the peer eigh did not run and one case had no graph."""
     device = {"device_ms": 0.04, "device_over_bmm_floor": 2.0, "device_over_h200_floor": 1.6}
     cases = [(1, 64), (256, 128), (4, 1024)]
     ours = [{"case": list(case), "status": "ok", "methods": {"mpa_lya": part(None)},

@@ -1,4 +1,4 @@
-"""The code of the guide pages runs, block by block in one namespace, and prints what stands below it."""
+"""The code of the guide pages runs, block by block in one namespace, and prints the output below it."""
 
 import contextlib
 import io

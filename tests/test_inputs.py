@@ -1,4 +1,4 @@
-"""What the ops accept and refuse, the same in the native kernels and in the pure-torch path."""
+"""The native kernels and the pure-torch path accept and refuse the same inputs."""
 
 import math
 import re

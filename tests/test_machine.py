@@ -1,5 +1,5 @@
 """The machine under the ops, with ops that exist nowhere else: several results, rectangular inputs, results of another
-shape or dtype, any count of numbers, also none.
+shape or dtype, any count of numbers, even none.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ def made(schema: str, shapes: str, ranges: str, rule: Rule):
     return define
 
 
-# Leading columns and leading rows: what a thin QR has the shapes of. Linear, so its derivatives are itself.
+# Leading columns and leading rows, with the shapes of a thin QR. It is linear, so it is its own derivative.
 
 
 def leading(A: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,7 +125,7 @@ def numbers_of(name):
 
 
 def by_route(name):
-    """The op through its derivatives: the results that have any."""
+    """The op with its differentiable results only."""
     differentiable = MADE[name].op.differentiable
 
     def function(*tensors):
@@ -293,7 +293,7 @@ def test_what_a_line_lacks_is_named(monkeypatch):
 
 
 def test_rules_name_ops_that_exist():
-    """A rule calls ops by name; a name that does not exist would be found in a gradient only."""
+    """A rule calls ops by name; only a gradient would find a name that does not exist."""
     for name, definition in DEFINITIONS.items():
         tensors = [x.requires_grad_() for x in testing.op_inputs(name, 2, (), dtype=torch.float64)]
         numbers = [number.default for number in definition.op.numbers]

@@ -57,7 +57,7 @@ def along(function, A, E, step=1e-5):
     return (8 * (f[2] - f[1]) - (f[3] - f[0])) / (12 * step)
 
 
-# The scalars: what the matrix functions do at one eigenvalue x of X = A/||A||_F.
+# The scalars: the matrix functions at one eigenvalue x of X = A/||A||_F.
 
 
 def pade(x, degree=5):
@@ -106,7 +106,7 @@ def test_normalisers_bound_the_spectrum():
 
 @pytest.mark.parametrize("kappa", [1e2, 1e4, 1e6])
 def test_conditioning(kappa):
-    """What a relative change eps of A does to the root, the inverse root and the gradient, and that it is attained."""
+    """Bounds the effect of a relative change eps of A on root, inverse root and gradient, and attains the bounds."""
     eps = 2.0**-24
     A, G = spd(6, kappa), symmetric(6, 1)
     _, V = torch.linalg.eigh(A)
@@ -461,7 +461,7 @@ PAIRS = {  # root and its slope, gradient, at an eigenvalue x
 
 
 def left(pair, x):
-    """2 x |K - f'|/f: what an inconsistent gradient leaves of a derivative that should have cancelled; and 1/f."""
+    """2 x |K - f'|/f, the rest of a derivative that an inconsistent gradient fails to cancel; and 1/f."""
     root, gradient = PAIRS[pair]
     f, slope = root(x)
     return 2 * x * abs(gradient(f) - slope) / f, 1 / f
@@ -532,7 +532,7 @@ def test_scale_of_a_whitened_direction(x):
     for gradient, options in (
         (lyapunov_gain(f), {**ns_lya, "degree": 5, "iterations": 8}),
         (1 / (2 * f), {**ns_lya, "degree": 5}),
-        (slope, {"method": "ns", "degree": 5}),  # the exact gradient of what is computed
+        (slope, {"method": "ns", "degree": 5}),  # the exact gradient of the map computed
     ):
         z, derivative = whitened(**options)
         assert z == pytest.approx(math.sqrt(x) / f, rel=1e-3)
@@ -569,7 +569,7 @@ def inner_of(A, B):
 
 
 def test_factors_of_truncated_series():
-    """What SVD-Taylor and SVD-PI return over the exact divided difference, in closed form, and at ties."""
+    """The ratio of SVD-Taylor and SVD-PI to the exact divided difference, in closed form, and at ties."""
     k = 9
     for q in (0.01, 0.3, 0.9, 0.999):
         values = torch.tensor([2 * q, 2.0], dtype=torch.float64)

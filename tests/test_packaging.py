@@ -1,4 +1,4 @@
-"""The package as installed: the three states of the native library, and that what has two copies has one content."""
+"""The package as installed: the three states of the native library, and copies with equal contents."""
 
 import os
 import re
@@ -20,7 +20,7 @@ PACKAGE = Path(fastsqrtm.__file__).parent
 ROOT = Path(__file__).parents[1]
 needs_native = pytest.mark.skipif(not native.loaded, reason=f"native library: {native.reason}")
 
-# What a program sees: how fastsqrtm was loaded, its warnings on import and on the first call, and a result.
+# The output of a program: how fastsqrtm was loaded, its warnings on import and on the first call, and a result.
 PROGRAM = """
 import warnings
 with warnings.catch_warnings(record=True) as caught:
@@ -53,7 +53,7 @@ def checksum(result):
 
 @pytest.fixture
 def copied_package(tmp_path):
-    """A copy of the package that goes before the installed one."""
+    """A copy of the package that precedes the installed one on the path."""
     shutil.copytree(PACKAGE, tmp_path / "fastsqrtm", ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 

@@ -1,4 +1,4 @@
-"""What we compare with must itself be right: each peer against the closed form where its method is accurate."""
+"""Each peer is right: it equals the closed form where its method is accurate."""
 
 import itertools
 import sys

@@ -1,4 +1,4 @@
-"""Random calls, good and bad: the op does what the reference does, or says what the reference says."""
+"""Random calls, good and bad: the op returns the result of the reference, or raises its error."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""sqrtm, inv_sqrtm, sqrtm_and_inv: right at any conditioning, on demand, with the gradient of what they compute."""
+"""sqrtm, inv_sqrtm, sqrtm_and_inv are right at any conditioning, to a tolerance, with the gradient of their own map."""
 
 import functools
 import math
@@ -17,10 +17,10 @@ from fastsqrtm._reference import scalars
 
 FUNCTIONS = {0.5: fastsqrtm.sqrtm, -0.5: fastsqrtm.inv_sqrtm}
 PAPER = {0.5: paper.sqrtm, -0.5: paper.inv_sqrtm}
-ROUNDINGS = 16  # precisions that any result may be wrong by: the eigendecomposition of the identity is exact
+ROUNDINGS = 16  # precisions of error that any result may have: the eigendecomposition of the identity is exact
 LARGEST_KAPPA = {torch.float32: 1e6, torch.float64: 1e12}
-# The most that rounding and a ridge make of an eigenvalue 0 of the root, over ||A||^(1/2). Rounding to float32 leaves A
-# indefinite by up to an eps or so, for which the ridge of 8 eps is enough, and 8 + 4 is what they come to. In float64
+# The largest root of an eigenvalue 0 after rounding and a ridge, over ||A||^(1/2). Rounding to float32 leaves A
+# indefinite by up to an eps or so, for which the ridge of 8 eps is enough: together at most 8 + 4. In float64
 # the design ends at 1e-12 before the ridge matters: the figure of the docstring, which is the error of its lower end.
 ROOT_FLOOR = {torch.float32: (12 * torch.finfo(torch.float32).eps) ** 0.5, torch.float64: 2e-6}
 
@@ -43,9 +43,9 @@ def truth(A, G, power):
 
 
 def sensitivities(A, G, power):
-    """In precisions, what a random change of A by one precision does to each root and gradient; at least 1.
+    """The effect on each root and gradient, in precisions, of a random change of A by one precision; at least 1.
 
-    By differences of first order, which a change of a thousandth of the smallest eigenvalue is, and in float64 for
+    Measured by differences of first order, for a change of a thousandth of the smallest eigenvalue, and in float64 for
     float64 too: two digits are enough. The largest of four changes, as one or two may miss the sensitive direction.
     """
     A, G = A.double(), G.double()
@@ -70,8 +70,8 @@ def check_against_eigh(A, power):
 
     An ill-conditioned root is wrong in one direction, by a number of either sign: where the error of the
     eigendecomposition happens to be near zero, ours is many times as large. The batch must be large enough that this
-    does not happen to all of it. The unit of each error is what a rounding of the matrix does, or the mean would be
-    that of the worst conditioned matrix alone.
+    does not happen to all of it. The unit of each error is the effect of rounding the matrix: otherwise the worst
+    conditioned matrix alone would decide the mean.
     """
     G = cotangent(A)
     exact, units = truth(A, G, power), sensitivities(A, G, power)
@@ -97,7 +97,7 @@ def test_float32_is_as_accurate_as_the_eigendecomposition(n, spectrum, power):
 
 @pytest.mark.parametrize("power", FUNCTIONS)
 @pytest.mark.parametrize("spectrum", ["log", "clustered", "one_small", "two_level"])
-@pytest.mark.parametrize(("n", "batch"), [(1, 4), (3, 64), (9, 24), (33, 8)])  # the truth of n = 33 takes its time
+@pytest.mark.parametrize(("n", "batch"), [(1, 4), (3, 64), (9, 24), (33, 8)])  # the exact root takes long at n = 33
 def test_float64_is_as_accurate_as_the_eigendecomposition(n, batch, spectrum, power):
     for kappa in (1e0, 1e3, 1e6, 1e9, 1e12):
         check_against_eigh(testing.spd(n, kappa, (batch,), spectrum, torch.float64, seed=n), power)
@@ -291,7 +291,7 @@ def test_one_cotangent_of_two():
 @pytest.mark.parametrize("spectrum", ["rank_one", "rank_deficient"])
 @pytest.mark.parametrize("n", [1, 2, 9, 33, 64])
 def test_singular_matrices(path, n, spectrum, dtype):
-    """What the docstrings say: the root is off by at most sqrt(eps)-like amounts, everything is finite.
+    """The docstrings are right: the root is off by at most sqrt(eps)-like amounts, everything is finite.
 
     The inverse root is that of an eigenvalue of about half a precision, which rounding changes by as much: the figure
     of the docstring is that of most matrices, and one of hundreds has nearly twice as much. Therefore the median, and
@@ -527,7 +527,7 @@ def test_every_root_within_the_range_has_converged(dtype, function, spectrum):
 
 @pytest.mark.parametrize("dtype", LARGEST_KAPPA)
 def test_what_is_told_of_zero_and_singular_matrices(dtype):
-    """Nothing raises but `check`; the root of zero is right, its inverse is none."""
+    """Only `check` raises; the root of zero is right, and it has no inverse."""
     A = torch.zeros(3, 4, 4, dtype=dtype)
     A[1, 0, 0] = 1
     A[2] = 1
@@ -557,7 +557,7 @@ def test_eps_of_half_types_is_not_lost(dtype):
     (X,) = torch.autograd.grad(S, x, G)
     bound = torch.linalg.matrix_norm(G.double()) / (2 * math.sqrt(eps))
     assert torch.linalg.matrix_norm(X.double()) <= 1.01 * bound
-    assert fastsqrtm.sqrtm(torch.eye(2, dtype=torch.float16), eps=1e5).isfinite().all()  # 1e5 is none of float16
+    assert fastsqrtm.sqrtm(torch.eye(2, dtype=torch.float16), eps=1e5).isfinite().all()  # 1e5 exceeds float16
 
 
 @pytest.mark.parametrize("rank", [3, 8, 12])

@@ -1,4 +1,4 @@
-"""Every system of the paper by its name: Newton-Schulz, the forward methods for comparison, and what goes with what."""
+"""Every system of the paper by its name: Newton-Schulz, the forward methods for comparison, the valid combinations."""
 
 import itertools
 import math
@@ -39,7 +39,7 @@ def lyapunov_gradient(S, G, power):
     return V @ ((V.mT @ ((G + G.mT) / 2) @ V) / sums) @ V.mT
 
 
-# Newton-Schulz: an op of its own, with the gradient of what it computes.
+# Newton-Schulz: a separate op, with the gradient of its own map.
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 15, 16, 17, 33, 64, 70])
@@ -149,14 +149,14 @@ def test_power_iteration_is_the_dominant_pair():
     assert torch.equal(torch.autograd.grad(root.sum(), zero)[0], torch.zeros(3, 3))
 
 
-# Ties: what the SVD family was made for.
+# Ties, for which the SVD family was made.
 
 
 @pytest.mark.parametrize("backward", SPECTRAL)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("power", FUNCTIONS)
 def test_ties_and_near_ties_are_finite(power, dtype, backward):
-    """And bounded: by the largest quotient that the formula can give there, a few times the right one."""
+    """The gradient is bounded by the largest quotient of the formula there, a few times the right one."""
     for gap in (1e-3, 1e-5, 1e-7, 1e-9, 1e-12, 1e-15, 0.0):
         values = torch.tensor([1.0, 1.0 - gap, 0.3, 0.3 * (1 - gap), 0.3, 1e-3, 1e-3 * (1 - gap)], dtype=torch.float64)
         Q = torch.linalg.qr(torch.randn(7, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)).Q
@@ -219,7 +219,7 @@ def test_ns_lya_diverges_as_printed_and_converges_by_default():
     assert max(final.values()) < 0.5
 
 
-# Manners.
+# Contracts.
 
 
 def failure(function=paper.sqrtm, **arguments):
@@ -341,7 +341,7 @@ def test_info_of_every_system():
 @pytest.mark.parametrize("backward", ["lyapunov", "bartels_stewart"])
 @pytest.mark.parametrize("power", FUNCTIONS)
 def test_newton_schulz_that_does_not_converge_is_nan(power, backward, dtype):
-    """Singular matrices, by rounding indefinite: an eigenvalue below zero grows without bound. Alone in its matrix."""
+    """Rounding makes singular matrices indefinite: an eigenvalue below zero grows without bound, in that matrix."""
     X = torch.randn(20, 16, 4, generator=torch.Generator().manual_seed(0), dtype=dtype)
     A = torch.cat((X @ X.mT, spd(16, 1e4, (2,), dtype=dtype), torch.zeros(1, 16, 16, dtype=dtype)))
     root = FUNCTIONS[power](A, method="ns", backward=backward)

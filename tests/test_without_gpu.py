@@ -1,6 +1,6 @@
-"""What tensors of a GPU meet, shown without one: a build that has no code for the chip, and the empty batch.
+"""GPU tensors without a GPU: a build that has no code for the chip, and the empty batch.
 
-OnCuda tensors go where the dispatcher sends those of a GPU; what torch itself computes of them, it computes on the CPU.
+The dispatcher treats OnCuda tensors as those of a GPU; torch's own ops compute them on the CPU.
 """
 
 import importlib

@@ -1,4 +1,5 @@
-"""``python -m bench paper``: the numerical studies of the paper with our code, as docs/paper.md and its figures.
+"""``python -m bench paper`` runs the numerical studies of the paper with our code, and makes docs/paper.md and its
+figures.
 
 The data go to bench/results/<machine>-paper.json; ``--from`` makes the page and the figures from such a file.
 """

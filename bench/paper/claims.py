@@ -1,11 +1,11 @@
-"""What the paper concludes, each as a check of the record: does it hold here, by which numbers, and why."""
+"""The conclusions of the paper, each as a check of the record: whether it holds here, by which numbers, and why."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 from bench.paper.training import EPSILONS
 
-CLEAR = 1.05  # a smaller ratio of times is no difference
+CLEAR = 1.05  # a smaller ratio of times counts as equal
 
 
 class Claim(NamedTuple):
@@ -16,7 +16,7 @@ class Claim(NamedTuple):
 
 
 def converged(record: dict, system: str) -> list[bool]:
-    """At the smallest eps, a run each: whether the loss went down."""
+    """Whether the loss went down, for each run at the smallest eps."""
     runs = [r for r in record["training"] if r["system"] == system and r["eps"] == min(EPSILONS)]
     return [r["final_loss"] < r["losses"][0] / 2 for r in runs]
 
@@ -124,8 +124,8 @@ CLAIMS = [
           "The K40 solved the eigenproblems one after the other; LAPACK on a CPU takes a few tens of GEMM times for a "
           "48 x 48 matrix. What a GPU would give is not measured."),
     Claim("Table 4", "MPA-Lya is faster than NS in covariance pooling (3.2 times)", _pooling_against_ns,
-          "The published NS loops over the batch in its backward pass. Batched, most of that advantage is gone; what "
-          "is left at n = 48 is the cost of transposes and of blocks of 16, larger for the many symmetric products of "
+          "The published NS loops over the batch in its backward pass. Batched, most of that advantage is gone; the "
+          "rest at n = 48 is the cost of transposes and of blocks of 16, larger for the many symmetric products of "
           "NS. " + NS_FLOPS),
     Claim("Table 6", "nine Lyapunov iterations are faster than Bartels-Stewart", _termination,
           "Bartels-Stewart needs the eigendecomposition of the root."),

@@ -1,4 +1,4 @@
-"""The record as one page of Markdown: every table beside the published numbers."""
+"""Writes the record as one page of Markdown, every table next to the published numbers."""
 
 from bench.paper import published
 from bench.paper.claims import CLAIMS, CLEAR, converged
@@ -24,15 +24,16 @@ def markdown(record: dict) -> str:
     machine = record["machine"]
     parts = [
         "# The paper's numbers again\n",
-        f"Every numerical study of {published.SOURCE}, with the code of this repository, beside the published values "
-        "(Tesla K40). Made by `" + record["command"] + f"` in {record['minutes']:.1f} minutes, "
+        f"This page repeats every numerical study of {published.SOURCE}, with the code of this repository, next to the "
+        "published values (Tesla K40). `" + record["command"] + f"` took {record['minutes']:.1f} minutes with "
         f"fastsqrtm {record['fastsqrtm']} ({record['backend']}), commit {record['commit']}, torch {record['torch']} "
         f"({record['torch_isa']}), Python {record['python']}, {record['threads']} threads of {machine['cpu']}, "
-        f"{record['date']}. Not measured on a GPU.\n",
-        f"Input unless said otherwise: {INPUT}. Times are medians of contenders in turn, milliseconds; errors of roots "
-        "are mean absolute errors, as in the paper, those of gradients relative to the exact gradient in the Frobenius "
-        "norm. Names: [method.md](method.md), `fastsqrtm.paper.sqrtm(A, method=..., backward=...)`.\n",
-        "Not reproduced, because they need ImageNet or CIFAR: "
+        f"{record['date']}. Nothing here was measured on a GPU.\n",
+        f"Unless said otherwise, the input is {INPUT}. Times are medians in milliseconds, of contenders in turn; "
+        "errors of roots are mean absolute errors, as in the paper; those of gradients are relative to the exact "
+        "gradient in the Frobenius norm. [method.md](method.md) explains the names, and "
+        "`fastsqrtm.paper.sqrtm(A, method=..., backward=...)` takes them.\n",
+        "These results are not reproduced, because they need ImageNet or CIFAR: "
         + "; ".join(f"{where}: {what}" for where, what in published.NOT_REPRODUCED.items())
         + ".\n",
         "## Which conclusions hold here\n",
@@ -91,7 +92,7 @@ def _operations(record: dict) -> str:
             ],
             rows,
         )
-        + "\nCounted: what torch is asked to do when each method is written op by op without products by the identity. "
+        + "\nCounted: the calls of torch when each method is written op by op without products by the identity. "
         "Ours: time of the kernels over that of one batched product of the same size (8 matrices, n = 256).\n"
     )
 
@@ -193,14 +194,14 @@ def _ns_lya(record: dict) -> str:
         "**Why.** A whitening layer z = S^-1 x does not see the scale of a principal direction: with x = s u, the "
         "computed root f(s^2) and K in place of its derivative, the derivative of z by log s is "
         "(s u/f)(1 - 2 s^2 K/f), which is zero for the exact root. Five Newton-Schulz steps compute f = 7.6 x near "
-        "zero, whose derivative is 7.6; the Lyapunov equation at that root says 1/(2 f), and 8 of its iterations say "
-        "at most 12.8. So 2 x |K - f'|/f of a gradient that should cancel is left over, 1.4 for every small eigenvalue "
-        "(middle panel), and whitening amplifies it by 1/f = 1/(7.6 x). The same happens to an exact root with 8 "
-        "iterations, which stop at 12.8 where 1/(2 sqrt x) is larger. MPA and MTP are as inconsistent at small "
+        "zero, whose derivative is 7.6; the Lyapunov equation at that root gives 1/(2 f), and 8 of its iterations "
+        "give at most 12.8. So 2 x |K - f'|/f of a gradient that should cancel is left over, 1.4 for every small "
+        "eigenvalue (middle panel), and whitening amplifies it by 1/f = 1/(7.6 x). The same happens to an exact root "
+        "with 8 iterations, which stop at 12.8 where 1/(2 sqrt x) is larger. MPA and MTP are as inconsistent at small "
         "eigenvalues, a factor 1.5, but nothing is left over there, because f stays above 1/11, and nothing is "
         "amplified beyond 11.\n\n"
         "**Remedy.** Root and gradient must belong together. "
-        '`paper.sqrtm(A, method="ns", backward="lyapunov")` iterates the root to convergence, each matrix for itself, '
+        '`paper.sqrtm(A, method="ns", backward="lyapunov")` iterates the root to convergence, each matrix separately, '
         "and solves the Lyapunov equation to convergence. "
         f"As printed {sum(printed)} of {len(printed)} runs converge at eps = {min(EPSILONS):g}, "
         f"with the remedy {sum(remedy)} of {len(remedy)}. The other remedy is the gradient of "

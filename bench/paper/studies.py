@@ -106,7 +106,7 @@ def size_sweep(seconds: float) -> list[dict]:
 
 
 class CountProducts(TorchDispatchMode):
-    """Counts the products and solves of square matrices in what runs inside."""
+    """Counts the products and solves of square matrices that run inside it."""
 
     def __init__(self):
         super().__init__()
@@ -120,7 +120,7 @@ class CountProducts(TorchDispatchMode):
 
 
 def operation_counts(seconds: float) -> list[dict]:
-    """Table 2, by counting what torch is asked to do, and what our kernels take in products of torch's batched GEMM."""
+    """Table 2: the calls of torch, counted, and the time of our kernels in products of torch's batched GEMM."""
     A, G = covariances(8, 256)
     formulas = {
         "MTP-Lya": ("K - 1 = 9 products", "6 x 8 = 48 products"),
@@ -156,11 +156,11 @@ def operation_counts(seconds: float) -> list[dict]:
 LAYERS = {
     "whitening": (1, 64, 32768, ["SVD-BS", "SVD-Lya", "NS-Lya"]),  # the first layer of ResNet, 32 images 32 x 32
     "pooling": (64, 48, 196, []),  # So-ViT, 14 x 14 tokens
-}  # batch, n, samples, and the systems beside those of both tables
+}  # batch, n, samples, and the systems in addition to those of both tables
 
 
 def layer(application: str, root: Root, x: Tensor) -> Tensor:
-    """Covariance pooling, or whitening: by a solve with the root, as the paper does."""
+    """Covariance pooling, or whitening by a solve with the root, as the paper does it."""
     z = x - x.mean(-1, keepdim=True)
     A = z @ z.mT / x.shape[-1] + 1e-3 * torch.eye(x.shape[-2])
     return root(A) if application == "pooling" else torch.linalg.solve(root(A), z)

@@ -69,7 +69,7 @@ def train(arguments: dict, eps: float, seed: int, epochs: int = EPOCHS) -> dict:
             losses.append(loss.item())
             norms.append(convolution.weight.grad.norm().item())
             if not math.isfinite(losses[-1]) or not math.isfinite(norms[-1]):
-                break  # what follows is NaN
+                break  # the rest would be NaN
             optimiser.step()
         else:
             continue
@@ -96,12 +96,12 @@ def runs(bar) -> list[dict]:
     return rows
 
 
-# The scalar picture, at an eigenvalue x of A/||A||_F: f the root that is computed, f' its derivative, K what the
-# backward takes for f'.
+# The scalar picture, at an eigenvalue x of A/||A||_F: f is the computed root, f' its derivative, and K stands for f' in
+# the backward.
 
 
 def lyapunov_gain(b: Tensor, iterations: int | None) -> Tensor:
-    """What the paper's steps make of 1/(2 b)."""
+    """The paper's steps for 1/(2 b)."""
     if iterations is None:
         return 1 / (2 * b)
     return lyapunov.solve_newton_schulz(b[:, None, None], torch.ones_like(b)[:, None, None], iterations)[:, 0, 0]

@@ -1,7 +1,7 @@
 """Writes a model that uses the ops for run_model.cpp: `python save_model.py <directory>`.
 
-whiten.pt is TorchScript, whiten.pt2 is torch.export compiled by AOTInductor, input.pt is what to run them on: the
-digits that scikit-learn carries, by the means of 2 x 2 pixels.
+whiten.pt is TorchScript, whiten.pt2 is torch.export compiled by AOTInductor, and input.pt is their input: the digits of
+scikit-learn, as means of 2 x 2 pixels.
 """
 
 import sys
@@ -14,7 +14,7 @@ import fastsqrtm  # noqa: F401  registers the ops
 
 
 class Whiten(torch.nn.Module):
-    """(batch, features) -> the same with mean 0 and covariance I. TorchScript takes the ops, not the functions."""
+    """(batch, features) -> the same shape with mean 0 and covariance I. TorchScript takes ops, not Python functions."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         centred = x - x.mean(0)

@@ -1,4 +1,4 @@
-// Trains a classifier with a whitening layer in the middle, on the breast cancer data that scikit-learn carries:
+// Trains a classifier with a whitening layer in the middle, on the breast cancer data of scikit-learn:
 //
 //     train_whitening $(python -c 'import sklearn; print(sklearn.__path__[0])')/datasets/data/breast_cancer.csv
 #include <fastsqrtm/autograd.h>
@@ -31,7 +31,7 @@ struct Whitening : torch::nn::Module {
   torch::Tensor mean, covariance;
 };
 
-// Rows of numbers, the last one the class; the first line tells their shape.
+// Rows of numbers, the last one the class; the first line gives their shape.
 torch::Tensor read_csv(const char* path) {
   std::ifstream file(path);
   std::string line, cell;

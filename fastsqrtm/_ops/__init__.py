@@ -1,4 +1,4 @@
-"""The machine that makes ops of the lines of ops.def: table, checks, registration and the route through autograd.
+"""The machine that turns the lines of ops.def into ops: table, checks, registration and the route through autograd.
 
-It knows no mathematics: that is in `_reference`, which defines the ops by means of it.
+It knows no mathematics: that is in `_reference`, which uses it to define the ops.
 """

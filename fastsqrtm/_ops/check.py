@@ -28,20 +28,20 @@ def strided(function: str, name: str, A: Any) -> None:
 
 
 def first(function: str, expected: Matrix, A: Any) -> None:
-    """The first tensor of an op, which the other tensors must be like."""
+    """Checks the first tensor of an op, which the other tensors must match."""
     strided(function, expected.name, A)
     if A.dtype not in DTYPES:
         fail(function, f"{expected.name} must be float16, bfloat16, float32 or float64", _name(A.dtype))
     shape = A.shape
     fits = len(shape) >= len(expected.dims)
-    for i, j in expected.equal:  # no generator: this is on the way of every call
+    for i, j in expected.equal:  # no generator, because every call comes here
         fits = fits and shape[i] == shape[j]
     if not fits:
         fail(function, f"{expected.name} must be {expected.expected_shape}", tuple(A.shape))
 
 
 def other(function: str, op: Op, position: int, tensors: tuple) -> None:
-    """A later tensor of an op: its leading dimensions and the letters that earlier ones share with it are theirs."""
+    """Checks a later tensor of an op, which must share leading dimensions and letters with the earlier ones."""
     A, C, of_A, of_C = tensors[0], tensors[position], op.tensors[0], op.tensors[position]
     strided(function, of_C.name, C)
     letters = op.bound(*(x.shape for x in tensors[:position]))

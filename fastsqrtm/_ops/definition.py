@@ -1,4 +1,4 @@
-"""What `_reference` says of each op: its twin in plain torch and its derivative rule, under one name.
+"""Joins the twin of each op, in plain torch, and its derivative rule under one name, for `_reference`.
 
     @op
     def lyapunov(B: Tensor, C: Tensor, iterations: int) -> Tensor: ...
@@ -38,7 +38,7 @@ class Rule:
 
 
 class Definition:
-    """An op: its line of the table, its twin, its rule, and once registered what the dispatcher has under its name."""
+    """An op: its line of the table, its twin, its rule and, once registered, its entry in the dispatcher."""
 
     def __init__(self, op: Op, compute: Callable[..., Results], entry_precision: bool = False) -> None:
         self.op = op
@@ -50,7 +50,7 @@ class Definition:
         self.__doc__ = compute.__doc__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Results:
-        """The twin under the input policy of every op: checks, half precision computed in float32, contiguous results.
+        """Runs the twin under the input policy of every op: checks, half precision in float32, contiguous results.
 
         Where the first tensor is empty, nothing is computed; a result that is not empty is zero.
         """
@@ -76,7 +76,7 @@ def unpacked(results: Results) -> tuple[Tensor, ...]:
 
 
 def packed(results: list[Tensor]) -> Results:
-    """What an op returns: a tensor, or a tuple of several."""
+    """The return value of an op: a tensor, or a tuple of several."""
     return results[0] if len(results) == 1 else tuple(results)
 
 
@@ -96,8 +96,8 @@ def op(*, entry_precision: bool) -> Callable[[Callable[..., Results]], Definitio
 def op(
     compute: Callable[..., Results] | None = None, /, *, entry_precision: bool = False
 ) -> Definition | Callable[[Callable[..., Results]], Definition]:
-    """Makes a function the twin of the op of its name. With `entry_precision` the twin gets that keyword as well: how
-    far rounding to the dtype of the caller may have moved an entry, relative to it.
+    """Makes a function the twin of the op of its name. With `entry_precision` the twin also gets that keyword: the
+    largest relative change of an entry by rounding to the dtype of the caller.
     """
 
     def define(compute: Callable[..., Results]) -> Definition:
@@ -111,7 +111,7 @@ def op(
 
 
 def incomplete() -> list[str]:
-    """What lines of ops.def still lack: a twin, or a rule although a result is differentiable."""
+    """The faults of the definitions: an op without a twin, or without a rule although a result is differentiable."""
     missing = [f"{name} has no twin" for name in OPS if name not in DEFINITIONS]
     return missing + [
         f"{name} has no rule"

@@ -1,7 +1,8 @@
-"""Loads the native libraries. The CPU one at import; three states: loaded; not built; present but unloadable, which
-warns once. The CUDA one at the first call with CUDA tensors, because asking a GPU what it is starts CUDA.
+"""Loads the native libraries. The import loads the CPU one: it is loaded, was never built, or is present but cannot be
+loaded; the last case warns once. The first call with CUDA tensors loads the CUDA one, because asking a GPU for its
+architecture starts CUDA.
 
-FASTSQRTM_NATIVE=0 leaves it unloaded. Otherwise FASTSQRTM_REQUIRE_NATIVE=1 makes its absence an error.
+FASTSQRTM_NATIVE=0 leaves the CPU library unloaded. Otherwise FASTSQRTM_REQUIRE_NATIVE=1 makes its absence an error.
 """
 
 import functools
@@ -23,9 +24,9 @@ _LIBRARY = _DIRECTORY / ("libfastsqrtm_cpu.dylib" if sys.platform == "darwin" el
 
 @dataclass(frozen=True)
 class Native:
-    """What became of the native library. `C` is the module `fastsqrtm._C`; None, with a `reason`, when not loaded.
+    """The state of the native library. `C` is the module `fastsqrtm._C`; None, with a `reason`, when not loaded.
 
-    `warned`: the user has been told at import, so nothing else needs to.
+    `warned`: the import has warned, so nothing else needs to.
     """
 
     loaded: bool
@@ -73,7 +74,7 @@ def _explain(error: BaseException) -> str:
 native = _load()
 
 
-# Integrated GPUs run no real code but their own, which runs nowhere else; torch.cuda.DEVICE_REQUIREMENT has the same.
+# Integrated GPUs run only their own real code, which runs nowhere else; torch.cuda.DEVICE_REQUIREMENT has the same.
 _INTEGRATED = {(7, 2), (8, 7), (10, 1), (11, 0)}
 
 
@@ -93,7 +94,7 @@ def has_code_for(chip: tuple[int, int], archs: list[str]) -> bool:
 
 @functools.cache
 def load_cuda() -> str | None:
-    """Loads the CUDA kernels. None, or the reason why there are none for the GPUs of this process."""
+    """Loads the CUDA kernels. Returns None, or the reason why there are none for the GPUs of this process."""
     if native.C is None:
         return native.reason
     built = native.C.build_info()["cuda"]

@@ -34,7 +34,7 @@ def _report_fallback(device: str) -> None:
 
 
 def register(definition: Definition, library: torch.library.Library, define: bool) -> None:
-    """Registers one op in the namespace of `library`; `define` where nobody else has given the schema."""
+    """Registers one op in the namespace of `library`; `define` where the native library has not defined the schema."""
     op = definition.op
     qualified = f"{library.ns}::{op.name}"
 

@@ -51,12 +51,12 @@ def batch_first(info: Any, in_dims: tuple, inputs: tuple) -> list:
 
 
 def out_dims(definition: Definition) -> int | tuple[int, ...]:
-    """Where the mapped dimension of the results is: first, in each."""
+    """The mapped dimension of the results: the first, in each."""
     return 0 if len(definition.op.results) == 1 else (0,) * len(definition.op.results)
 
 
 class _Transformable(torch.autograd.Function):
-    """Any op, for torch.func and forward mode, which torch.library.register_autograd does not serve.
+    """Any op under torch.func and in forward mode, which torch.library.register_autograd does not support.
 
     pytorch issues 168393, 170834 and 179652.
     """
@@ -99,7 +99,7 @@ def apply(definition: Definition, *inputs: Any) -> Results:
     forward_mode = any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in inputs)
     if forward_mode and not compiling:
         return _Transformable.apply(definition, *inputs)
-    if forward_mode:  # the compiled op would give a tangent of zero without a word
+    if forward_mode:  # the compiled op would silently give a tangent of zero
         raise RuntimeError(
             f"fastsqrtm.{definition.op.name}: forward-mode differentiation inside torch.compile is not supported"
         )

@@ -31,7 +31,7 @@ class Matrix:
 
     @property
     def expected_shape(self) -> str:
-        """How an error names the shape: "(..., n, n)"."""
+        """The shape in an error: "(..., n, n)"."""
         return f"({', '.join(('...', *self.dims))})"
 
 
@@ -66,7 +66,7 @@ class Op:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Of the tensor arguments."""
+        """The names of the tensor arguments."""
         return tuple(tensor.name for tensor in self.tensors)
 
     @cached_property
@@ -78,7 +78,7 @@ class Op:
         return next(number for number in self.numbers if number.name == name)
 
     def bound(self, *shapes: tuple[int, ...]) -> dict[str, int]:
-        """What each letter stands for, given the shapes of as many tensor arguments as there are."""
+        """The size of each letter, from the shapes of the tensor arguments given."""
         letters: dict[str, int] = {}
         for tensor, shape in zip(self.tensors, shapes, strict=False):
             for letter, size in zip(reversed(tensor.dims), reversed(shape), strict=False):

@@ -1,8 +1,8 @@
 """Every op in plain torch with its derivative rule: the fallback where there is no native kernel, and the oracle of the
-tests. The twins have the names and the input policy of csrc/cpu/ops.cpp; docs/method.md has the mathematics.
+tests. The twins have the names and the input policy of csrc/ops.h; docs/method.md has the mathematics.
 
     scalars     numbers of the methods: Pade, Taylor, Zolotarev
-    matrix      what several ops share: symmetric part, normaliser, SPD solves and inverses
+    matrix      shared by several ops: symmetric part, normaliser, SPD solves and inverses
     lyapunov    B X + X B = C
     roots       the roots to the accuracy of the dtype and their gradients
     series      the paper's approximants and Newton-Schulz, with the paper's gradient and with their own

@@ -21,7 +21,7 @@ from .scalars import FINEST_TOLERANCE
 def solve_newton_schulz(B: Tensor, C: Tensor, iterations: int) -> Tensor:
     """The paper's steps from B_0 = B, C_0 = C: B <- B(3I - B^2)/2, C <- (C(3I - B^2) - B^2 C + B C B)/2; X = C/2.
 
-    Right for any C; for symmetric C the native kernels need four products of the six.
+    They hold for any C; for symmetric C the native kernels need only four of the six products.
     """
     for _ in range(iterations):
         M = B @ B
@@ -60,7 +60,7 @@ def solve_newton(B: Tensor, W: Tensor, C: Tensor, tolerance: float) -> Tensor:
 
 
 def reachable(rtol: float, dtype: torch.dtype) -> float:
-    """The tolerance that is asked for, or the finest that the dtype reaches."""
+    """The tolerance given, or the finest that the dtype reaches."""
     return max(rtol, FINEST_TOLERANCE[dtype])
 
 

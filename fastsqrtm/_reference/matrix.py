@@ -1,4 +1,4 @@
-"""What several ops share: the symmetric part, the normaliser, SPD solves and inverses. Plain torch, batched."""
+"""Shared by several ops: the symmetric part, the normaliser, SPD solves and inverses, in plain torch, batched."""
 
 import math
 
@@ -28,7 +28,7 @@ def infinite_like(A: Tensor) -> Tensor:
 
 
 def is_infinite(Z: Tensor) -> Tensor:
-    """Where Z is the inverse root of zero, (..., 1, 1)."""
+    """Whether Z is the inverse root of zero, (..., 1, 1)."""
     return (Z == infinite_like(Z)).all(-1, True).all(-2, True)
 
 
@@ -59,7 +59,7 @@ def spd_solve(A: Tensor, B: Tensor) -> Tensor:
 
 
 def spd_inverse(A: Tensor) -> tuple[Tensor, Tensor]:
-    """A^-1, and where A was positive definite, (..., 1, 1)."""
+    """A^-1, and whether A was positive definite, (..., 1, 1)."""
     factor, info = torch.linalg.cholesky_ex(A)
     good = (info == 0)[..., None, None]
     return torch.cholesky_inverse(torch.where(good, factor, identity_like(A))), good

@@ -29,7 +29,7 @@ from .scalars import RootDesign, root_design
 
 
 def newton_roots(A: Tensor, design: RootDesign) -> tuple[Tensor, Tensor, Tensor]:
-    """A^(1/2), A^(-1/2) for eigenvalues up to 1, and where A was positive definite: csrc/cpu/steps/denman_beavers.h."""
+    """A^(1/2), A^(-1/2) for eigenvalues up to 1, and whether A was definite: csrc/cpu/steps/denman_beavers.h."""
     identity = identity_like(A)
     X, Y = design.constant * A, design.constant * identity.expand_as(A)
     good = torch.ones_like(A[..., :1, :1], dtype=torch.bool)

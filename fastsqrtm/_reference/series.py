@@ -131,8 +131,8 @@ def exact_gradient(A: Tensor, G: Tensor, inverse: bool, series: Callable[[Tensor
     return torch.where(nu == 0, 0, symmetric_part(gradient) / sqrt_of_norm(nu) / (nu if inverse else 1))
 
 
-# The rules of the map computed: the approximant as a torch function, differentiated by torch wherever more than its
-# first derivative is asked for.
+# The rules of the map computed: the approximant as a torch function, which torch differentiates beyond the first
+# derivative.
 
 
 def _approximant(root: Definition, numbers: tuple) -> Callable[[Tensor], Tensor]:
@@ -148,7 +148,7 @@ def _approximant(root: Definition, numbers: tuple) -> Callable[[Tensor], Tensor]
 
 
 def _along(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> Tensor:
-    """The derivative along the tangents as the transpose of the transpose: torch nests no forward mode in itself."""
+    """The derivative along the tangents as the transpose of the transpose: torch cannot nest forward mode."""
     output, pullback, *_ = torch.func.vjp(function, *inputs)
     return torch.func.vjp(pullback, torch.zeros_like(output))[1](tangents)[0]
 
@@ -319,7 +319,7 @@ def inv_sqrtm_lya_backward(Z: Tensor, G: Tensor, iterations: int) -> Tensor:
     B_0, scale = normalise(symmetric_part(Z))
     M = B_0 @ B_0
     X = solve_newton_schulz(B_0, M @ symmetric_part(G) @ M, iterations)
-    # Z^4 / ||Z||_F overflows long before the gradient does: one factor after the other.
+    # Z^4 / ||Z||_F overflows long before the gradient does, so this takes one factor after the other.
     X = -symmetric_part(X) * scale * scale * scale
     return torch.where((scale == 0) | is_infinite(Z), 0, X)
 
