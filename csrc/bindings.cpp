@@ -1,4 +1,4 @@
-// The module fastsqrtm._C: what is not a tensor op. No torch header, so it loads whatever torch there is.
+// The module fastsqrtm._C: everything but the tensor ops. It includes no torch header, so it loads with any torch.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -95,7 +95,7 @@ PYBIND11_MODULE(_C, m) {
       "cpu_capability", [] { return cpu_capability().name; },
       "The instruction set the CPU kernels use on this machine.");
   m.def("plan", &plan, py::arg("batch"), py::arg("n"), py::arg("element_bytes"), py::arg("threads"),
-        "How a batch is computed: see CpuPlan in csrc/plan.h. Half types have the element_bytes of float32, 4.");
+        "How a batch is computed: see CpuPlan in csrc/cpu/plan.h. Half types have the element_bytes of float32, 4.");
   m.def("plan_cuda", &plan_cuda, py::arg("name"), py::arg("batch"), py::arg("n"), py::arg("element_bytes"),
         py::arg("shared_per_block"), py::arg("multiprocessors"), py::arg("terms") = 5,
         "The kernel of a pass of ops.def and its grid: see plan_pass in csrc/cuda/plan.h. kernel None: the library "

@@ -1,5 +1,5 @@
-// Argument checks by the signature of an op. An error names op, argument, expectation and what came. Counterpart in
-// Python, with the same texts: fastsqrtm/_ops/check.py.
+// Checks the arguments of an op by its signature. An error names the op, the argument, the expected and the actual
+// value. Counterpart in Python, with the same texts: fastsqrtm/_ops/check.py.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -75,7 +75,7 @@ inline Element element_of(const Tensor& A) {
       return Element::bfloat16;
     case ScalarType::Double:
       return Element::float64;
-    default:  // an enum of torch's; check_dtype lets nothing else through
+    default:  // torch's enum; check_dtype lets nothing else through
       return Element::float32;
   }
 }
@@ -85,11 +85,11 @@ inline Element element_of(const Tensor& A) {
   throw std::runtime_error("fastsqrtm." + std::string(op) + ": " + expected + ", got " + came);
 }
 
-// The sizes that the letters of ops.def stand for in one call, after the leading dimensions, which are those of the
-// first tensor. Nothing here allocates but shape(): a call on a small matrix takes a microsecond or two.
+// The sizes of one call: its leading dimensions, which are those of the first tensor, and the letters of ops.def. Only
+// shape() allocates: a call on a small matrix takes a microsecond or two.
 class Dimensions {
  public:
-  // Whether A has these dimensions; it fixes the size of every letter that is new.
+  // True if A has these dimensions. A letter that is new takes its size from A.
   bool bind(std::string_view letters, const Tensor& A) {
     const auto sizes = A.sizes();
     const size_t order = letters == "1" ? 0 : letters.size();
@@ -149,7 +149,7 @@ inline void check_first(std::string_view op, const Argument& argument, const Ten
     fail(op, std::string(argument.name) + " must be " + shape_text(argument.dimensions), shape_name(A));
 }
 
-// Every other tensor is like the first one.
+// Every other tensor must match the first one.
 inline void check_other(std::string_view op, const Argument& argument, const Tensor& C, const Argument& first,
                         const Tensor& B, Dimensions& dimensions) {
   const auto must = [&](const std::string& expected, const std::string& came) {
@@ -165,7 +165,7 @@ inline void check_other(std::string_view op, const Argument& argument, const Ten
   if (C.device() != B.device()) must("be on the device of " + of_first("(" + device_name(B) + ")"), device_name(C));
 }
 
-// As Python's format "g" writes it.
+// The number as Python's format "g" writes it.
 inline std::string number_name(double value) {
   std::ostringstream text;
   text << value;

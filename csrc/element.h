@@ -1,4 +1,4 @@
-// How the elements of a matrix lie in memory. The half types are storage only: they are computed in float32.
+// Types of matrix elements in memory. The half types are storage only: they are computed in float32.
 #pragma once
 
 namespace fastsqrtm {

@@ -1,5 +1,5 @@
-// The schemas of all ops, and the one symbol of this library that a program links to: it finds all the rest in torch's
-// dispatcher. Referring to it keeps the library linked and makes a forgotten -l a link error.
+// Registers the schemas of all ops and defines the only symbol that a program refers to. The reference keeps the
+// library linked (torch's dispatcher finds the rest) and makes a forgotten -l a link error.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(fastsqrtm, m) {

@@ -1,8 +1,8 @@
-// What every op does on every device: it checks its arguments, allocates its results and runs a pass. A device is a
+// Every op, the same on every device: it checks its arguments, allocates its results and runs a pass. A device is a
 // type with
 //   template <class Pass> static void run(const Pass&, Inputs, Outputs)
-// that runs a pass of csrc/passes.h on every matrix of tensors that are not empty; the order of the tensors is that of
-// the comments there, and nullptr stands for an absent one. A line of ops.def without a function here does not compile.
+// that runs a pass of csrc/passes.h on every matrix of nonempty tensors, in the order of the comments there; nullptr
+// stands for an absent tensor. A line of ops.def without a function here does not compile.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -21,7 +21,7 @@ namespace fastsqrtm {
 using Inputs = std::initializer_list<const Tensor*>;
 using Outputs = std::initializer_list<Tensor*>;
 
-// The arguments of one call of an op, checked, and its results, allocated.
+// The checked arguments and the allocated results of one call of an op.
 class Call {
  public:
   template <class... Args>
@@ -97,7 +97,7 @@ struct Ops {
     return run(call, passes::LyapunovNewton(rtol, call.compute_bytes()), {&B, &C});
   }
 
-  // `iterations` is of the backward pass.
+  // Only the backward pass uses `iterations`.
   static Tensor mpa_lya(const Tensor& A, int64_t degree, int64_t iterations) {
     Call call(signatures::mpa_lya, A, degree, iterations);
     return run(call, passes::Mpa(half, degree), {&A});
@@ -178,7 +178,7 @@ struct Ops {
     if (!call.is_empty()) Device::run(pass, in, out);
     return call.results[0];
   }
-  // Of one result.
+  // The same for a pass with one result.
   template <class Pass>
   static Tensor run(Call& call, const Pass& pass, Inputs in) {
     return run(call, pass, in, {&call.results[0]});

@@ -1,5 +1,5 @@
-// What each pass of ops.def is told besides its matrices: the numbers of an op, made ready once for the whole batch.
-// csrc/ops.h makes them, the passes of the same names under csrc/cpu/passes and csrc/cuda/passes read them.
+// The scalar arguments of each pass of ops.def, computed once for the whole batch by csrc/ops.h and read by the passes
+// of the same names under csrc/cpu/passes and csrc/cuda/passes.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@ namespace fastsqrtm {
 
 enum class Power { half, minus_half };  // A^(1/2), A^(-1/2)
 
-// The most that a pass reads and writes.
+// Largest numbers of inputs and outputs of a pass.
 constexpr int max_inputs = 4, max_outputs = 2;
 
 namespace passes {
@@ -54,7 +54,7 @@ struct Ns {
   bool inverse() const { return power == Power::minus_half; }
 };
 
-// A, G -> gradient of <G, what Mpa, Mtp or Ns computes>.
+// A, G -> gradient of <G, R> for the R that Mpa, Mtp or Ns computes from A.
 struct MpaBackward : Mpa {
   using Mpa::Mpa;
 };

@@ -106,6 +106,16 @@ def test_an_op_without_a_rule_does_not_compile(tmp_path):
 
 
 @builds
+def test_a_program_keeps_its_macros(tmp_path):
+    """The headers use OP and PASS to read ops.def; a program may have macros of these names."""
+    (tmp_path / "program.cpp").write_text(
+        "#define OP 7\n#define PASS 8\n#include <fastsqrtm/signature.h>\nstatic_assert(OP == 7 && PASS == 8);\n"
+    )
+    table = f"-I{ROOT / 'fastsqrtm'}"
+    run("c++", "-std=c++17", "-Werror", "-fsyntax-only", f"-I{HEADERS}", table, tmp_path / "program.cpp")
+
+
+@builds
 def test_the_lines_of_the_readme(tmp_path):
     """Takes the package installed here; the program is linked with --as-needed, Debian's default."""
     section = (ROOT / "README.md").read_text().partition("## From C++\n")[2].partition("\n## ")[0]

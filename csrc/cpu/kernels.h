@@ -1,4 +1,4 @@
-// The passes as ops.cpp calls them: one table for each instruction set, one row for each PASS of ops.def.
+// The passes for ops.cpp: one table for each instruction set, one row for each PASS of ops.def.
 #pragma once
 
 #include <cstdint>
@@ -9,13 +9,13 @@
 
 namespace fastsqrtm {
 
-// Element (i, j) of an input is data[i * row_stride + j * column_stride]; data == nullptr: it is absent.
+// Element (i, j) of an input is data[i * row_stride + j * column_stride]. An absent input has data == nullptr.
 struct MatrixIn {
   const void* data;
   int64_t row_stride, column_stride;
 };
 
-// One matrix of a batch: its inputs and outputs in the order of passes.h. Outputs are contiguous; nullptr: not wanted.
+// One matrix of a batch: its inputs and outputs in the order of passes.h. Outputs are contiguous, or nullptr.
 struct Task {
   int n;
   MatrixIn in[max_inputs];
@@ -23,7 +23,7 @@ struct Task {
 };
 
 // `workspace` holds `matrices` matrices (workspace_bytes in matrix/layout.h). It is aligned to 64 bytes and zero before
-// its first use: old bits in the padding would do no harm to results, but denormal numbers are slow.
+// its first use: old bits in the padding would not harm the results, but denormal numbers are slow.
 template <class Arguments>
 struct Kernel {
   int matrices;

@@ -1,5 +1,5 @@
-// Which path a batch takes and what it needs, decided in plain C++ from sizes alone, so that it can be shown to the
-// user and tested anywhere.
+// The path and the resources of a batch, decided in plain C++ from sizes alone, so that the plan can be shown to the
+// user and tested on any machine.
 #pragma once
 
 #include <cstdint>
@@ -20,9 +20,9 @@ struct CpuPlan {
   int64_t shared;  // matrices on which all threads work together, one after the other
   int threads;
   int workers;
-  int64_t workspace_bytes;  // of all workers; those who share a matrix share the first one's
+  int64_t workspace_bytes;  // of all workers; workers on one matrix share the first one's
 };
-// `matrices` of workspace are what the pass of one matrix needs.
+// `matrices`: workspace that the pass needs for one matrix, in matrices.
 CpuPlan plan_cpu(int64_t batch, int64_t n, int element_bytes, int threads, int matrices);
 
 }  // namespace fastsqrtm

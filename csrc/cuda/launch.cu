@@ -10,7 +10,7 @@ namespace cuda {
 
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // or the next launch would be blamed for it
+  cudaGetLastError();  // clears the error, which the next launch would report as its own
   throw std::runtime_error(std::string("fastsqrtm: CUDA: ") + what + ": " + cudaGetErrorString(error));
 }
 

@@ -1,4 +1,4 @@
-// What run_pass does. The one place with <<<>>>; its twin for the host is tests/emulation/run_pass.h.
+// Implements run_pass. The only place with <<<>>>; its twin for the host is tests/emulation/run_pass.h.
 #pragma once
 
 #include "cuda/kernel.cuh"
@@ -14,8 +14,8 @@ void launch(void (*kernel)(Parameters...), dim3 blocks, dim3 threads, std::size_
   if (blocks.x == 0) return;
   constexpr std::size_t without_asking = 48 * 1024;
   if (shared_bytes > without_asking) {
-    // All that the chip has, every time: all threads of the process share a kernel's limit, and one that followed the
-    // launch could be lowered by another thread before it is used.
+    // Always asks for all that the chip has: the threads of the process share a kernel's limit, and another thread
+    // could lower a limit made for one launch before the launch uses it.
     int device = 0;
     check(cudaGetDevice(&device), "current device");
     check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -43,7 +43,7 @@ void plan_and_run(const Told& pass, const Operands& operands, Context& context) 
   const Plan plan = plan_pass<Pass>(operands.problem.batch, operands.problem.n, sizeof(T), Pass::terms(pass),
                                     device_limits(context.device));
   switch (plan.path) {
-    case Path::tiny:  // no plan has it yet
+    case Path::tiny:  // no plan chooses it yet
     case Path::block:
       return run_in_blocks<Pass, T>(pass, operands, plan, context);
     case Path::library:

@@ -1,4 +1,4 @@
-// Running a pass on the device. No torch header, because nvcc compiles what is behind it; ops.cpp is in front.
+// Runs a pass on the device. No torch header, because nvcc compiles the implementation; the caller is ops.cpp.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -13,10 +13,10 @@ namespace cuda {
 // Throws std::runtime_error with the text of the CUDA error.
 void check(cudaError_t error, const char* what);
 
-// What the plan has to know of a device; asked once for each.
+// The limits of a device that the plan depends on. Each device is asked once.
 DeviceLimits device_limits(int device);
 
-// Where a pass runs, and what it asks of torch there.
+// The device and the stream of a pass, and its requests to torch.
 class Context {
  public:
   const int device;
@@ -24,7 +24,7 @@ class Context {
 
   Context(int device, cudaStream_t stream) : device(device), stream(stream) {}
   virtual ~Context() = default;
-  // Memory until the pass has been launched, aligned to 256 bytes.
+  // Memory that lasts until the pass has been launched, aligned to 256 bytes.
   virtual void* allocate(int64_t bytes) = 0;
   // The cublasHandle_t that follows the stream.
   virtual void* blas_handle() = 0;

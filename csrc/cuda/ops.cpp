@@ -39,7 +39,7 @@ cudaStream_t current_stream(int32_t device) {
   return static_cast<cudaStream_t>(stream);
 }
 
-// What a pass asks of torch. Its memory goes back when it has been launched: the allocator follows the stream.
+// A pass's requests to torch. Its memory is released at once after the launch: the allocator follows the stream.
 class TorchContext : public Context {
  public:
   explicit TorchContext(const Tensor& first)

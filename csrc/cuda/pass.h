@@ -1,18 +1,18 @@
-// What the passes of csrc/cuda/passes are made of and what they are given. Plain C++ but for the bodies of kernels, so
-// that the plan of every pass is known without nvcc.
+// The members and the arguments of the passes in csrc/cuda/passes. Plain C++ but for the bodies of kernels, so that the
+// plan of every pass is known without nvcc.
 //
 // A pass is a type with the name it has in ops.def and these members; one that is missing does not compile:
-//   template <typename T> struct Arguments          what its kernel gets by value, T being the type of the computation;
+//   template <typename T> struct Arguments          of its kernel, by value; T is the type of the computation;
 //                                                   made of (passes::Type, Operands, Plan)
 //                                                   with `bool inverse` for a Power: to compare one takes registers
 //                                                   that MpaBackward and NsBackward do not have at n = 96 in float64
 //   shared_elements(shape, teams)                   shared memory of one matrix
 //   max_threads(shape)                              of a block; the compiler bounds the registers by it
-//   teams_join(shape, batch, multiprocessors)       whether several teams may work on one matrix
-//   kept_elements(shape, problem)                   global memory of one matrix beside its results
-//   only_symmetric_part_of(input)                   whether input number `input` counts by its symmetric part alone
+//   teams_join(shape, batch, multiprocessors)       true if several teams may work on one matrix
+//   kept_elements(shape, problem)                   global memory of one matrix in addition to its results
+//   only_symmetric_part_of(input)                   true if only the symmetric part of that input counts
 //   terms(pass)                                     shifts or poles that can be worked on at once, else 1
-//   template <class V> run(arguments)               the kernel, what one thread does
+//   template <class V> run(arguments)               the kernel: the work of one thread
 //   large_matrices(pass), large_terms(pass)         workspace of the path for large matrices: see library/large.h
 //   template <class Large> run_large(large, arguments)  that path
 #pragma once
@@ -24,7 +24,7 @@
 #include "element.h"
 #include "passes.h"
 
-// FASTSQRTM_KERNELS: the compiler is one that compiles the bodies of kernels.
+// FASTSQRTM_KERNELS is defined if the compiler compiles the bodies of kernels.
 #if defined(__CUDACC__)
 #define FASTSQRTM_KERNELS
 #define FASTSQRTM_DEVICE __device__ __forceinline__
@@ -45,7 +45,7 @@ struct Problem {
   Element element;
 };
 
-// Where the matrices of an input are, strides in elements. data == nullptr: the input is absent.
+// The location of the matrices of an input, strides in elements. An absent input has data == nullptr.
 struct Input {
   const void* data;
   int64_t batch_stride;
@@ -53,13 +53,13 @@ struct Input {
   int64_t column_stride;
 };
 
-// A contiguous result. data == nullptr: nobody asks for it.
+// A contiguous result. A result that is not asked for has data == nullptr.
 struct Output {
   void* data;
   int64_t matrix_bytes;  // from one matrix to the next
 };
 
-// What a pass reads and writes, in the order of the comments in csrc/passes.h.
+// The inputs and outputs of a pass, in the order of the comments in csrc/passes.h.
 struct Operands {
   Problem problem;
   Input in[max_inputs];

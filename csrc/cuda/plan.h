@@ -3,8 +3,8 @@
 //
 // A variant fixes the padded size of the matrix, the register tile and the threads that share one matrix (a team). It
 // is chosen from n, the element size and the shared memory of the chip alone, never from the batch, so that a matrix
-// gives the same bits in any batch. What may follow the batch, because it changes no bit, is how many teams a block
-// holds.
+// gives the same bits in any batch. Only the number of teams in a block may follow the batch, because it changes no
+// bit.
 #pragma once
 
 #include <cstddef>
@@ -90,14 +90,14 @@ FASTSQRTM_HOST_DEVICE constexpr int newton_memory(const Shape& s) {
          s.scratch_elements() + newton_norm_elements;
 }
 
-// Global memory of the exact gradients of MTP and Newton-Schulz beside their result: four triangles where the registers
-// are too few, as in teams of nine warps, which have 168 of them a thread.
+// Global memory of the exact gradients of MTP and Newton-Schulz in addition to their result: four triangles where the
+// registers are too few, as in teams of nine warps, which have 168 of them a thread.
 FASTSQRTM_HOST_DEVICE constexpr int four_kept_triangles(const Shape& s) {
   const bool four_rows_a_lane = s.tile / s.split_symmetric > 2;
   return s.threads > 256 || four_rows_a_lane ? 4 * s.triangle_elements(s.split_symmetric) : 0;
 }
 
-// The most threads of a block of which every team has a matrix of its own. Small teams share a block.
+// Largest number of threads of a block in which every team has a matrix of its own. Small teams share a block.
 FASTSQRTM_HOST_DEVICE constexpr int threads_of_single_teams(const Shape& s) {
   return s.threads <= 64 ? 256 : s.threads;
 }
@@ -140,8 +140,8 @@ Plan plan_pass(int64_t batch, int64_t n, int element_bytes, int terms, const Dev
   plan.variant = index;
   plan.matrices_per_block = least;
   if (Pass::teams_join(shape, batch, device.multiprocessors)) {
-    // While the batch leaves multiprocessors short of threads, several teams share a matrix; 1024 threads are what a
-    // multiprocessor needs to hide the latency of the pivots.
+    // While the batch leaves multiprocessors short of threads, several teams share a matrix; a multiprocessor needs
+    // 1024 threads to hide the latency of the pivots.
     const int64_t wanted =
         static_cast<int64_t>(device.multiprocessors) * 1024 / (larger(1, shape.threads) * (batch + 1));
     int teams = static_cast<int>(wanted < terms ? wanted : terms);
@@ -149,10 +149,10 @@ Plan plan_pass(int64_t batch, int64_t n, int element_bytes, int terms, const Dev
     while (teams > 1 && bytes(teams) * least > device.shared_per_block) --teams;
     teams = larger(1, teams);
     const int rounds = (terms + teams - 1) / teams;
-    plan.teams = (terms + rounds - 1) / rounds;  // as few as take as many rounds
+    plan.teams = (terms + rounds - 1) / rounds;  // the fewest teams for this number of rounds
   }
   if (shape.threads < 32) {
-    // As many matrices a block as still give every multiprocessor a block.
+    // As many matrices a block as leave a block for every multiprocessor.
     while (2 * plan.matrices_per_block * plan.teams * shape.threads <= 128 &&
            2 * plan.matrices_per_block * static_cast<int64_t>(device.multiprocessors) <= batch &&
            2 * plan.matrices_per_block * bytes(plan.teams) <= device.shared_per_block) {

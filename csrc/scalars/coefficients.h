@@ -29,7 +29,7 @@ FASTSQRTM_HOST_DEVICE inline PadeTerm pade_term(int degree, int j) {
   return {shift, 2 * (1 + shift) / (2 * degree + 1)};
 }
 
-// The term both series share: their value at x = 0 (root) and at x = infinity (inverse root).
+// The term that both series share: their value at x = 0 (root) and at x = infinity (inverse root).
 FASTSQRTM_HOST_DEVICE inline double pade_constant(int degree) { return 1.0 / (2 * degree + 1); }
 
 // Coefficient k of (1 - z)^power, power = 1/2 (root) or -1/2 (inverse root), from coefficient k - 1:

@@ -1,5 +1,4 @@
-// The ridges of zolotarev.h and the unit they count in, for the kernels of both devices, which cannot index an array of
-// the host.
+// The ridges of zolotarev.h and their unit, for the kernels of both devices, which cannot index a host array.
 #pragma once
 
 #include "element.h"
@@ -21,9 +20,9 @@ FASTSQRTM_HOST_DEVICE constexpr T machine_epsilon() {
   return static_cast<T>(sizeof(T) == 8 ? 0x1p-52 : 0x1p-23);
 }
 
-// The unit of the ridges of a root that is inverted. In half precision the last ridge covers the rounding of the
-// entries, which can make a matrix as indefinite as that. Of the matrix whose root is taken this holds for the last
-// ridge alone.
+// Unit of the ridges tried when a root is inverted. For half-precision storage the last ridge must cover the rounding
+// of the entries, which alone can make the matrix indefinite. A matrix whose root is taken enlarges only its last
+// ridge.
 template <typename T>
 FASTSQRTM_HOST_DEVICE constexpr T ridge_unit(Element element) {
   return element == Element::bfloat16  ? T(0x1p-8 / last_ridge)

@@ -1,6 +1,5 @@
-// The scalars of the accurate roots (method "auto"): Zolotarev's best rational approximation of 1/sqrt(x) on [lowest,
-// 1], then Newton steps whose scaling is known beforehand. Host only. Counterpart in Python:
-// fastsqrtm/_reference/scalars.py.
+// The scalars of the accurate roots: Zolotarev's best rational approximation of 1/sqrt(x) on [lowest, 1], then Newton
+// steps whose scaling is known beforehand. Host only; counterpart in Python: fastsqrtm/_reference/scalars.py.
 //
 //   Y_0 = c I + sum_j w_j (X + t_j I)^-1 ~ X^(-1/2),   X_0 = X Y_0 = c X + sum_j w_j (I - t_j (X + t_j I)^-1) ~ X^(1/2)
 //   X_k+1 = g_k (X_k + Y_k^-1) / 2,                    Y_k+1 = g_k (Y_k + X_k^-1) / 2
@@ -91,18 +90,17 @@ inline RootDesign root_design(int poles, int newton_steps, double lowest) {
   return design;
 }
 
-// What the interval and the tolerance are where the caller asks for nothing: condition numbers up to 1e6 and 1e12, and
-// an error that rounding hides.
+// Default interval and tolerance: condition numbers up to 1e6 (float32) and 1e12 (float64), and an error that rounding
+// hides.
 constexpr double lowest_eigenvalue(int element_bytes) { return element_bytes == 8 ? 1e-12 : 1e-6; }
 constexpr double finest_tolerance(int element_bytes) { return element_bytes == 8 ? 2e-15 : 5e-7; }
 
-// What is added to the diagonal of a matrix whose elimination meets a pivot that is not positive, in units of the
-// precision and of its norm, one after the other until it meets none: positive semidefinite matrices are indefinite by
-// rounding.
+// Ridges on the diagonal of a matrix, in units of the precision and of its norm. They are added one after the other
+// until elimination meets no pivot that is not positive: rounding makes positive semidefinite matrices indefinite.
 constexpr double ridges[] = {0, 1, 8, 64, 1024};
 constexpr double last_ridge = ridges[4];
 
-// The design of least cost, counted in inverses, whose error is at most the tolerance. The last one asked for is kept:
+// The design of least cost, counted in inverses, whose error is at most the tolerance. The last design is kept, because
 // the search takes longer than the root of a small matrix.
 inline const RootDesign& root_design(double tolerance, int element_bytes) {
   const double lowest = lowest_eigenvalue(element_bytes), finest = finest_tolerance(element_bytes);

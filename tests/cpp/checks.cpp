@@ -11,7 +11,7 @@ using fastsqrtm::Signature;
 using fastsqrtm::paper::Options;
 using torch::autograd::variable_list;
 
-// Ops of this test alone, for what no line of ops.def needs yet: several kinds of numbers, none, an index as a result.
+// Ops of this test alone, with features not in ops.def so far: several kinds of numbers, none, an index as a result.
 inline constexpr Signature mixed_signature = fastsqrtm::detail::parse(
     "test_mixed", "(Tensor A, Tensor B, int times=2, float scale=0.5) -> (Tensor, Tensor, Tensor)",
     "nn, nn -> nn, nn:int64, nn", "times 1..9, scale 0..1");

@@ -37,7 +37,7 @@ int main() {
     const at::Tensor X = at::randn({6, 20, 40}, i % 2 ? at::kFloat : at::kDouble);
     inputs.push_back(X.matmul(X.mT()) / 40);
   }
-  // The threads go first: what is set up on a first call is set up by eight at once.
+  // The threads go first, so that eight of them at once do the set-up of the first call.
   std::vector<std::vector<at::Tensor>> found(count);
   std::vector<std::thread> threads;
   for (int i = 0; i < count; ++i)

@@ -33,7 +33,7 @@ struct Way {
 };
 constexpr Power half = Power::half, minus_half = Power::minus_half;
 
-// What is known of a pass here.
+// Description of a pass for the tests.
 template <class Pass>
 struct Tested;
 
@@ -54,7 +54,7 @@ struct OfRoot {
 template <class Told, Method method_>
 struct OfGradient : OfRoot<Told, method_> {
   static constexpr bool is_root = false;
-  // The gradient of an inverse root is that of the root under another sign; the steps have a path of their own.
+  // The gradient of an inverse root takes the path of the root's with another sign; that of the steps has its own path.
   static std::vector<Way> ways() {
     return {{"_root", half, {0, 1}, {0}}, {"_inverse", minus_half, {0, 1}, {0}, method_ == Method::steps}};
   }
@@ -167,7 +167,7 @@ struct Tested<cuda::LyapunovNewton> : Accurate<passes::LyapunovNewton> {
     return reference::solve_lyapunov(in[0], in[1], n);
   }
 };
-// One root alone takes no path that both do not take.
+// A single root takes no path that both roots together do not take.
 template <>
 struct Tested<cuda::Roots> : Accurate<passes::Roots> {
   static constexpr bool is_root = true;

@@ -1,4 +1,4 @@
-// The passes as the emulation tests them: the ways to call each of them, inputs for it and what it has to give.
+// The passes as the emulation tests them: the ways to call each of them, its inputs and its expected results.
 #pragma once
 
 #include <functional>
@@ -19,12 +19,12 @@ struct Setting {
   int iterations = 8;
   int teams = 0;               // of one matrix; 0: the plan's
   int matrices_per_block = 0;  // 0: the plan's
-  bool large = false;          // by the path for large matrices
-  int64_t chunk = 0;           // of that path, 0: what the workspace allows
-  bool by_rows = false;        // with inputs that a launch on the device would see
+  bool large = false;          // on the path for large matrices
+  int64_t chunk = 0;           // on that path; 0: as many as the workspace allows
+  bool by_rows = false;        // with the strides that a launch on the device would see
 };
 
-// The mathematics behind a pass: what its loop counts.
+// The mathematics behind a pass, named after the unit that its loop counts.
 enum class Method { shifts, powers, steps, iterations, accurate, direct };
 
 struct Case {
@@ -35,8 +35,8 @@ struct Case {
   bool is_root;  // of one matrix; else a gradient or a Lyapunov equation
   bool symmetric_result;
   bool distinct;         // takes a path through the kernel that no other case of the pass takes
-  std::vector<int> in;   // which inputs of the pass there are, in the order in which `inputs` has them
-  std::vector<int> out;  // which results are asked for
+  std::vector<int> in;   // the inputs of the pass that are present, in the order of `inputs`
+  std::vector<int> out;  // the results that are asked for
   int number = -1;       // the result that is one number a matrix, the last of `out`
 
   // The inputs of one matrix. condition > 0: of the matrix whose roots they are, or of B; symmetric_c: of a right side.
@@ -44,7 +44,7 @@ struct Case {
   // The results one after the other.
   std::function<Matrix(const std::vector<Matrix>& inputs, int n, const Setting&)> reference;
 
-  // What the pass says to the plan and to the workspace; and running it.
+  // The requirements of the pass for the plan and for the workspace, and its run.
   std::function<Plan(int64_t batch, int64_t n, int element_bytes, int terms, const DeviceLimits&)> plan;
   std::function<int(const Setting&, int element_bytes)> terms;
   std::function<int(const Shape&, int teams)> shared_elements;
@@ -65,7 +65,7 @@ struct Case {
   }
 };
 
-// Every pass of ops.def in every way; one that cases.cpp does not know does not compile.
+// Every pass of ops.def in every way to call it. A pass that cases.cpp does not know does not compile.
 const std::vector<Case>& all_cases();
 
 // Matrices from one generator, which starts from the same state again after restart_random.

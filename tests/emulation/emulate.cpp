@@ -1,12 +1,12 @@
-// Runs the passes of csrc/cuda on the host and holds them against the reference. One line per failure; exit status 1 if
-// any. <pass>: its name in ops.def for every way to call it, one of its names here for one way, or all.
+// Runs the passes of csrc/cuda on the host and compares them with the reference. Prints one line per failure; exit
+// status 1 if any. <pass>: its name in ops.def for all ways to call it, one of its names here for one way, or all.
 //   emulate names <pass>                              the ways to call it
 //   emulate values <pass> <dtype> <n>...              values, with general strides and three matrices
 //   emulate brief <pass> <dtype> <n>...               every path through the kernel once, for the slow builds
 //   emulate hard <pass> <float64|float32> <n>...      an accurate pass on ill-conditioned matrices
 //   emulate answers <pass> <n>...                     the documented answers: zero, NaN, singular
-//   emulate neighbours <pass> <n>...                  the same, of the passes whose loops follow the matrix
-//   emulate manners <pass>                            what a user relies on beside the values
+//   emulate neighbours <pass> <n>...                  the same, for passes whose loops depend on the matrix
+//   emulate manners <pass>                            the contracts of a pass in addition to its values
 //   emulate large <pass> <n>...                       the path for large matrices
 //   emulate large_brief <pass> <n>...                 every step of it once, for the slow builds
 //   emulate far <pass>                                offsets beyond 2^31 elements
@@ -37,7 +37,7 @@ namespace {
 constexpr std::size_t npos = static_cast<std::size_t>(-1);
 constexpr DeviceLimits h200 = {232448, 132};
 
-constexpr const char* element_names[] = {"float32", "float64", "float16", "bfloat16"};  // as Element has them
+constexpr const char* element_names[] = {"float32", "float64", "float16", "bfloat16"};  // in the order of Element
 const char* name_of(Element element) { return element_names[static_cast<int>(element)]; }
 
 int failures = 0;
@@ -48,7 +48,7 @@ void expect(bool good, const std::string& what) {
   std::printf("FAILED: %s\n", what.c_str());
 }
 
-// A buffer of elements as they lie in memory, of the exact size, so that AddressSanitizer guards its ends.
+// A buffer of elements as they lie in memory, with the exact size, so that AddressSanitizer guards its ends.
 struct Buffer {
   Element element;
   std::vector<unsigned char> bytes;
@@ -80,7 +80,7 @@ struct Buffer {
 
 enum class View { contiguous, transposed, padded };
 
-// A batch in memory, seen through strides, and what the kernel reads through them.
+// A batch in memory, seen through strides, and the values that the kernel reads through them.
 struct Batch {
   Buffer buffer;
   Input input;
@@ -161,7 +161,7 @@ Matrix run_reference(const Case& c, int n, const std::vector<Batch>& inputs, std
   return c.reference(values, n, setting);
 }
 
-// The worst of the n x n matrices one after the other, and of a number after them.
+// The largest relative error of the n x n matrices, and of the numbers that may follow them.
 double relative_error(const Matrix& got, const Matrix& want, int n) {
   double worst = 0;
   for (std::size_t start = 0; start < got.size(); start += n * n) {
@@ -250,9 +250,9 @@ void values(const Case& c, Element element, int n) {
                label_of("", c, element, n));
 }
 
-// Every path through a kernel, and no loop for longer than that takes: one matrix where it has its block for itself,
-// two where they share a warp; two Lyapunov iterations; two rounds of shifts, the second for fewer of them than there
-// are teams; two and a half pairs of powers.
+// Every path through a kernel, with the shortest loops that reach it: one matrix where it has its block for itself, two
+// where they share a warp; two Lyapunov iterations; two rounds of shifts, the second for fewer of them than there are
+// teams; two and a half pairs of powers.
 void brief(const Case& c, Element element, int n) {
   if (!c.distinct) return;
   Setting setting;
@@ -264,7 +264,7 @@ void brief(const Case& c, Element element, int n) {
 }
 
 // Roots of matrices with condition 1e4 (float32) and 1e8, gradients for roots with 1e3 and 1e6. Errors grow with the
-// condition of the problem, and so does what is allowed, a few roundings of the matrix.
+// condition of the problem, and so does the tolerance, a few roundings of the matrix.
 void hard(const Case& c, Element element, int n) {
   if (!c.is_accurate()) return;
   const bool wide = element == Element::float64;
@@ -284,7 +284,7 @@ bool all_nan(const Matrix& a) {
   return true;
 }
 
-// Results when one matrix of three is another one: its own must be good, and the others' must not notice.
+// Results when one matrix of three is replaced: its own must be good, and the others' must not change.
 class OneOfThree {
  public:
   OneOfThree(const Case& c, int n, Element element, const Setting& setting = {})
@@ -295,7 +295,7 @@ class OneOfThree {
         inputs_(make_inputs(c, n, 3, element, false)),
         before_(run_case(c, n, inputs_, setting)) {}
 
-  // `others`: what the matrix's further inputs are multiplied by.
+  // `others`: the factor of the matrix's further inputs.
   void check(const Matrix& a, const char* what, bool (*good)(const Matrix&, int), int position = 0,
              double others = 1) const {
     std::vector<Batch> inputs = inputs_;
@@ -350,7 +350,7 @@ bool is_finite(const Matrix& a, int) {
   return true;
 }
 
-// What the zero matrix gives, as the first input.
+// The test of the result for the zero matrix as the first input.
 bool (*of_zero(const Case& c))(const Matrix&, int) {
   if (!c.is_root) return is_zero;
   return c.both_roots() ? is_zero_and_infinite : c.is_inverse() ? is_infinite_identity : is_zero;
@@ -362,7 +362,7 @@ Matrix indefinite_matrix(int n) {
   return a;
 }
 
-// v v^T: singular, and by rounding as often as not indefinite.
+// v v^T: singular, and in about half of the cases indefinite by rounding.
 Matrix rank_one(int n) {
   const Matrix v = random_matrix(n);
   Matrix a(n * n);
@@ -377,7 +377,7 @@ Setting stopping(const Case& c, int n) {
   return setting;
 }
 
-// The answers that are documented beside the values.
+// The documented answers for special matrices.
 void answers(const Case& c, int n, Element element, const Setting& setting) {
   const OneOfThree one(c, n, element, setting);
   one.check(Matrix(n * n, 0.0), "zero matrix", of_zero(c));
@@ -399,7 +399,7 @@ void answers(const Case& c, int n, Element element, const Setting& setting) {
   bad[n * n / 2] = INFINITY;
   if (n > 1) one.check(bad, "infinite element", is_nan);
   one.check(rank_one(n), "rank one", is_finite);
-  // By the rounding of its entries as indefinite as their precision is coarse: the last ridge.
+  // Rounding makes it as indefinite as the precision of its entries is coarse: this takes the last ridge.
   if (c.is_root) OneOfThree(c, n, Element::bfloat16, setting).check(rank_one(n), "rank one", is_finite);
 }
 
@@ -421,14 +421,14 @@ void large_path(const Case& c, int n) {
     check_values(c, n, make_inputs(c, n, 3, element, false), own, label_of("large", c, element, n));
   }
   if (c.is_accurate()) {
-    // What the fixed number of steps is meant for.
+    // The condition numbers that the fixed number of steps is made for.
     for (const auto& [element, condition, precision] :
          {std::make_tuple(Element::float32, 1e4, 6e-8), std::make_tuple(Element::float64, 1e7, 1.1e-16)}) {
       check_values(c, n, make_inputs(c, n, 2, element, false, 1, condition), large,
                    label_of("large hard", c, element, n), 20 * condition * precision);
     }
   }
-  for (int iterations : {1, 2, 3, 40}) {  // the order of the launches, so at one size
+  for (int iterations : {1, 2, 3, 40}) {  // this tests the order of the launches: one size is enough
     if (c.method != Method::steps || n > 16) continue;
     Setting own = large;
     own.iterations = iterations;
@@ -515,7 +515,7 @@ void manners(const Case& c) {
   }
 }
 
-// bfloat16 in memory that is there only where it is touched: what is beyond 2^31 elements without the gigabytes.
+// bfloat16 in memory that exists only where it is touched: offsets beyond 2^31 elements without the gigabytes.
 class Sparse {
  public:
   explicit Sparse(int64_t bytes) : bytes_(bytes) {
@@ -601,8 +601,8 @@ void far(const Case& c) {
   }
 }
 
-// The path for large matrices takes every matrix of a batch once, at its address, and never more of them than the
-// second dimension of a grid and the workspace hold.
+// The path for large matrices takes every matrix of a batch once, at its address, and never more matrices at a time
+// than the second dimension of a grid and the workspace hold.
 void parts() {
   unsigned char* const base = reinterpret_cast<unsigned char*>(uintptr_t(1) << 20);  // never read
   for (const Case& c : all_cases()) {
@@ -652,12 +652,12 @@ void parts() {
   }
 }
 
-// Plan and workspace arithmetic for the chips there are.
+// Plan and workspace arithmetic for existing chips.
 void plans() {
   struct Chip {
     const char* name;
     DeviceLimits limits;
-    int largest_float, largest_double;  // that every pass must fit
+    int largest_float, largest_double;  // the largest n, which every pass must fit
   };
   const Chip chips[] = {{"7.5", {65536, 40}, 64, 48},
                         {"8.0", {166912, 108}, 112, 80},
@@ -715,7 +715,7 @@ Element element_of(const std::string& name) {
   std::exit(2);
 }
 
-// Whether `command` is one of those that take a pass.
+// Runs `command` if it takes a pass. Returns false if it does not, or if no pass has the name.
 bool check_pass(const std::string& command, const std::string& pass, const std::vector<std::string>& rest) {
   const auto for_each = [&](std::size_t first_size, auto check) {
     bool any = false;

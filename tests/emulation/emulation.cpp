@@ -33,8 +33,8 @@ namespace {
 
 constexpr std::size_t stack_bytes = 96 * 1024;
 
-// What a stack was doing. swapcontext asks the system for the signal mask at every switch, which was nine tenths of the
-// time of all tests together; this keeps the registers that a call keeps, and nothing else.
+// The state of a stack. swapcontext asks the system for the signal mask at every switch, which took nine tenths of the
+// time of all tests together; this code keeps only the registers that a call keeps.
 #if defined(__x86_64__)
 using Context = void*;  // the top of the stack, where the registers are
 
@@ -66,7 +66,7 @@ emulation_switch:
 NO_TSAN void switch_context(Context& from, Context& to) { emulation_switch(&from, to); }
 
 NO_TSAN void prepare_context(Context& context, char* stack, void (*entry)()) {
-  // Six registers, the address to go to, and none to come back to.
+  // Six registers, the address to go to, and no return address.
   auto* top = reinterpret_cast<uintptr_t*>((reinterpret_cast<uintptr_t>(stack) + stack_bytes) / 16 * 16) - 8;
   for (int i = 0; i < 8; ++i) top[i] = 0;
   top[6] = reinterpret_cast<uintptr_t>(entry);
@@ -101,8 +101,8 @@ struct Fiber {
 struct Barrier {
   int arrived = 0;
   int64_t generation = 0;
-  // ThreadSanitizer orders memory by these addresses. Two, in turn: threads that come to the next barrier early must
-  // not be ordered before those that have yet to leave this one.
+  // ThreadSanitizer orders memory by these addresses. Two take turns, because threads that come to the next barrier
+  // early must not be ordered before those that have yet to leave this one.
   char order[2];
 };
 
@@ -242,8 +242,8 @@ NO_TSAN void launch_grid(int64_t blocks_x, int64_t blocks_y, int threads_x, int 
   }
   for (int64_t block = first_block; block < blocks_x * blocks_y; ++block) {
     block_index = {static_cast<unsigned>(block % blocks_x), static_cast<unsigned>(block / blocks_x), 0};
-    // On the heap and of the exact size: AddressSanitizer guards both ends. Filled with NaN: a value that nothing wrote
-    // shows in the result.
+    // On the heap with the exact size, so that AddressSanitizer guards both ends. Filled with NaN, so that a value that
+    // nothing wrote shows in the result.
     const std::unique_ptr<unsigned char[]> memory(new unsigned char[shared_bytes]);
     std::memset(memory.get(), 0xff, shared_bytes);
     shared_memory = memory.get();

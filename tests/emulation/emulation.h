@@ -32,12 +32,12 @@ extern Thread* current;  // the running CUDA thread
 extern EmulatedIndex block_dim, block_index, grid_dim;
 extern unsigned char* shared_memory;
 
-// Faults that are switched on to show that they are found: see platform.cuh.
+// Faults that a test switches on to show that they are found: see platform.cuh.
 extern bool seeded_missing_barrier;
 extern int seeded_offset;
 
-// Runs `kernel` for every thread of every block from `first_block` on. The shared memory ends where `shared_bytes`
-// says, exactly. A grid longer than CUDA allows, 65,535 in y, is a failure.
+// Runs `kernel` for every thread of every block from `first_block` on. The shared memory is exactly `shared_bytes`
+// long. A grid longer than CUDA allows, 65,535 in y, is a failure.
 extern int64_t first_block;  // 0; more where only the end of a large batch is of interest
 void launch_grid(int64_t blocks_x, int64_t blocks_y, int threads_x, int threads_y, std::size_t shared_bytes,
                  const std::function<void()>& kernel);
@@ -109,7 +109,7 @@ inline __nv_bfloat16 __float2bfloat16_rn(float x) {
 namespace fastsqrtm {
 namespace cuda {
 
-// The twins of the inline PTX in csrc/cuda/platform.cuh.
+// The twins of the inline PTX in csrc/cuda/tile/platform.cuh.
 template <int threads>
 void named_barrier(int id) {
   emulation::wait(id, threads, true);

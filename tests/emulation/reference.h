@@ -1,4 +1,4 @@
-// The mathematics of docs/design.md in float64, as plainly as possible: what the emulated kernels are held against.
+// The mathematics of docs/design.md in float64, as plain as possible, to compare the emulated kernels with.
 #pragma once
 
 #include <vector>

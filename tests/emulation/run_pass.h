@@ -16,8 +16,8 @@ namespace emulation {
 using namespace fastsqrtm;
 using namespace fastsqrtm::cuda;
 
-// By the path of a block; by that for large matrices, `chunk` of them at a time, or with 0 as many as the workspace
-// allows.
+// The path of a block, and the path for large matrices with `chunk` matrices at a time (0: as many as the workspace
+// allows).
 #define PASS(Type, file)                                                                    \
   void run_in_blocks(const passes::Type& pass, const Operands& operands, const Plan& plan); \
   void run_large(const passes::Type& pass, const Operands& operands, int64_t chunk);
@@ -83,8 +83,8 @@ struct HostLibrary {
   }
 };
 
-// The workspace of the path for large matrices: NaN, so that nothing may rest on what was there before; aligned as an
-// allocation of the device is.
+// The workspace of the path for large matrices. It is filled with NaN, so that no result can rest on old values, and
+// aligned like an allocation on the device.
 class Workspace {
  public:
   explicit Workspace(int64_t bytes) : memory_(bytes + 256, 0xff) {}
@@ -97,7 +97,7 @@ class Workspace {
   std::vector<unsigned char> memory_;
 };
 
-// The kernel of a variant: any of them, or in float32 those of EMULATED_VARIANTS.
+// The kernel of a variant: any variant, or in float32 one of EMULATED_VARIANTS.
 #ifdef EMULATED_VARIANTS
 template <class Pass, typename T, int... index>
 Kernel<Pass, T> kernel_among(int variant, std::integer_sequence<int, index...>) {

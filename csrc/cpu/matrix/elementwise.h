@@ -11,8 +11,8 @@
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
 
-// body(offset, valid) for every vector of an n x n matrix, of which the first `valid` lanes belong to it. What a pass
-// leaves in the padding of a matrix is anything: no reduction may see it.
+// Calls body(offset, valid) for every vector of an n x n matrix; its first `valid` lanes belong to the matrix. Padding
+// holds arbitrary values after a pass; reductions must mask it out.
 template <class T, class F>
 void each_vector(const Panels<T>& P, F&& body) {
   constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
@@ -35,8 +35,8 @@ double sum_of_lanes(const typename DoubleLanes<T>::Vector& sum) {
   return total;
 }
 
-// Frobenius norm with a scale, so that squares neither overflow nor vanish. 0: all entries are below the smallest
-// normal number. NaN if any entry is NaN or Inf.
+// Frobenius norm, scaled so that squares neither overflow nor vanish. 0 if all entries are below the smallest normal
+// number; NaN if any entry is NaN or Inf.
 template <class T>
 double frobenius(const Panels<T>& P) {
   using Wide = typename DoubleLanes<T>::Vector;
@@ -56,8 +56,8 @@ double frobenius(const Panels<T>& P) {
   return double(scale) * std::sqrt(sum_of_lanes<T>(sum));
 }
 
-// P <- P / s. Returns the s that was really divided by: 1/s is rounded to T, and a factor common to the whole matrix
-// would show in the result if the compensation did not undo the same one.
+// P <- P / s. Returns the divisor really used: 1/s is rounded to T, and that factor, common to the whole matrix, would
+// show in the result if the compensation did not undo the same one.
 template <class T>
 double normalise(const Team& team, double s, const Panels<T>& P) {
   const T factor = T(1 / s);
@@ -129,7 +129,7 @@ double trace(const Panels<T>& P) {
   return sum;
 }
 
-// Largest sum of the absolute values of a column: bounds the spectral norm of a symmetric matrix, and leaves NaN out.
+// Largest absolute column sum: bounds the spectral norm of a symmetric matrix. It skips NaN.
 template <class T>
 double one_norm(const Panels<T>& P) {
   constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
@@ -147,7 +147,7 @@ double one_norm(const Panels<T>& P) {
   return result;
 }
 
-// The smaller one of Frobenius and 1-norm, for entries whose squares neither over- nor underflow: a bound of the
+// The smaller of the Frobenius norm and the 1-norm, for entries whose squares neither over- nor underflow: bounds the
 // spectral norm of a symmetric matrix. NaN if any entry is NaN.
 template <class T>
 double spectral_bound(const Panels<T>& P) {
@@ -183,7 +183,7 @@ double inner_product(const Panels<T>& P, const Panels<T>& Q) {
   return sum_of_lanes<T>(sum);
 }
 
-// sum_ij p_ij^2 of a symmetric P of which the blocks on and under the diagonal are given.
+// sum_ij p_ij^2 of a symmetric P, from its blocks on and under the diagonal.
 template <class T>
 double sum_of_squares(const Panels<T>& P) {
   using Wide = typename DoubleLanes<T>::Vector;

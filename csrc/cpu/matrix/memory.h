@@ -1,5 +1,5 @@
-// Between memory and panels: inputs with any strides and element type, contiguous outputs, and the answers that are the
-// same in every entry.
+// Transfers between memory and panels: inputs with any strides and element type, contiguous outputs, and results that
+// are known without computation.
 #pragma once
 
 #include <cmath>
@@ -84,7 +84,7 @@ void load_matrix(const Storage* data, int64_t row_stride, int64_t column_stride,
   }
 }
 
-// out <- scale P, or out + scale P. A scale that T does not hold is two factors: what they leave of P may be in range.
+// out <- scale P, or out + scale P. A scale outside the range of T is two factors: the result may still be in range.
 template <class T, class Storage>
 void store_matrix(const Panels<T>& P, double scale, Storage* out, bool accumulate = false) {
   constexpr int width = Panels<T>::width;

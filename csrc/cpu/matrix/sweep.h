@@ -54,7 +54,7 @@ void sweep_block(Block<T>& block, int order, PivotFactors<T>& factors) {
   }
 }
 
-// With U the block row of the matrix beside the pivot block M = I + D, one block of it: `eliminated` is L^-1 U,
+// With U one block in the block row of the pivot block M = I + D: `eliminated` is L^-1 U and
 // `scaled` is diag(d)^-1 L^-1 U, so that U^T M^-1 U = eliminated^T scaled without the explicit inverse of M, whose
 // error would grow with its condition number. Turns U into M^-1 U.
 template <class T>
@@ -94,8 +94,8 @@ inline void update_tile(const Panels<T>& P, const T* left, const T* right, int i
   tile.store(target, P.width);
 }
 
-// Sweeps I + P or P, of which the blocks on and under the diagonal are given and returned. Returns false where a pivot
-// was not positive. `log_determinant` gets the sum of the logarithms of the pivots, if it is given.
+// Sweeps I + P or P, reading and writing only the blocks on and under the diagonal. Returns false if a pivot was not
+// positive. Adds the logarithms of the pivots to `log_determinant` unless it is null.
 template <class T, Swept result>
 bool sweep(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips, double* log_determinant = nullptr) {
   constexpr int lanes = Simd<T>::lanes, width = Simd<T>::panel, tile_rows = Simd<T>::tile_rows;
@@ -111,7 +111,7 @@ bool sweep(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips, d
     positive = positive && factors.positive;
     for (int k = 0; log_determinant && k < lanes && K * lanes + k < P.n; ++k)
       *log_determinant -= std::log(double(factors.inverse[k]));
-    // Block row K, the part right of the diagonal from under it.
+    // Block row K; its part right of the diagonal is read from under the diagonal.
     for (int J = 0; J < blocks; ++J) {
       if (J == K) continue;
       T* place = J < K ? P.block(K, J) : P.block(J, K);
@@ -127,7 +127,7 @@ bool sweep(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips, d
         if (I == K) continue;
         for (int r = 0; r < lanes && I * lanes + r < P.n; r += tile_rows) {
           const T* left = strip_block(strips.eliminated, I) + r;
-          for (int J = 0; J <= I; J += 2) {  // a panel, without what is block column K or right of the diagonal
+          for (int J = 0; J <= I; J += 2) {  // a panel, without block column K and blocks right of the diagonal
             const int first = J == K ? J + 1 : J, last = J + 1 > I || J + 1 == K ? J : J + 1;
             const T* right = strip_block(strips.scaled, first);
             if (first < last)

@@ -23,7 +23,7 @@ struct Block {
   void transpose() { FASTSQRTM_ISA::transpose<T>(row); }
 };
 
-// body(I, J) for every J <= I.
+// Calls body(I, J) for every J <= I.
 template <class F>
 void block_pairs(const Team& team, int blocks, F&& body) {
   team.each([&](int member) {
@@ -72,9 +72,9 @@ void add_with_transpose(const Team& team, const Panels<T>& C, T c, const Panels<
   });
 }
 
-// P <- p P + q Q + identity I with P^T = sign P, sign = +-1, where only the blocks on and under the diagonal of P are
-// given: completes it. Q may be P itself with q = 0. `exact`: the blocks on the diagonal are symmetric bit for bit, as
-// those of a square are.
+// P <- p P + q Q + identity I with P^T = sign P, sign = +-1: completes P from its blocks on and under the diagonal. Q
+// may be P itself with q = 0. With `exact` the blocks on the diagonal are symmetric bit for bit, as those of a square
+// are.
 template <class T, bool exact = false>
 void mirror(const Team& team, const Panels<T>& P, T p, const Panels<T>& Q, T q, T identity = 0, T sign = 1) {
   block_pairs(team, P.blocks(), [&](int I, int J) {

@@ -1,5 +1,5 @@
-// Who works on one matrix: one thread (the usual case, the batch is spread over the threads outside) or all of them
-// (few large matrices). A team of one costs nothing.
+// The threads that work on one matrix: one (the usual case, where the batch is spread over the threads outside) or all
+// of them (few large matrices). A team of one costs nothing.
 #pragma once
 
 #include <type_traits>
@@ -11,8 +11,8 @@ struct Team {
   // Runs body(context, i) for i = 0..items-1 on the threads and returns when all are done.
   void (*parallel)(int items, void (*body)(void*, int), void* context) = nullptr;
 
-  // f(member) for member = 0..threads-1. Members share work by striding, so a result never depends on their number; nor
-  // may it depend on who calls: inlined in two places, f could be contracted to multiply-adds in two ways.
+  // Calls f(member) for member = 0..threads-1. Members share work by striding, so no result depends on their number.
+  // Nor may it depend on the caller: inlined in two places, f could be contracted to multiply-adds in two ways.
   template <class F>
   void each(F&& f) const {
     struct Body {

@@ -1,5 +1,5 @@
-// The gradient for the cotangents G of S = A^(1/2) and H of Z = A^(-1/2): S X + X S = sym(G) - Z sym(H) Z. Where S is
-// absent it is the inverse of Z. One of G and H is enough.
+// The gradient for the cotangents G of S = A^(1/2) and H of Z = A^(-1/2): S X + X S = sym(G) - Z sym(H) Z. An absent S
+// is computed as the inverse of Z. One of G and H is enough.
 #pragma once
 
 #include "cpu/steps/newton_lyapunov.h"

@@ -13,7 +13,7 @@ struct Wanted {
 };
 
 // X ~ A^(1/2) in ws[1] and Y ~ A^(-1/2) in ws[2], on and under the diagonal, for the A in ws[0] with eigenvalues up to
-// 1. The last step computes only what is wanted. Overwrites the five matrices. Returns false where A is not positive
+// 1. The last step computes only the roots asked for. Overwrites the five matrices. Returns false if A is not positive
 // definite in this precision.
 template <class T>
 bool newton_roots(const Team& team, const RootDesign& design, Wanted wanted, const Workspace<T>& ws) {

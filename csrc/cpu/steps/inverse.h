@@ -13,7 +13,7 @@
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
 
-// On and under the diagonal: W <- -P^-1. False: a pivot was not positive.
+// W <- -P^-1, on and under the diagonal. Returns false if a pivot was not positive.
 template <class T>
 bool minus_inverse(const Team& team, const Panels<T>& P, const Panels<T>& W, const SweepStrips<T>& strips) {
   combine(team, T(1), P, T(0), W);
@@ -30,7 +30,7 @@ constexpr double ridge_unit() {
                                                 : std::numeric_limits<T>::epsilon();
 }
 
-// W <- B^-1, complete. Adds a ridge to B where it must, in units of `unit` of its norm. False: B is indefinite.
+// W <- B^-1, complete. Adds a ridge to B if needed, in units of `unit` of its norm. Returns false if B is indefinite.
 template <class T>
 bool invert(const Team& team, double unit, const Panels<T>& B, const Panels<T>& W, const SweepStrips<T>& strips) {
   const double norm = one_norm(B);

@@ -12,7 +12,7 @@ namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
 
 // Solves B X + X B = C for C^T = sign C, sign = +-1. ws[0] holds B, symmetric positive definite, ws[1] W = B^-1 and
-// ws[2] C, all complete. Overwrites the five matrices. Returns where X is, or X.data = nullptr where an inverse failed.
+// ws[2] C, all complete. Overwrites the five matrices. Returns X, or X.data = nullptr if an inverse failed.
 //
 // Newton steps for the sign of [[B, -C], [0, -B]] (Roberts 1980; the scaling by 1-norms is Higham's, Functions of
 // Matrices, section 8.6):  C <- (mu C + B^-1 C B^-1 / mu) / 2,  B <- (mu B + B^-1 / mu) / 2.

@@ -1,4 +1,4 @@
-// The coupled Newton-Schulz iteration and its derivative: products and nothing else.
+// The coupled Newton-Schulz iteration and its derivative, by products alone.
 // Counterparts in Python: newton_schulz and its derivative in fastsqrtm/_reference/series.py.
 #pragma once
 
@@ -53,10 +53,10 @@ struct Dual {
 // ws[0] holds X and, where `differentiated`, ws[1] G. The matrices up to ws[4], or up to ws[9], are overwritten, and
 // the result lies in none of newton_schulz_free.
 //
-// The steps are taken in pairs, with P = p(M) p(M p(M)^2), in F = M - I: I - F/2 + 3/8 F^2 - 5/16 F^3 + 1/16 F^4. Five
-// half products instead of six, three if no step follows, and four in the beginning, where Y is M. M is carried on as a
-// product, not as Z Y with a Z of its own, and everything is kept symmetric, so that rounding is not amplified. A
-// matrix stops as soon as M is I. All are polynomials of X: the derivative is its own adjoint, and no iterate has to be
+// The steps are taken in pairs, with P = p(M) p(M p(M)^2), in F = M - I: I - F/2 + 3/8 F^2 - 5/16 F^3 + 1/16 F^4. A
+// pair takes five half products instead of six: three if no step follows, four at the start, where Y is M. M is carried
+// on as a product, not as Z Y with a Z of its own, and everything is kept symmetric, so that rounding is not amplified.
+// A matrix stops as soon as M is I. All iterates are polynomials of X, so the derivative is its own adjoint and none is
 // kept.
 constexpr int newton_schulz_free[] = {4, 5};
 

@@ -1,5 +1,5 @@
-// The series of the paper's forward methods at a normalised X, r(X), their derivatives L applied to a cotangent G, and
-// what all of them share: the norm on the way in and its power on the way out.
+// The series r(X) of the paper's forward methods at a normalised X, their derivatives L applied to a cotangent G, and
+// the steps that all of them share: division by the norm, and its power applied to the result.
 // Counterparts in Python: fastsqrtm/_reference/series.py.
 #pragma once
 
@@ -18,7 +18,7 @@ namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
 
 // sqrt(x) ~ 1/N + sum w_j x / (x + t_j), 1/sqrt(x) ~ 1/N + sum w_j / (1 + t_j x) (csrc/scalars/coefficients.h)
-// for the X in ws[0]. Overwrites four matrices. Returns where the value is, or .data = nullptr where X is too
+// for the X in ws[0]. Overwrites four matrices. Returns the one with the value, or .data = nullptr if X is too
 // indefinite for the approximant.
 template <class T>
 Panels<T> pade(const Team& team, const passes::Mpa& series, const Workspace<T>& ws) {
@@ -40,8 +40,8 @@ Panels<T> pade(const Team& team, const passes::Mpa& series, const Workspace<T>& 
   return positive ? Y : Panels<T>{nullptr, X.n};
 }
 
-// sum_k c_k W^k, W = I - X, by pairs: H <- W^2 H + c_2i I + c_2i+1 W. ws[0] holds
-// X and gets W. Overwrites four matrices. Returns where the value is.
+// sum_k c_k W^k, W = I - X, by pairs: H <- W^2 H + c_2i I + c_2i+1 W. ws[0] holds X and gets W. Overwrites four
+// matrices. Returns the one with the value.
 template <class T>
 Panels<T> taylor(const Team& team, const passes::Mtp& series, const Workspace<T>& ws) {
   const Panels<T> W = ws[0], W2 = ws[1];
@@ -68,7 +68,7 @@ Panels<T> taylor(const Team& team, const passes::Mtp& series, const Workspace<T>
   }
 }
 
-// What an exact gradient is made of: L, complete, where `matrix` points, and <G, r>. matrix.data = nullptr: X is too
+// The parts of an exact gradient: `matrix` is L, complete, and `along` is <G, r>. matrix.data is nullptr if X is too
 // indefinite for the approximant.
 template <class T>
 struct Derivative {
@@ -77,8 +77,8 @@ struct Derivative {
 };
 
 // With R = (X + t_j I)^-1 the derivative of w_j X R is w_j t_j R G R, and with R = (I + t_j X)^-1 that of w_j R is
-// -w_j t_j R G R. Each is a congruence whose weight goes into R: the sum is built up by the products.
-// ws[0] holds X and ws[1] G, which stay; five matrices in all.
+// -w_j t_j R G R. Each is a congruence whose weight goes into R, so that the products build up the sum. ws[0] holds X
+// and ws[1] G; both are kept. Five matrices in all.
 template <class T>
 Derivative<T> pade_derivative(const Team& team, const passes::Mpa& series, const Workspace<T>& ws) {
   const Panels<T> X = ws[0], G = ws[1], R = ws[2], U = ws[3], L = ws[4];
@@ -137,7 +137,7 @@ Derivative<T> taylor_derivative(const Team& team, const passes::Mtp& series, con
   return {D, along};
 }
 
-// A^power by value(), which finds X = A/nu in ws[0] and returns where r(X) is.
+// A^power by value(), which reads X = A/nu from ws[0] and returns the matrix with r(X).
 template <class T, class Storage, class Value>
 void root_of_series(const Task& task, Power power, const Workspace<T>& ws, const Team& team, const Value& value) {
   const bool inverse = power == Power::minus_half;
@@ -153,8 +153,8 @@ void root_of_series(const Task& task, Power power, const Workspace<T>& ws, const
   store_matrix(root, inverse ? 1 / std::sqrt(nu) : std::sqrt(nu), target);
 }
 
-// The exact gradient of A^power by a series. derive() finds X = A/nu in ws[0] and G in ws[1], and returns L; X must be
-// in `X` afterwards. With <.,.> the sum of products of entries the gradient is
+// The exact gradient of A^power by a series. derive() reads X = A/nu from ws[0] and G from ws[1], returns L and leaves
+// X in `X`. With <.,.> the sum of products of entries the gradient is
 //   root     (L + X (<G, r>/2 - <L, X>)) / sqrt(nu)          inverse root   (L - X (<G, r>/2 + <L, X>)) / sqrt(nu)^3
 template <class T, class Storage, class Derive>
 void gradient_of_series(const Task& task, Power power, const Workspace<T>& ws, const Team& team, const Derive& derive) {

@@ -1,5 +1,5 @@
 // The paper's Lyapunov solver: the coupled matrix sign iteration, four products a step, two of them half.
-// Counterpart in Python: lyapunov in fastsqrtm/_reference/lyapunov.py.
+// Counterpart in Python: solve_newton_schulz in fastsqrtm/_reference/lyapunov.py.
 #pragma once
 
 #include "cpu/matrix/product.h"
@@ -26,7 +26,7 @@ void solve_lyapunov(const Team& team, int iterations, T sign, const Workspace<T>
     product(team, Triangle::lower, B, B, U);
     mirror<T, true>(team, U, T(1));
     product(team, Triangle::lower, B, U, V);
-    mirror(team, V, T(-0.5), B, T(1.5));  // not B (3 I - M): the small B M would be summed up beside 3 B
+    mirror(team, V, T(-0.5), B, T(1.5));  // not B (3 I - M), which would sum up the small B M with 3 B
     const Panels<T> next = V;
     V = B;
     B = next;

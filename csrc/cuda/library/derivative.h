@@ -1,5 +1,5 @@
-// The exact gradients of steps/derivative.cuh on the path for large matrices: what MpaBackward, MtpBackward and
-// NsBackward end with.
+// The exact gradients of steps/derivative.cuh on the path for large matrices: the end of MpaBackward, MtpBackward and
+// NsBackward.
 #pragma once
 
 #include "cuda/library/large.h"

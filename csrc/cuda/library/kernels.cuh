@@ -33,7 +33,7 @@ __device__ __forceinline__ void for_tile(int n, Read read, F f) {
   }
 }
 
-// Sum of the squares of what stands above 2^exponent: a partial norm that neither over- nor underflows.
+// Sum of squares in units of 4^exponent: a partial norm that neither over- nor underflows.
 template <typename T>
 struct PartialNorm {
   T largest;
@@ -41,7 +41,7 @@ struct PartialNorm {
   int exponent;
 };
 
-// f over the values of a block of 256 threads, in a fixed order, for thread 0.
+// Reduces the values of a block of 256 threads by f, in a fixed order, for thread 0.
 template <typename T, class F>
 __device__ __forceinline__ T reduce_block(T value, T* shared, F f) {
   const int thread = threadIdx.y * blockDim.x + threadIdx.x;
@@ -62,7 +62,7 @@ __global__ void symmetrise_kernel(Problem problem, Input in, T* symmetric, Parti
   const int n = problem.n;
   const int64_t matrix = blockIdx.y;
   T* out = symmetric + matrix * n * n;
-  // Pushed along, not indexed: an index that the compiler does not know would put them into local memory.
+  // Values are pushed along, not indexed: an index unknown to the compiler would put them into local memory.
   T values[tile_edge / tile_rows] = {};
   T largest = 0;
   with_element<T>(problem.element, [&](auto* type) {
@@ -128,7 +128,7 @@ FASTSQRTM_HOST_DEVICE constexpr ElementPlace place_of(int64_t element, int n) {
   return {row / n, static_cast<int>(row % n), static_cast<int>(element % n)};
 }
 
-// Calls f(matrix, row, column, offset) for every element of `matrices` matrices, a grid-stride loop.
+// Calls f(matrix, row, column, offset) for every element of `matrices` matrices, in a grid-stride loop.
 template <class F>
 __device__ __forceinline__ void for_elements(int64_t matrices, int n, F f) {
   const int64_t size = static_cast<int64_t>(n) * n;
@@ -156,7 +156,7 @@ __global__ void taylor_block_kernel(T* x, int64_t matrices, int n, const T* w, c
 }
 
 // Matrix m * degree + j: factor = I + H, right = root[j] I, H = scale[j] X, for term j of the derivative
-// sum_j (root[j] R) G (root[j] R), R = (I + H)^-1. Also the addresses that batched calls want.
+// sum_j (root[j] R) G (root[j] R), R = (I + H)^-1. Also writes the addresses for batched calls.
 template <typename T>
 struct DerivativeShifts {
   int64_t batch;
@@ -191,7 +191,7 @@ __global__ void derivative_shift_kernel(DerivativeShifts<T> a) {
   });
 }
 
-// What a step of the Taylor series and of its derivative has beside products:
+// The elementwise part of a step of the Taylor series and of its derivative:
 // h <- c0 I + c1 W + c2 W^2,  d <- c1 G + c2 (W G + G W).
 template <typename T>
 __global__ void taylor_derivative_kernel(T* h, T* d, int64_t matrices, int n, const T* w, const T* w_squared,
@@ -202,7 +202,7 @@ __global__ void taylor_derivative_kernel(T* h, T* d, int64_t matrices, int n, co
   });
 }
 
-// What the steps of newton_schulz.cuh start from: X, with two `parts` followed by the derivative.
+// The start of the steps in newton_schulz.h: X, followed by the derivative if there are two `parts`.
 template <typename T>
 __global__ void newton_schulz_start_kernel(T* m, int64_t batch, int parts, int n, const T* x, const T* g,
                                            const Norm<T>* norms) {
@@ -214,9 +214,9 @@ __global__ void newton_schulz_start_kernel(T* m, int64_t batch, int parts, int n
   });
 }
 
-// What a step, or a pair of them, has beside products: the factors E^2 and H, of which `squared` holds M^2 before, and
-// the rest of P. Linear but for the identity, so the derivatives are the same without it. E^2 = M^2 - 2 M + I is off by
-// a rounding of 1, as P is.
+// The elementwise part of a step, or of a pair of them: the factors E^2 (in `squared`, which holds M^2 before) and H,
+// and the rest of P. It is linear but for the identity, so derivatives use the same formulas without it.
+// E^2 = M^2 - 2 M + I is off by a rounding of 1, as P is.
 template <typename T>
 __global__ void newton_schulz_step_kernel(const T* m, int64_t batch, int parts, int n, bool pair, T* squared, T* factor,
                                           T* p) {
@@ -265,7 +265,7 @@ __global__ void general_step_kernel(T* u, T* q, T* identity, int64_t matrices, i
   });
 }
 
-// x <- the matrix as it is, in the type of the computation, scaled; its norms may be another matrix's.
+// x <- the matrix, not symmetrised, in the type of the computation, scaled. Its norms may be another matrix's.
 template <typename T>
 __global__ void load_kernel(Problem problem, Input in, T* x, const Norm<T>* norms, Scale scale) {
   with_element<T>(problem.element, [&](auto* type) {
@@ -278,7 +278,7 @@ __global__ void load_kernel(Problem problem, Input in, T* x, const Norm<T>* norm
   });
 }
 
-// What becomes of the sum of terms at the end.
+// The last operation on the sum of terms.
 enum class Finish { root, inverse_root, gradient, inverse_gradient, plain };
 
 inline Finish finish_of(bool inverse) { return inverse ? Finish::inverse_root : Finish::root; }
@@ -356,9 +356,9 @@ struct ExactGradient {
   const T* terms;
   const Norm<T>* norms;
   const int* info;  // per term, or null
-  T* partial;       // per tile: its part of what X is multiplied by
+  T* partial;       // per tile: its part of the factor of X
   int count;
-  int term_step, derivative_step;  // matrices from those of one matrix to those of the next
+  int term_step, derivative_step;  // strides from one matrix to the next, in matrices
   bool inverse;
   T sign;
   T constant;

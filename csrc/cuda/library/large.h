@@ -1,6 +1,6 @@
-// The path for matrices that do not fit a block: library products and factorisations, fused elementwise kernels
-// between. Every pass has the order of its steps (run_large), apart from the libraries, so that it runs on the host as
-// well: `Library` is cuBLAS and cuSOLVER in library.cu and plain loops in tests/emulation. A library is a type with
+// The path for matrices that do not fit a block: library products and factorisations with fused elementwise kernels in
+// between. The steps of every pass (run_large) are separate from the libraries, so that they run on the host as well:
+// `Library` is cuBLAS and cuSOLVER in library.cu and plain loops in tests/emulation. A library is a type with
 //   run(kernel, blocks_x, blocks_y, threads_x, threads_y, shared_bytes, arguments...)
 //   gemm(alpha, X, Y, beta, out, n, batch, rows)  out = alpha X Y + beta out, row-major
 //   factor(factors, info, n, count)               Cholesky
@@ -18,8 +18,8 @@
 namespace fastsqrtm {
 namespace cuda {
 
-// Of X and of the result of a product, `count` matrices one upon the other take part; what belongs to the next of the
-// batch starts so many matrices further.
+// A product takes `count` matrices, one upon the other, of X and of the result. The operands of the next matrix of the
+// batch start `x`, `y` and `out` matrices further on.
 struct Rows {
   int count = 1;
   int x = 1, y = 1, out = 1;
@@ -39,8 +39,8 @@ inline int64_t large_tiles(int64_t n) {
   return edge * edge;
 }
 
-// Bytes of workspace for `batch` matrices: Pass::large_matrices(pass) of them for each, what goes with the
-// Pass::large_terms(pass) of them that are factored at once, norms and the state of Newton steps.
+// Bytes of workspace for `batch` matrices. Each has Pass::large_matrices(pass) matrices, the pointers and info of the
+// Pass::large_terms(pass) matrices that are factored at once, norms and the state of Newton steps.
 template <class Pass, class Told>
 int64_t large_workspace_bytes(const Told& pass, int64_t batch, int64_t n, int element_bytes) {
   const int64_t partial = element_bytes == 8 ? sizeof(PartialNorm<double>) : sizeof(PartialNorm<float>);
@@ -53,7 +53,7 @@ int64_t large_workspace_bytes(const Told& pass, int64_t batch, int64_t n, int el
   return batch * bytes + 16 * 256;  // every part starts at a multiple of 256 bytes
 }
 
-// As many matrices at a time as a gigabyte of workspace and the second dimension of a grid allow.
+// The matrices of one chunk: as many as a gigabyte of workspace and the second dimension of a grid allow.
 template <class Pass, class Told>
 int64_t large_chunk(const Told& pass, int64_t batch, int64_t n, int element_bytes) {
   constexpr int64_t limit = int64_t(1) << 30;
@@ -80,7 +80,7 @@ void in_parts(const Operands& whole, int64_t chunk, F f) {
   }
 }
 
-// What run_large works with: `batch` matrices, their workspace and the steps that the passes share.
+// The context of run_large: `batch` matrices, their workspace and the steps that the passes share.
 template <typename T, class Library>
 class Large {
  public:
@@ -88,7 +88,7 @@ class Large {
   const int n;
   const int64_t batch;
 
-  // `workspace`: as many bytes as large_workspace_bytes says, aligned to 256.
+  // `workspace` has the size large_workspace_bytes and is aligned to 256 bytes.
   Large(Library& library, const Problem& problem, void* workspace)
       : n(problem.n),
         batch(problem.batch),
@@ -134,7 +134,7 @@ class Large {
 
   // out = (A + A^T) / 2
   void symmetrise(const Input& in, T* out) { tiles(&symmetrise_kernel<T>, problem_, in, out, partial_); }
-  // The norms of what was symmetrised last.
+  // The norms of the matrices symmetrised last.
   void find_norms() {
     library_.run(&norm_kernel<T>, 1, batch, norm_threads, 1, norm_threads * sizeof(T), partial_,
                  static_cast<int>(large_tiles(n)), norms_);
@@ -160,7 +160,7 @@ class Large {
   Norm<T>* norms_;
 };
 
-// Runs a pass on as many matrices as the workspace is for.
+// Runs a pass on as many matrices as the workspace holds.
 template <class Pass, typename T, class Library, class Told>
 void run_large_part(Library& library, const Told& pass, const Operands& part, void* workspace) {
   Large<T, Library> large(library, part.problem, workspace);

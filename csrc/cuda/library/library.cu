@@ -1,6 +1,6 @@
-// cuBLAS and cuSOLVER behind large.h, for every pass in one file: the elementwise kernels are compiled once. Cholesky
-// (potrf and two triangular solves) rather than LU: the shifted matrices are positive definite, the factorisation has
-// half the flops and no pivot search. Which is faster on a GPU is not measured.
+// cuBLAS and cuSOLVER behind large.h, for every pass in one file, so that the elementwise kernels are compiled once.
+// Cholesky (potrf and two triangular solves) rather than LU: the shifted matrices are positive definite, the
+// factorisation has half the flops and no pivot search. Which is faster on a GPU has not been measured.
 #include <cublas_v2.h>
 #include <cusolverDn.h>
 
@@ -23,8 +23,8 @@ void check_library(int status, const char* what) {
   if (status != 0) throw std::runtime_error(std::string("fastsqrtm: ") + what + ": status " + std::to_string(status));
 }
 
-// While this lives, the thread may allocate although a graph is being captured: what a library allocates for itself is
-// no part of the graph.
+// Lets the thread allocate while a graph is being captured: memory that a library allocates for itself is no part of
+// the graph.
 class AllocationInCapture {
  public:
   AllocationInCapture() { check(cudaThreadExchangeStreamCaptureMode(&mode_), "capture mode"); }
@@ -33,11 +33,11 @@ class AllocationInCapture {
   AllocationInCapture& operator=(const AllocationInCapture&) = delete;
 
  private:
-  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;  // then the one there was before
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;  // after construction the previous mode
 };
 
-// Handles by device. They are not for concurrent use, so a thread has its own; one that ends leaves them to the next.
-// None is ever destroyed: at the end of a thread another device may be current, at that of the process CUDA be gone.
+// Handles by device. They are not for concurrent use, so each thread has its own; when it ends, the next takes them.
+// None is destroyed: when a thread ends another device may be current, when the process ends CUDA may be gone.
 class SolverHandles {
  public:
   ~SolverHandles() {

@@ -1,5 +1,5 @@
-// The elementwise kernels of the accurate methods for large matrices (newton_steps.h). What a matrix does next is
-// decided on the device, in its NewtonState: nothing waits for the host.
+// The elementwise kernels of the accurate methods for large matrices (newton_steps.h). The device decides the next step
+// of a matrix in its NewtonState, so nothing waits for the host.
 #pragma once
 
 #include "cuda/library/kernels.cuh"
@@ -7,7 +7,7 @@
 namespace fastsqrtm {
 namespace cuda {
 
-// Of one column: sums over what is off the diagonal.
+// Sums over the entries of one column off the diagonal, and its diagonal entry.
 template <typename T>
 struct ColumnSums {
   T absolute;
@@ -19,12 +19,12 @@ template <typename T>
 struct NewtonState {
   T bound;        // roots: of the largest eigenvalue of A / ||A||_F
   T unit;         // of the ridges
-  T ridge;        // what is added to the diagonal
+  T ridge;        // added to the diagonal
   T norm_b;       // 1-norm of B
   T keep, take;   // a step is keep (B, C) + take (W, W C W)
   T theta;        // mean of the diagonal of B
   int has_ridge;  // it has been found
-  int done;       // B is near enough to theta I: steps change nothing any more
+  int done;       // B is near enough to theta I: further steps change nothing
 };
 
 // One column a lane; a block of 32 x 8 threads has 32 columns of matrix blockIdx.y.
@@ -52,7 +52,7 @@ __global__ void column_sums_kernel(const T* x, int n, ColumnSums<T>* sums) {
                                                          matrix[static_cast<int64_t>(column) * (n + 1)]};
 }
 
-// Of M - theta I, from the column sums of M: the largest sum of the absolute values of a column.
+// Largest absolute column sum of M - theta I, from the column sums of M.
 template <typename T>
 __device__ __forceinline__ T one_norm_of(const ColumnSums<T>* sums, int n, T theta, T* shared) {
   T largest = 0;
@@ -64,8 +64,8 @@ __device__ __forceinline__ T one_norm_of(const ColumnSums<T>* sums, int n, T the
 
 // The kernels that follow have one block of 256 threads a matrix.
 
-// The state at the start, from the column sums of the matrix that the ridges may be added to, in units of `unit` of its
-// norm. Roots: the matrix is to be divided by `bound`, after which its norm counts as 1.
+// The initial state, from the column sums of the matrix that the ridges may be added to, in units of `unit` of its
+// norm. A matrix whose root is taken will be divided by `bound`, after which its norm counts as 1.
 template <typename T>
 __global__ void begin_newton_kernel(const ColumnSums<T>* sums, int n, bool roots, T unit, NewtonState<T>* states) {
   T* shared = reinterpret_cast<T*>(dynamic_shared());
@@ -74,7 +74,7 @@ __global__ void begin_newton_kernel(const ColumnSums<T>* sums, int n, bool roots
   NewtonState<T> state = {};
   state.bound = roots && norm > T(0) && norm < T(1) ? norm : T(1);
   state.unit = unit * (roots ? T(1) : norm);
-  state.ridge = not_a_number<T>();  // for what stays indefinite with every ridge
+  state.ridge = not_a_number<T>();  // stays so if every ridge leaves the matrix indefinite
   states[blockIdx.x] = state;
 }
 
@@ -98,7 +98,7 @@ __global__ void scaling_kernel(const ColumnSums<T>* sums, int n, NewtonState<T>*
   state.take = T(0.5) * reciprocal(mu);
 }
 
-// Whether B is near enough to theta I, from its column sums.
+// Decides from the column sums of B if it is near enough to theta I.
 template <typename T>
 __global__ void progress_kernel(const ColumnSums<T>* sums, int n, T tolerance, NewtonState<T>* states) {
   T* shared = reinterpret_cast<T*>(dynamic_shared());
@@ -123,7 +123,7 @@ __global__ void progress_kernel(const ColumnSums<T>* sums, int n, T tolerance, N
   if (!(bound * bound * bound > tolerance)) state.done = 1;
 }
 
-// From here on elementwise kernels again.
+// The kernels that follow are elementwise again.
 
 // factor = M / bound + shift I with shift in units of the matrix's own, and its address.
 template <typename T>
@@ -168,7 +168,7 @@ __global__ void inverse_kernel(const T* matrix, int64_t matrices, int n, T* fact
   });
 }
 
-// out = keep out + take (R + R^T) / 2, or that without out where keep is 0. A matrix whose factorisation failed is NaN.
+// out = keep out + take (R + R^T) / 2; if keep is 0, out is not read. A matrix whose factorisation failed is NaN.
 template <typename T>
 __global__ void add_inverse_kernel(const T* inverse, const int* info, int n, T keep, T take, T* out) {
   const int64_t matrix = blockIdx.y;

@@ -8,7 +8,7 @@
 namespace fastsqrtm {
 namespace cuda {
 
-// out = x y + beta out. Of `parts` 2 every matrix is followed by its derivative, and so is the product.
+// out = x y + beta out. With parts = 2 every matrix is followed by its derivative, and so is the product.
 template <class Large, typename T>
 void times_with_derivative(Large& large, int parts, const T* x, const T* y, T beta, T* out) {
   const int64_t size = static_cast<int64_t>(large.n) * large.n;
@@ -16,8 +16,8 @@ void times_with_derivative(Large& large, int parts, const T* x, const T* y, T be
   if (parts == 2) large.gemm(1, x, y + size, 1, out + size, {1, parts, parts, parts});
 }
 
-// Returns Y after `steps` steps from X, and with 2 parts its derivative along `g` behind it. All steps of all matrices
-// are done: to ask which have converged would have the host wait, and they stay where they are.
+// Returns Y after `steps` steps from X, followed by its derivative along `g` if there are 2 parts. All matrices take
+// all steps: the host would have to wait to learn which have converged, and those stay as they are.
 template <class Large, typename T>
 T* newton_schulz(Large& large, int parts, int steps, bool inverse, const T* x, const T* g) {
   const int n = large.n;
@@ -46,7 +46,7 @@ T* newton_schulz(Large& large, int parts, int steps, bool inverse, const T* x, c
       std::swap(y, factor);
     }
     if (left == 0) break;
-    const T* product = y;  // M P, of the first root, where Y was M
+    const T* product = y;  // M P, which for the first step of the root is Y P
     if (!first || inverse) {
       times(m, step, 0, squared);
       product = squared;

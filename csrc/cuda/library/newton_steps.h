@@ -1,8 +1,8 @@
 // Ridges, inverses and Newton steps of the accurate passes on the path for large matrices. Inverses are batched
 // Cholesky factorisations and triangular solves of the identity.
 //
-// The host asks for a fixed number of steps; the matrices that need fewer are left alone from there on. Ridges are not
-// tried by passes of their own: a factorisation, a third of a product, tells beforehand which one a matrix needs.
+// The host launches a fixed number of steps; a matrix that needs fewer stays as it is from there on. No pass is
+// repeated to try a ridge: a factorisation, a third of a product, shows beforehand which ridge a matrix needs.
 #pragma once
 
 #include "cuda/library/large.h"
@@ -16,7 +16,7 @@ class NewtonSteps {
   using T = typename Large::scalar;
 
  public:
-  // `terms`: matrices of each of the batch that are factored at once.
+  // `terms`: matrices factored at once for each matrix of the batch.
   NewtonSteps(Large& large, int64_t terms)
       : large_(large),
         n_(large.n),
@@ -28,14 +28,14 @@ class NewtonSteps {
   const Factorisations<T>& factorisations() const { return f_; }
   const NewtonState<T>* states() const { return states_; }
 
-  // The state at the start, from the matrix that the ridges are added to. Roots: the matrix whose root is taken.
+  // The initial state, from the matrix that the ridges are added to. Roots: the matrix whose root is taken.
   void begin(const T* matrix, bool roots) {
     const T unit = roots ? machine_epsilon<T>() : ridge_unit<T>(large_.problem().element);
     with_sums(matrix, &begin_newton_kernel<T>, roots, unit);
   }
 
-  // Whether M + shift I is positive definite, in units of the matrix's own; if so, and for the first time, `ridge` is
-  // what it gets.
+  // Tests if M + shift I is positive definite, with shift in units of the matrix's own. The first success sets the
+  // ridge of the matrix to `ridge`.
   void try_ridge(const T* matrix, T shift, T ridge, T* factor) {
     large_.elements(batch_, &ridge_trial_kernel<T>, matrix, batch_, n_, states_, shift, factor, f_.factors);
     large_.library().factor(f_.factors, f_.info, n_, batch_);
@@ -44,7 +44,7 @@ class NewtonSteps {
 
   void add_ridge(T* matrix) { large_.elements(batch_, &add_ridge_kernel<T>, matrix, batch_, n_, states_); }
 
-  // Adds to M what it needs to be inverted, one ridge on top of the other as the CPU does.
+  // Adds to M the ridge that makes it invertible, one ridge on top of the other as the CPU does.
   void find_ridge(T* matrix, T* factor) {
     int ridge = 0;
     for (int attempt = 0; attempt < ridge_count; ++attempt) {
@@ -60,7 +60,7 @@ class NewtonSteps {
     large_.tiles(&add_inverse_kernel<T>, right, f_.info, n_, T(0), T(1), out);
   }
 
-  // Returns where X with B X + X B = C is. W = B^-1; u and v are workspace.
+  // Returns a pointer to X with B X + X B = C. W = B^-1; u and v are workspace.
   const T* solve(T* b, T* w, T* c, T* u, T* v, T tolerance) {
     // Condition numbers of B of 1e4 and 1e7 need one step less.
     constexpr int steps = sizeof(T) == 8 ? 8 : 6;

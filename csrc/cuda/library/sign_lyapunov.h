@@ -8,7 +8,7 @@
 namespace fastsqrtm {
 namespace cuda {
 
-// Returns where C is after the iterations from b and c, both symmetric and scaled. The other three are workspace.
+// Returns a pointer to C after the iterations from b and c, both symmetric and scaled. The other three are workspace.
 template <class Large, typename T>
 T* symmetric_iterations(Large& large, int iterations, T* b, T* c, T* first, T* second, T* third) {
   for (int k = 0; k < iterations; ++k) {

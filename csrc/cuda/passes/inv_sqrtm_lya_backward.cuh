@@ -1,5 +1,5 @@
 // The paper's gradient of the inverse root: eight Lyapunov iterations, one launch.
-// Counterparts: inv_sqrtm_lya_backward in csrc/cpu and fastsqrtm/_reference.
+// Counterparts: inv_sqrtm_lya_backward in csrc/cpu and fastsqrtm/_reference/series.py.
 #pragma once
 
 #include "cuda/pass.h"
@@ -76,7 +76,7 @@ FASTSQRTM_DEVICE void InvSqrtmLyaBackward::run(const Arguments<typename V::scala
   Fragment<V, split> f, g;
   read_part(b, T(1), owner, f);
   const Norm<T> norm = frobenius_norm(f, scratch);
-  const bool infinite = is_infinite_identity(f, owner, problem.n, scratch);  // by all lanes, so not behind ||
+  const bool infinite = is_infinite_identity(f, owner, problem.n, scratch);  // needs all lanes, so not behind ||
   const bool zero = norm.is_zero || infinite;
   read_part(c, T(1), owner, g);
   f.apply([norm](T value) { return norm.normalise(value); });

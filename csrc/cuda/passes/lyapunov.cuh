@@ -1,5 +1,5 @@
 // X with B X + X B = C for any C, the op `lyapunov`: one launch. B acts on the symmetric and the skew part of C
-// separately, so each is solved by the cheap step of steps/sign_lyapunov.cuh; a symmetric C is solved once.
+// separately, so the cheap step of sign_lyapunov.cuh solves each; a symmetric C is solved once.
 #pragma once
 
 #include "cuda/pass.h"
@@ -82,7 +82,7 @@ FASTSQRTM_DEVICE void Lyapunov::run(const Arguments<typename V::scalar>& argumen
     sync_team<V::threads>();
     Fragment<V, split> f, x;
     if (part == 0) {
-      // All matrices of the block take the second part or none: they pass its barriers together.
+      // All matrices of the block take the second part or none does, because they pass its barriers together.
       bool own = false;
       read_part(c, T(-1), owner, x);
       x.apply([&own](T value) {

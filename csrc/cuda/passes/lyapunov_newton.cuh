@@ -57,8 +57,8 @@ struct LyapunovNewton {
 namespace fastsqrtm {
 namespace cuda {
 
-// Whether this lane sees an element that differs from its mirror image. Element by element: with fragments, as they
-// are used below, the compiler would run out of registers.
+// True if this lane sees an element that differs from its mirror image. It compares element by element: with fragments,
+// which are used below, the compiler would run out of registers.
 template <class V, typename T>
 __device__ __forceinline__ bool has_skew_part(const T* matrix) {
   using L = Layout<V>;
@@ -83,7 +83,7 @@ FASTSQRTM_DEVICE void LyapunovNewton::run(const Arguments<typename V::scalar>& a
   bool skew = false;
 #pragma unroll 1
   for (int part = 0; part < (skew ? 2 : 1); ++part) {
-    // The addresses that follow from this one would take more registers than there are, all through the loop.
+    // opaque() stops the compiler from keeping the addresses that follow from this one: they take too many registers.
     const int start = opaque(static_cast<int>(threadIdx.y) * shared);
     const NewtonMemory<V> m(reinterpret_cast<T*>(dynamic_shared()) + start);
     const T sign = part == 0 ? T(1) : T(-1);
@@ -92,7 +92,7 @@ FASTSQRTM_DEVICE void LyapunovNewton::run(const Arguments<typename V::scalar>& a
     sync_team<V::threads>();
     Fragment<V, V::split_symmetric> x;
     if (part == 0) {
-      // All matrices of the block take the second part or none: they pass its barriers together.
+      // All matrices of the block take the second part or none does, because they pass its barriers together.
       skew = __syncthreads_or(has_skew_part<V>(m.work));
     }
     read_part(m.work, sign, Owner<V, V::split_symmetric>(), x);

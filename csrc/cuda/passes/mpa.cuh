@@ -1,5 +1,5 @@
 // Root or inverse root by the diagonal Pade approximant in partial fractions: one sweep per shift, one launch.
-// Counterparts: mpa_lya and mpa_lya_inv in csrc/cpu and fastsqrtm/_reference.
+// Counterparts: mpa_lya and mpa_lya_inv in csrc/cpu and fastsqrtm/_reference/series.py.
 #pragma once
 
 #include "cuda/pass.h"
@@ -121,7 +121,7 @@ FASTSQRTM_DEVICE void Mpa::run(const Arguments<typename V::scalar>& arguments) {
   {
     const Norm<T> norm = frobenius_norm(h, scratch);
     h.apply([norm](T value) { return norm.normalise(value); });
-    sync_matrix();  // the packed triangles take the place of the input, what scales the result that of the norm
+    sync_matrix();  // the triangles replace the input, the factor of the result the norm
     if (threadIdx.x == 0) scratch[0] = result_scale(norm, arguments.inverse);
   }
   if (team == 0) {
@@ -164,7 +164,7 @@ FASTSQRTM_DEVICE void Mpa::run(const Arguments<typename V::scalar>& arguments) {
   store_matrix<V>(work, arguments.out, arguments.problem, index, member, members);
 }
 
-// Matrix m * degree + j: factor = I + H, right = H or I, H = scale[j] X. Also the addresses that batched calls want.
+// Matrix m * degree + j: factor = I + H, right = H or I, H = scale[j] X. Also writes the addresses for batched calls.
 template <typename T>
 __global__ void shift_kernel(Mpa::Arguments<T> arguments, const T* x, const Norm<T>* norms, T* factor, T* right,
                              T** factors, T** rights) {

@@ -1,5 +1,5 @@
 // The exact gradient of the Pade approximant: one sweep and one and a half products per shift, one launch.
-// Counterparts: mpa_backward and mpa_inv_backward in csrc/cpu and fastsqrtm/_reference.
+// Counterparts: mpa_backward and mpa_inv_backward in csrc/cpu and fastsqrtm/_reference/series.py.
 #pragma once
 
 #include "cuda/passes/mpa.cuh"
@@ -107,7 +107,7 @@ FASTSQRTM_DEVICE void MpaBackward::run(const Arguments<typename V::scalar>& argu
       h.apply([](T) { return T(0); });
       x.combine_into(h, [scale](T, T value) { return scale * value; });
       sweep(h, sweeper, used_tiles, false, Panels<V>(u));
-      // h = -R. Of the root's term H R = I - R, so that what is close to I is subtracted before it is summed.
+      // h = -R. The root's term is H R = I - R, so that the part close to I is subtracted before the sum.
       read(g, sweeper, cotangent);
       along += weight * inner_product(cotangent, h, inverse ? T(0) : T(1), sweeper);
       h.apply([](T value) { return -value; });
@@ -172,13 +172,13 @@ void MpaBackward::run_large(Large& large, const Arguments<typename Large::scalar
     const T root = std::sqrt(std::fabs(series.weight[j]) * series.scale[j]);
     shifts.scale[j] = series.scale[j];
     shifts.root[j] = root;
-    gradient.weight[j] = -series.weight[j] / root;  // of the root's terms I - R, of the inverse root's terms R
+    gradient.weight[j] = -series.weight[j] / root;  // terms I - R for the root, terms R for the inverse root
     gradient.identity[j] = inverse ? T(0) : root;
   }
   large.elements(count, &derivative_shift_kernel<T>, shifts);
   large.solve(f, count);
   large.library().products(cotangents, f.rights, f.factors, n, count);
-  // One product for each term: a single one of all terms, its sums as many times as long, would round more.
+  // Each term has its product: a single one of all terms, its sums as many times as long, would round more.
   for (int j = 0; j < degree; ++j) {
     const int64_t term = static_cast<int64_t>(j) * n * n;
     large.gemm(1, right + term, factor + term, j > 0 ? 1 : 0, derivative, {1, degree, degree, 1});

@@ -1,5 +1,5 @@
 // The exact gradient of the Taylor polynomial: its Horner steps in W^2 and their derivatives, one launch.
-// Counterparts: mtp_backward and mtp_inv_backward in csrc/cpu and fastsqrtm/_reference.
+// Counterparts: mtp_backward and mtp_inv_backward in csrc/cpu and fastsqrtm/_reference/series.py.
 #pragma once
 
 #include "cuda/passes/mtp.cuh"
@@ -183,7 +183,7 @@ void MtpBackward::run_large(Large& large, const Arguments<typename Large::scalar
     std::swap(h, next_h);
     std::swap(d, next_d);
   }
-  // W has the place of X = I - W, which the gradient wants.
+  // The gradient needs X = I - W, which W has replaced.
   large.symmetrise(series.a, w);
   ExactGradient<T> gradient = gradient_of(large, series.out, series.inverse, w, g, d, h, T(-1));
   gradient.weight[0] = T(1);

@@ -1,5 +1,5 @@
 // Root or inverse root by Newton-Schulz steps, two at a time in five half products: one launch.
-// Counterparts: ns and ns_inv in csrc/cpu and fastsqrtm/_reference.
+// Counterparts: ns and ns_inv in csrc/cpu and fastsqrtm/_reference/series.py.
 #pragma once
 
 #include "cuda/pass.h"
@@ -52,9 +52,9 @@ struct Ns {
 namespace fastsqrtm {
 namespace cuda {
 
-// Three matrices: the places of E, H, M and N = M P; of Y; of E^2 and P. M waits in registers while E and H have its
-// place. Teams that share a warp pass the same barriers: each goes on for as long as one of them does, and the Y of one
-// that has stopped is not touched.
+// Three matrices are enough: one for E, H, M and N = M P, one for Y, one for E^2 and P. M waits in registers while E
+// and H have its place. Teams that share a warp pass the same barriers: each goes on for as long as one of them does,
+// and the Y of a team that has stopped is not touched.
 template <class V>
 FASTSQRTM_DEVICE void Ns::run(const Arguments<typename V::scalar>& arguments) {
   using T = typename V::scalar;
@@ -110,7 +110,7 @@ FASTSQRTM_DEVICE void Ns::run(const Arguments<typename V::scalar>& arguments) {
     write(p, owner, f, T(1));
     write(m, owner, other, T(1));
     sync_team<V::threads>();
-    // Y of the first root is M, so that Y P is N as well; of the first inverse root it is I, and Y P what f holds.
+    // In the first step Y of the root is M, so Y P is N as well; Y of the inverse root is I, so f already holds Y P.
     if (!first || !inverse) symmetric_product(first ? m : y, p, used_tiles, owner, f);
     const bool go_on = any_team<V>(!done && !last);
     if (go_on && (!first || inverse)) {

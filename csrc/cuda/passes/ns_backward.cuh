@@ -1,5 +1,5 @@
 // The exact gradient of the Newton-Schulz steps: every matrix with its derivative along the cotangent, one launch.
-// Counterparts: ns_backward and ns_inv_backward in csrc/cpu and fastsqrtm/_reference.
+// Counterparts: ns_backward and ns_inv_backward in csrc/cpu and fastsqrtm/_reference/series.py.
 #pragma once
 
 #include "cuda/passes/ns.cuh"
@@ -18,7 +18,7 @@ struct NsBackward {
         : series(pass, operands, plan), cotangent(operands.in[1]), kept(static_cast<T*>(operands.kept)) {}
   };
 
-  // P, its derivative and one place for what is multiplied by them.
+  // P, its derivative and one place for the matrices that they multiply.
   static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int) { return three_matrices(s); }
   static FASTSQRTM_HOST_DEVICE constexpr int max_threads(const Shape& s) { return threads_of_single_teams(s); }
   static constexpr bool teams_join(const Shape&, int64_t, int) { return false; }
@@ -49,10 +49,10 @@ struct NsBackward {
 namespace fastsqrtm {
 namespace cuda {
 
-// The derivative of a product, dA B + A dB, is symmetric as a sum: the same triangle of both halves. M, Y and their
-// derivatives are triangles in registers or in global memory. Three matrices are enough: P and dP, before them E and
-// E^2, dE^2 and dH, and one place through which all that is multiplied by them passes. Teams that share a warp: see
-// ns.cuh.
+// The derivative of a product, dA B + A dB, is symmetric as a sum, so one triangle of both halves is enough. M, Y
+// and their derivatives are triangles in registers or in global memory. Three matrices are enough: P and dP, before
+// them E and E^2, dE^2 and dH, and one place for each matrix that they multiply in its turn. For teams that share a
+// warp see ns.cuh.
 template <class V>
 FASTSQRTM_DEVICE void NsBackward::run(const Arguments<typename V::scalar>& arguments) {
   using T = typename V::scalar;
@@ -141,7 +141,7 @@ FASTSQRTM_DEVICE void NsBackward::run(const Arguments<typename V::scalar>& argum
     write(p, owner, f, T(1));
     if (y_is_p) y.store(f);
 
-    // Value and derivative times P: of Y; of M, which gives N = M P; of N, which gives the new M.
+    // Multiplies value and derivative by P: of Y; of M, which gives N = M P; of N, which gives the new M.
 #pragma unroll 1
     for (int pass = y_is_p ? 1 : 0; pass < 3; ++pass) {
       if (pass == 1) {

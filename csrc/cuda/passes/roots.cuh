@@ -1,5 +1,5 @@
 // Root and inverse root by Zolotarev's approximant and Denman-Beavers steps, one launch: a sweep for every pole and
-// every inverse. Counterparts: sqrtm, inv_sqrtm and sqrtm_and_inv in csrc/cpu and fastsqrtm/_reference.
+// every inverse. Counterparts: sqrtm, inv_sqrtm and sqrtm_and_inv in csrc/cpu and fastsqrtm/_reference/roots.py.
 #pragma once
 
 #include "cuda/pass.h"
@@ -13,7 +13,7 @@ struct Roots {
   struct Arguments {
     Problem problem;
     Input a;
-    void* root;     // A^(1/2); nullptr: not asked for
+    void* root;     // A^(1/2), or nullptr if not asked for
     void* inverse;  // A^(-1/2), likewise
     int teams;      // that share one matrix
     int poles;
@@ -44,8 +44,8 @@ struct Roots {
     }
   };
 
-  // The triangles of A, which each inverse of a Newton step replaces, X and Y; input and output lie over them. Of
-  // several teams each has one more, for the inverse of its pole.
+  // The triangles of A (which each inverse of a Newton step replaces), of X and of Y; input and output lie over them.
+  // Each of several teams has one more, for the inverse of its pole.
   static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int teams) {
     return (3 + (teams > 1 ? teams : 0)) * s.triangle_elements(s.split_sweep) +
            teams * (s.panel_elements() + s.scratch_elements());
@@ -64,7 +64,7 @@ struct Roots {
   static int64_t large_matrices(const passes::Roots& pass) { return 3 + 2 * large_terms(pass); }
   // All poles of A, then the two inverses of a Newton step.
   static int64_t large_terms(const passes::Roots& pass) { return larger(pass.design.poles, 2); }
-  // Whether several teams may work on one matrix. Then it has its block for itself.
+  // True if several teams may work on one matrix, which then has its block for itself.
   static FASTSQRTM_HOST_DEVICE constexpr bool teams_may_join(const Shape& s) {
     return s.threads >= 32 && max_threads(s) >= 2 * s.threads;
   }
@@ -89,10 +89,10 @@ struct Roots {
 namespace fastsqrtm {
 namespace cuda {
 
-// Of a matrix that turns out to be indefinite in this precision the pass is done again, from the load on, with a ridge
-// on the diagonal.
+// A matrix that turns out to be indefinite in this precision is done again, from the load on, with a ridge on the
+// diagonal.
 //
-// Where a block has one matrix, several teams may share it, teams > 1: each has its own pole, and of a Newton step the
+// If a block has one matrix, several teams may share it, teams > 1: each has its own pole, and in a Newton step the
 // first inverts X, the second Y. They do the same arithmetic in the same order as one team does.
 template <class V>
 FASTSQRTM_DEVICE void Roots::run(const Arguments<typename V::scalar>& arguments) {
@@ -182,7 +182,7 @@ FASTSQRTM_DEVICE void Roots::run(const Arguments<typename V::scalar>& arguments)
       __syncthreads();
     }
     for (int k = 0; k < arguments.newton_steps; ++k) {
-      // Of the last step only what is wanted.
+      // The last step computes only the roots asked for.
       const bool last = k + 1 == arguments.newton_steps;
       const bool next_x = !last || has_root, next_y = !last || has_inverse;
       const T half = arguments.half_scale[k];
@@ -191,7 +191,7 @@ FASTSQRTM_DEVICE void Roots::run(const Arguments<typename V::scalar>& arguments)
         x.load(h);
         sweep_own(h, owner, n, used_tiles, panels);
         if (k == 0) {
-          // The rounding of an inverse that large would show in the root of every eigenvalue: as good as failed.
+          // The rounding of an inverse that large would show in the root of every eigenvalue, so it counts as failed.
           T trace = 0;
 #pragma unroll
           for (int c = 0; c < V::tile; ++c) trace -= c == owner.row ? h.diagonal[c] : T(0);
@@ -213,7 +213,7 @@ FASTSQRTM_DEVICE void Roots::run(const Arguments<typename V::scalar>& arguments)
       }
       if (joined) __syncthreads();
     }
-    // A sweep that failed has made NaN of what was computed with it.
+    // A failed sweep has turned everything computed with it into NaN.
     bool lane_failed = false;
     for (int part = has_root ? 0 : 1; part < (has_inverse ? 2 : 1); ++part) {
       (part == 0 ? x : y).load(h);

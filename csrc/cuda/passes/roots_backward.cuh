@@ -1,6 +1,6 @@
 // The gradient of the accurate roots S = A^(1/2) and Z = A^(-1/2) for their cotangents G and H, one launch:
-// S X + X S = sym(G) - Z sym(H) Z. Without S it is the inverse of Z; one of G and H is enough.
-// Counterparts: sqrtm_backward, inv_sqrtm_backward and sqrtm_and_inv_backward in csrc/cpu and fastsqrtm/_reference.
+// S X + X S = sym(G) - Z sym(H) Z. An absent S is computed as the inverse of Z; one of G and H is enough.
+// Counterparts: the ops of the same gradients in csrc/cpu and fastsqrtm/_reference/roots.py.
 #pragma once
 
 #include "cuda/pass.h"
@@ -76,7 +76,7 @@ FASTSQRTM_DEVICE void RootsBackward::run(const Arguments<typename V::scalar>& ar
   Fragment<V, V::split_sweep> f;
   read_part(m.work, T(1), by_sweep, f);
   Norm<T> norm = frobenius_norm(f, m.scratch);
-  const bool infinite = is_infinite_identity(f, by_sweep, n, m.scratch);  // by all lanes, so not behind ||
+  const bool infinite = is_infinite_identity(f, by_sweep, n, m.scratch);  // needs all lanes, so not behind ||
   norm.is_zero = norm.is_zero || infinite;
   if (threadIdx.x == 0) *m.norm = norm;
   f.apply([norm](T value) { return norm.normalise(value); });
@@ -133,7 +133,7 @@ FASTSQRTM_DEVICE void RootsBackward::run(const Arguments<typename V::scalar>& ar
   sync_team<V::threads>();
   T norm_w = one_norm<V>(m.w, used_tiles, n, m.scratch);
   if (!has_root) {
-    // What was inverted is W, and B is its inverse.
+    // The inverted matrix is W, and B is its inverse.
     read(m.w, by_sweep, f);
     sync_team<V::threads>();
     {

@@ -1,5 +1,5 @@
 // The paper's gradient of the root: eight Lyapunov iterations, one launch.
-// Counterparts: sqrtm_lya_backward in csrc/cpu and fastsqrtm/_reference.
+// Counterparts: sqrtm_lya_backward in csrc/cpu and fastsqrtm/_reference/series.py.
 #pragma once
 
 #include "cuda/pass.h"

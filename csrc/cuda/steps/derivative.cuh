@@ -1,5 +1,5 @@
-// What the exact gradients of MPA and MTP share. With L the Frechet derivative of the series r at X = A/nu, applied to
-// the cotangent G, and <.,.> the sum of products of entries:
+// The shared end of the exact gradients of MPA, MTP and NS. With L the Frechet derivative of the series r at X = A/nu,
+// applied to the cotangent G, and <.,.> the sum of products of entries:
 //   root     (L + X (<G, r>/2 - <L, X>)) / sqrt(nu)          inverse root   (L - X (<G, r>/2 + <L, X>)) / sqrt(nu)^3
 // Counterpart on the CPU: csrc/cpu/steps/series.h.
 #pragma once
@@ -45,8 +45,8 @@ __device__ __forceinline__ T inner_product(const Fragment<V, split>& a, const Fr
   return T(2) * under + on_diagonal;
 }
 
-// Turns L into the gradient; `radial` is this lane's part of what X is multiplied by, `scale` 1 / sqrt(nu), or 0 for
-// the zero matrix. The powers of nu come last, where they overflow only if the gradient does.
+// Turns L into the gradient; `radial` is this lane's part of the factor of X, `scale` is 1 / sqrt(nu), or 0 for the
+// zero matrix. The powers of nu come last, where they overflow only if the gradient does.
 template <class V, int split, typename T>
 __device__ __forceinline__ void finish_gradient(Fragment<V, split>& l, const Fragment<V, split>& x, T radial, T scale,
                                                 bool inverse, T* scratch) {

@@ -1,5 +1,5 @@
-// The inverse root of the zero matrix, whose gradient is 0 by definition: what InvSqrtmLyaBackward and RootsBackward
-// ask of their input.
+// The test of InvSqrtmLyaBackward and RootsBackward for an input that is the inverse root of the zero matrix, whose
+// gradient is 0 by definition.
 #pragma once
 
 #include "cuda/tile/norm.cuh"
@@ -7,7 +7,7 @@
 namespace fastsqrtm {
 namespace cuda {
 
-// Whether the matrix is infinite on the diagonal and 0 elsewhere. `scratch` is free again after a norm, whose second
+// True if the matrix is infinite on the diagonal and 0 elsewhere. `scratch` is free again after a norm, whose second
 // reduction uses the other half.
 template <class V, int split, typename T>
 __device__ __forceinline__ bool is_infinite_identity(Fragment<V, split>& f, const Owner<V, split>& owner, int n,

@@ -1,8 +1,8 @@
 // Newton steps for B X + X B = C with B symmetric positive definite and C symmetric (sign 1) or skew (sign -1), by
-// inverses of B; the formulas and where they come from: solve_newton in csrc/cpu/steps/newton_lyapunov.h.
+// inverses of B. For the formulas and their source see csrc/cpu/steps/newton_lyapunov.h.
 //
-// Teams that share a warp pass the same barriers, so each goes on for as long as one of them does; what one of them has
-// finished is not touched any more, and its bits do not depend on its neighbours.
+// Teams that share a warp pass the same barriers, so each goes on for as long as one of them does. The result of a team
+// that has finished is not touched any more, and its bits do not depend on its neighbours.
 #pragma once
 
 #include "cuda/tile/memory.cuh"
@@ -14,7 +14,7 @@
 namespace fastsqrtm {
 namespace cuda {
 
-// Whether this lane sees that a sweep failed: a pivot that is not positive makes NaN of every tile.
+// True if this lane sees that a sweep failed: a pivot that is not positive makes NaN of every tile.
 template <class V, int split>
 __device__ __forceinline__ bool has_nan(const Fragment<V, split>& f) {
   bool any = false;
@@ -83,7 +83,7 @@ struct NewtonMemory {
   __device__ __forceinline__ Panels<V> panels() const { return Panels<V>(work); }
 };
 
-// f <- M^-1 for the M in f, of which m.b keeps a copy. Adds a ridge to M where it must, in units of `unit`; NaN where M
+// f <- M^-1 for the M in f, of which m.b keeps a copy. Adds a ridge to M if needed, in units of `unit`; gives NaN if M
 // is indefinite. The work matrix must be free.
 template <class V, typename T>
 __device__ __forceinline__ void invert(const NewtonMemory<V>& m, T unit, int used_tiles, int n,
@@ -96,7 +96,7 @@ __device__ __forceinline__ void invert(const NewtonMemory<V>& m, T unit, int use
     add_identity(f, owner, n, good ? T(0) : T(ridge_of(attempt)) * unit);
     m.b.store(f);
     sweep_own(f, owner, n, used_tiles, m.panels());
-    const bool failed = team_max<V>(has_nan(f) ? T(1) : T(0), m.scratch) != T(0);  // by all lanes, so not behind ||
+    const bool failed = team_max<V>(has_nan(f) ? T(1) : T(0), m.scratch) != T(0);  // needs all lanes, so not behind ||
     good = good || !failed;
     if (!any_team<V>(!good && unit > T(0) && attempt + 1 < ridge_count)) break;
   }
@@ -114,7 +114,7 @@ __device__ __forceinline__ void solve_newton(const NewtonMemory<V>& memory, T to
   T theta = 1;
 #pragma unroll 1
   for (int step = 1;; ++step) {
-    // Addresses and owners again in every step: that is cheaper than to keep them, for which the registers are too few.
+    // Every step computes addresses and owners again, because the registers are too few to keep them.
     const NewtonMemory<V> m = memory.again();
     const Owner<V, V::split_symmetric> owner(opaque(threadIdx.x));
     const T mu = square_root(norm_w * reciprocal(norm_b));
@@ -160,7 +160,7 @@ __device__ __forceinline__ void solve_newton(const NewtonMemory<V>& memory, T to
     sync_team<V::threads>();
     norm_w = one_norm<V>(m.w, used_tiles, n, m.scratch);
   }
-  // X <- C/(2 theta) - (E X + X E)/(2 theta), E = B - theta I, which is where W was.
+  // X <- C/(2 theta) - (E X + X E)/(2 theta); E = B - theta I has the place of W.
   const NewtonMemory<V> m = memory.again();
   const Owner<V, V::split_symmetric> owner(opaque(threadIdx.x));
   const T half = T(0.5) * reciprocal(theta);

@@ -17,7 +17,7 @@ struct TileLane {
   static __device__ __forceinline__ int slice(int lane) { return lane % V::width / stride; }
 };
 
-// Which tiles this lane has. A lane without one has row V::tiles, past every tile in use.
+// The tiles of this lane. A lane without one has row V::tiles, past every tile in use.
 template <class V, int split_>
 struct Owner {
   static constexpr int split = split_;
@@ -49,7 +49,7 @@ struct Owner {
   static __device__ __forceinline__ bool has_diagonal() {
     return V::first_on_diagonal == 0 || static_cast<int>(threadIdx.x) >= V::first_on_diagonal;
   }
-  // Whether the warp of this lane holds diagonal tile t.
+  // True if the warp of this lane holds diagonal tile t.
   static __device__ __forceinline__ bool in_warp_of(int t) {
     return static_cast<int>(threadIdx.x) / V::width ==
            V::first_on_diagonal / V::width + t / TileLane<V, V::tile>::stride;
@@ -95,7 +95,7 @@ struct Fragment {
   }
 };
 
-// Adds to the diagonal of the n x n matrix alone.
+// Adds to the diagonal of the n x n matrix, not of its padding.
 template <class V, int split, typename T>
 __device__ __forceinline__ void add_identity(Fragment<V, split>& f, const Owner<V, split>& owner, int n, T value) {
   f.add_to_diagonal(owner, owner.diagonal_row() < n ? value : T(0));
@@ -239,7 +239,7 @@ struct Triangle {
   }
 
   __device__ __forceinline__ void load(Fragment<V, split>& fragment) const {
-    fragment.apply([](T) { return T(0); });  // of lanes without a tile
+    fragment.apply([](T) { return T(0); });  // for lanes without a tile
     combine_into(fragment, [](T, T value) { return value; });
   }
 

@@ -1,4 +1,4 @@
-// Between global memory and shared memory: any strides, any element type, offsets in 64 bits.
+// Transfers between global memory and shared memory: any strides, any element type, offsets in 64 bits.
 #pragma once
 
 #include <type_traits>
@@ -106,7 +106,7 @@ __device__ __forceinline__ void store_matrix(const T* matrix, void* out, const P
   });
 }
 
-// kept = matrix, in the type of the computation; for add_kept by the same thread.
+// kept = matrix, in the type of the computation. The same thread must call add_kept.
 template <class V, typename T>
 __device__ __forceinline__ void keep_matrix(const T* matrix, T* kept, const Problem& problem, int64_t index, int thread,
                                             int threads) {

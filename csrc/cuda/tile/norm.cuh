@@ -6,8 +6,8 @@
 namespace fastsqrtm {
 namespace cuda {
 
-// f over the values of all lanes of the team, the same bits in every lane. `scratch` holds one value per warp and must
-// not be in use.
+// Reduces the values of all lanes of the team by f; every lane gets the same bits. `scratch` holds one value per warp
+// and must not be in use.
 template <class V, class F, typename T>
 __device__ __forceinline__ T reduce_team(T value, T* scratch, F f) {
 #pragma unroll
@@ -24,7 +24,7 @@ __device__ __forceinline__ T reduce_team(T value, T* scratch, F f) {
   return value;
 }
 
-// Whether any of the teams that share this team's warp wants to go on.
+// True if any team in this warp still has steps to do.
 template <class V>
 __device__ __forceinline__ bool any_team(bool own) {
   if constexpr (V::threads >= 32) {
@@ -35,8 +35,8 @@ __device__ __forceinline__ bool any_team(bool own) {
   }
 }
 
-// The same bits in every lane, so that all lanes take the same decisions. What was read before them may be replaced
-// after them.
+// Every lane gets the same bits, so that all lanes take the same decisions. Memory that was read before the call may be
+// overwritten after it.
 template <class V, typename T>
 __device__ __forceinline__ T team_sum(T value, T* scratch) {
   sync_team<V::threads>();
@@ -48,7 +48,7 @@ __device__ __forceinline__ T team_max(T value, T* scratch) {
   return reduce_team<V>(value, scratch, [](T a, T b) { return max_or_nan(a, b); });
 }
 
-// The even exponent near a number >= 0, within what power_of_two takes in either sign.
+// The even exponent near a number >= 0, within the range of power_of_two in either sign.
 template <typename T>
 __device__ __forceinline__ int even_exponent(T largest) {
   constexpr int limit = sizeof(T) == 8 ? 1022 : 126;
@@ -66,11 +66,11 @@ struct Norm {
   int exponent;
   bool is_zero;
 
-  // From the largest element and the sum of the squares of all elements times 2^-exponent. NaN for a matrix with an
-  // infinite element: nothing of it must look like a result.
+  // From the largest element and the sum of the squares of all elements times 2^-exponent. A matrix with an infinite
+  // element gets NaN, so that none of it looks like a result.
   __device__ __forceinline__ void finish(T largest, T sum) {
     is_zero = largest == T(0);
-    if (is_zero) exponent = 0;  // what else is scaled by this norm, as C by that of B, stays in range
+    if (is_zero) exponent = 0;  // keeps in range a matrix scaled by the norm of another, as C by that of B
     down = power_of_two<T>(-exponent);
     ratio = is_zero ? T(0) : largest < infinity<T>() ? square_root(sum) : not_a_number<T>();
     inverse_ratio = is_zero ? T(0) : reciprocal(ratio);
@@ -81,7 +81,7 @@ struct Norm {
   __device__ __forceinline__ T inverse_root() const {
     return is_zero ? T(0) : power_of_two<T>(-exponent / 2) * reciprocal(square_root(ratio));
   }
-  // x / nu; of a zero matrix 0.
+  // x / nu, or 0 for a zero matrix.
   __device__ __forceinline__ T normalise(T x) const { return x * down * inverse_ratio; }
   // x nu
   __device__ __forceinline__ T restore(T x) const { return x * ratio * power_of_two<T>(exponent); }
@@ -127,7 +127,7 @@ __device__ __forceinline__ Norm<T> frobenius_norm(const Fragment<V, split>& f, T
   return norm;
 }
 
-// What takes y to the result: root y sqrt(nu), inverse root y / sqrt(nu), 0 for the inverse root of the zero matrix.
+// Factor from y to the result: sqrt(nu) for the root, 1 / sqrt(nu) for the inverse root, 0 for that of the zero matrix.
 template <typename T>
 __device__ __forceinline__ T result_scale(const Norm<T>& norm, bool inverse) {
   return inverse ? norm.inverse_root() : norm.root();

@@ -1,5 +1,5 @@
-// What the kernels take from the compiler and the chip: types, barriers, shuffles. Anything that is inline PTX on the
-// device has its twin for the host in tests/emulation/emulation.h.
+// The kernels' interface to the compiler and the chip: types, barriers, shuffles. All inline PTX of the device has its
+// twin for the host in tests/emulation/emulation.h.
 #pragma once
 
 #ifdef FASTSQRTM_EMULATION
@@ -31,8 +31,8 @@ __device__ __forceinline__ void named_barrier(int id) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(threads) : "memory");
 }
 
-// 1/x and sqrt(x) for normal x > 0 to an ulp: the approximation of the chip and Newton steps. The usual ones have a
-// slow path for other x, a call around which the compiler would spill a register tile.
+// 1/x and sqrt(x) for normal x > 0 to an ulp: the approximation of the chip and Newton steps. The standard functions
+// have a slow path for other x, a call around which the compiler would spill a register tile.
 __device__ __forceinline__ float reciprocal(float x) {
   float y;
   asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -58,7 +58,7 @@ __device__ __forceinline__ double square_root(double x) {
   return fma(0.5 * y, fma(-root, root, x), root);
 }
 
-// e with 2^(e-1) <= x < 2^e, as frexp has it, for finite x >= 0; numbers below the normal range count as at its end.
+// e with 2^(e-1) <= x < 2^e, as frexp has it, for finite x >= 0. Numbers below the normal range give -126 (-1022).
 __device__ __forceinline__ int exponent_of(float x) { return (__float_as_int(x) >> 23) - 126; }
 __device__ __forceinline__ int exponent_of(double x) { return (__double2hiint(x) >> 20) - 1022; }
 
@@ -72,7 +72,7 @@ __device__ __forceinline__ T power_of_two(int e) {
   }
 }
 
-// x, of which the compiler knows nothing more: what is computed from it stays inside of a loop.
+// x, opaque to the compiler, which then keeps computations with x inside of a loop.
 __device__ __forceinline__ int opaque(int x) {
   asm volatile("" : "+r"(x));
   return x;

@@ -79,7 +79,7 @@ __device__ __forceinline__ void symmetrise(T (&acc)[tile][tile], T sign, T facto
 }
 
 // Tiles of one triangle. `tile_under(i, j, slice, acc)` fills a partial tile under the diagonal and `tile_diagonal` one
-// on it, split over `tile` lanes, which makes its cost small beside the others. They replace `out`, or are added to it.
+// on it, split over `tile` lanes, which makes it cheap next to the others. They replace `out`, or are added to it.
 template <bool add = false, class V, int split, class Under, class Diagonal>
 __device__ __forceinline__ void triangle_of_tiles(const Owner<V, split>& owner, int used_tiles, Fragment<V, split>& out,
                                                   Under tile_under, Diagonal tile_diagonal) {
@@ -107,7 +107,7 @@ __device__ __forceinline__ void triangle_of_tiles(const Owner<V, split>& owner, 
 }
 
 // out = left right, known to be symmetric (or skew, sign -1): one triangle, half the work. With `add` out += left
-// right, of which only the whole sum need be symmetric.
+// right, where only the whole sum need be symmetric.
 template <bool add = false, class V, int split, typename T>
 __device__ __forceinline__ void symmetric_product(const T* left, const T* right, int used_tiles,
                                                   const Owner<V, split>& owner, Fragment<V, split>& out,

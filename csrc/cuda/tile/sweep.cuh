@@ -2,10 +2,10 @@
 //
 // For a pivot block q with columns C = H(:, q) and pivot D = I + H(q, q):
 //   H(i, j) -= C_i D^-1 C_j^T  for i, j != q,     H(i, q) = C_i D^-1,     H(q, q) = swept pivot.
-// A block not yet swept is stored without the identity, so the pivots 1 + h lose nothing. Of the swept pivot there are
-// two forms: plain, -D^-1, which ends with -(I + H)^-1; and implicit, I - D^-1 with its diagonal computed as h/d
-// instead of 1 - 1/d, which ends with H (I + H)^-1 without a subtraction. The sweep of H itself, sweep_own, has the
-// identity in the padding alone.
+// A block not yet swept is stored without the identity, so the pivots 1 + h lose nothing. The swept pivot has two
+// forms: plain, -D^-1, which ends with -(I + H)^-1; and implicit, I - D^-1 with its diagonal computed as h/d instead of
+// 1 - 1/d, which ends with H (I + H)^-1 without a subtraction. The sweep of H itself, sweep_own, has the identity in
+// the padding alone.
 //
 // D^-1 costs its condition number in accuracy, which the shifts of mpa keep small. Elsewhere it is `factored`: with the
 // Cholesky factor L of D and G = C L^-T the update is H(i, j) -= G_i G_j^T, and F = G L^-1.
@@ -246,7 +246,7 @@ __device__ __forceinline__ void clear_padding(Fragment<V, split>& h, const Owner
   }
 }
 
-// H <- -H^-1 for the n x n matrix H. Returns what sweep_from does.
+// H <- -H^-1 for the n x n matrix H. Returns the same as sweep_from.
 template <class V, int split>
 __device__ __forceinline__ typename V::scalar sweep_own(Fragment<V, split>& h, const Owner<V, split>& owner, int n,
                                                         int used_tiles, const Panels<V>& panels) {

@@ -258,14 +258,26 @@ RULE(ns_inv_backward,        ApproximantBackward<Series::newton_schulz, true>)
 /// The ops of fastsqrtm::ops, each differentiated by its rule.
 namespace ops {
 
+#pragma push_macro("OP")
+#pragma push_macro("PASS")
+#undef OP
+#undef PASS
 #define OP(name, ...) inline constexpr detail::Op<signatures::name, detail::Differentiable> name{};
 #include "ops.def"
+#pragma pop_macro("PASS")
+#pragma pop_macro("OP")
 
 /// Calls visit(op) for every op, in the order of ops.def.
 template <class Visit>
 void for_each(const Visit& visit) {
+#pragma push_macro("OP")
+#pragma push_macro("PASS")
+#undef OP
+#undef PASS
 #define OP(name, ...) visit(name);
 #include "ops.def"
+#pragma pop_macro("PASS")
+#pragma pop_macro("OP")
 }
 
 }  // namespace ops

@@ -129,14 +129,26 @@ struct Op<op, Route, std::index_sequence<optional...>> : Overload<op, Route, op.
 
 namespace ops {
 
+#pragma push_macro("OP")
+#pragma push_macro("PASS")
+#undef OP
+#undef PASS
 #define OP(name, ...) inline constexpr detail::Op<signatures::name, detail::Dispatched> name{};
 #include "ops.def"
+#pragma pop_macro("PASS")
+#pragma pop_macro("OP")
 
 /// Calls visit(op) for every op, in the order of ops.def. `op.signature` has its name and its arguments.
 template <class Visit>
 void for_each(const Visit& visit) {
+#pragma push_macro("OP")
+#pragma push_macro("PASS")
+#undef OP
+#undef PASS
 #define OP(name, ...) visit(name);
 #include "ops.def"
+#pragma pop_macro("PASS")
+#pragma pop_macro("OP")
 }
 
 }  // namespace ops

@@ -117,10 +117,16 @@ constexpr Signature parse(std::string_view name, std::string_view schema, std::s
 
 }  // namespace detail
 
-/// The signature of every op under its name.
+/// The signature of every op under its name. A macro OP or PASS of the program is put back afterwards.
 namespace signatures {
+#pragma push_macro("OP")
+#pragma push_macro("PASS")
+#undef OP
+#undef PASS
 #define OP(name, schema, shapes, ranges) inline constexpr Signature name = detail::parse(#name, schema, shapes, ranges);
 #include "ops.def"
+#pragma pop_macro("PASS")
+#pragma pop_macro("OP")
 }  // namespace signatures
 
 }  // namespace fastsqrtm
