@@ -11,7 +11,7 @@ import fat_binary
 
 FUSED = "_ZN9fastsqrtm4cuda11pass_kernelINS0_3MtpENS0_7VariantI{}Li{}EEEEEvNT_9ArgumentsINT0_6scalarEEE"
 KERNELS = [FUSED.format("f", 0), FUSED.format("d", 6), "_ZN9fastsqrtm4cuda12scale_kernelIdEEvPT_"]
-SHARED = {("mtp", 4, 0): 4_000, ("mtp", 8, 6): 200_000}  # bytes of a block
+SHARED = {("Mtp", 4, 0): 4_000, ("Mtp", 8, 6): 200_000}  # bytes of a block
 
 
 def section(kind, arch, stacks=()):
