@@ -29,6 +29,7 @@ from bench.report import spread
 from bench.worker import measure_ours, measure_peer
 from fastsqrtm.paper import METHODS as SYSTEMS
 from fastsqrtm.testing import OPS, relative_error, spd
+from fastsqrtm.testing import results as results_of
 
 
 def roots_of(backward: str) -> list[str]:
@@ -39,8 +40,9 @@ def roots_of(backward: str) -> list[str]:
 
 ROOTS = roots_of("lyapunov")
 EXACT = roots_of("exact")  # with the gradient of the approximant
-ACCURATE = [name for name, op in OPS.items() if op.numbers[0].name == "rtol" and len(op.results) == 1]
-TENSORS = {name: len(op.tensors) for name, op in OPS.items() if len(op.results) == 1}
+ACCURATE = [
+    name for name, op in OPS.items() if "rtol" in (number.name for number in op.numbers) and len(op.results) == 1
+]
 FULL_SHARED_MEMORY = 227 * 1024  # bytes a block may have on the chips with most of it
 
 LAUNCH_SIZES = {torch.float32: (1, 16, 48, 64, 96, 128, 256, 512), torch.float64: (8, 64, 96, 256)}
@@ -83,13 +85,16 @@ def plan() -> fastsqrtm.Plan:
     return fastsqrtm.plan(torch.empty(1, 1, device="cuda"))
 
 
-def op_inputs(name: str, n: int, batch: int, dtype: torch.dtype, kappa: float = 5) -> list[Tensor]:
-    """SPD matrices on the device; the last of several arguments is general."""
-    tensors = [spd(n, kappa, (batch,), dtype=torch.float64, seed=i) for i in range(TENSORS[name])]
-    if len(tensors) > 1:
-        generator = torch.Generator().manual_seed(n)
-        tensors[-1] = torch.randn(batch, n, n, generator=generator, dtype=torch.float64)
-    return [x.to(dtype).cuda() for x in tensors]
+def op_inputs(name: str, n: int, batch: int, dtype: torch.dtype) -> list[Tensor]:
+    """On the device: SPD matrices of condition number 5 for square ones; the last of several, and others, random."""
+    generator = torch.Generator().manual_seed(n)
+    found = []
+    for i, line in enumerate(OPS[name].tensors):
+        if line.dims == "nn" and (i == 0 or i < len(OPS[name].tensors) - 1):
+            found.append(spd(n, 5, (batch,), dtype=torch.float64, seed=i))
+        else:
+            found.append(torch.randn(batch, *[n] * len(line.dims), generator=generator, dtype=torch.float64))
+    return [x.to(line.dtype or dtype).cuda() for x, line in zip(found, OPS[name].tensors, strict=True)]
 
 
 def device_work(events) -> list[str]:
@@ -239,12 +244,12 @@ def sanitized(tool: str):
     """Small cases of every op; the line "complete" proves that all of them ran."""
     require_cuda_kernels()
     for dtype, n in {"memcheck": MEMCHECK, "racecheck": RACECHECK}[tool]:
-        for name in TENSORS:
+        for name in OPS:
             inputs = op_inputs(name, n, 3, dtype)
-            out = getattr(torch.ops.fastsqrtm, name)(*inputs).cpu()
-            if not out.isfinite().all():
+            found = results_of(getattr(torch.ops.fastsqrtm, name)(*inputs))
+            if not all(out.cpu().isfinite().all() for out in found):
                 raise RuntimeError(f"{name} at n = {n}, {dtype}: not finite")
-        yield {"dtype": str(dtype).removeprefix("torch."), "n": n, "ops": len(TENSORS)}
+        yield {"dtype": str(dtype).removeprefix("torch."), "n": n, "ops": len(OPS)}
     yield {"complete": True}
 
 
@@ -319,10 +324,12 @@ def choices():
         yield {"choice": "inverse", **place, **measured(inverses(A), torch.linalg.inv(A.double()))}
         if dtype == torch.float32:
             yield {"choice": "product", **place, **measured(products(A, A), A.double() @ A.double())}
-        for name in TENSORS:
+        for name in OPS:
             inputs = op_inputs(name, n, 6, dtype)
-            together, alone = (getattr(torch.ops.fastsqrtm, name)(*x) for x in (inputs, [x[:1] for x in inputs]))
-            difference = relative_error(together[:1].double(), alone.double()).max().item()
+            op = getattr(torch.ops.fastsqrtm, name)
+            pairs = zip(results_of(op(*inputs)), results_of(op(*(x[:1] for x in inputs))), strict=True)
+            rows = ((x[:1].reshape(1, 1, -1) for x in pair) for pair in pairs)
+            difference = max(relative_error(*pair).item() for pair in rows)
             yield {"choice": "batch", **place, "op": name, "difference": difference}
 
 
@@ -332,9 +339,9 @@ def ops():
     for batch, n in CASES:
         A = make_input(batch, n, torch.float32)[0].cuda()
         calls = {"bmm": lambda A=A: A @ A}
-        for name in TENSORS:
+        for name in OPS:
             inputs = op_inputs(name, n, 1, torch.float32)
-            inputs = [x.expand(batch, n, n).contiguous() for x in inputs]
+            inputs = [x.expand(batch, *x.shape[1:]).contiguous() for x in inputs]
             calls[name] = lambda name=name, inputs=inputs: getattr(torch.ops.fastsqrtm, name)(*inputs)
         times = time_in_turn({name: graphed(call) for name, call in calls.items()}, SECONDS / 4)
         ms = {name: 1e3 / GRAPHED_CALLS * median(values) for name, values in times.items()}

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.torch_version import TorchVersion
 
 from ._ops.definition import DEFINITIONS, Definition, unpacked
-from ._ops.table import OPS
+from ._ops.table import OPS as OPS
 
 SPECTRA = (
     "log",
@@ -88,21 +88,6 @@ def spd(
         Q = torch.linalg.qr(torch.randn(*batch, n, n, generator=generator, dtype=torch.float64)).Q
         A = Q * values[..., None, :] @ Q.mT
     return ((A + A.mT) / 2).to(dtype)
-
-
-def op_inputs(
-    name: str,
-    n: int,
-    batch: tuple[int, ...],
-    kappa: float = 5.0,
-    dtype: torch.dtype = torch.float32,
-    general: bool = False,
-) -> list[Tensor]:
-    """SPD matrices for every tensor argument of an op; with `general` the last one of several is not symmetric."""
-    tensors = [spd(n, kappa, batch, dtype=dtype, seed=i) for i in range(len(OPS[name].tensors))]
-    if general and len(tensors) > 1:
-        tensors[-1] = torch.randn(*batch, n, n, generator=torch.Generator().manual_seed(n)).to(dtype)
-    return tensors
 
 
 def twin(name: str) -> Definition:

@@ -23,31 +23,21 @@ import pytest
 import torch
 
 import fastsqrtm
+import op_cases
 from fastsqrtm import testing
 from fastsqrtm._ops.native import native
 from fastsqrtm._reference.matrix import symmetric_part
+from op_cases import CASES, OPS
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # at the end: an installed fastsqrtm goes first
 from bench import peers
 
-OPS = testing.OPS
-PAPER = ["mpa_lya", "mtp_lya", "mpa_lya_inv", "mtp_lya_inv", "lyapunov", "sqrtm_lya_backward", "inv_sqrtm_lya_backward"]
 KAPPAS = [1e0, 1e2, 1e4, 1e6, 1e8]
 
 
 @functools.cache
-def matrices(n, kappa, batch):
-    """A, its root, its inverse root, and a C of which every second one is symmetric; in float64."""
-    A = 0.37 * testing.spd(n, kappa, (batch,), dtype=torch.float64, seed=n)
-    C = torch.randn(batch, n, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
-    C[::2] = (C + C.mT)[::2]
-    return A, testing.exact_sqrtm(A), testing.exact_sqrtm(A, -0.5), C
-
-
-def inputs(name, n, kappa, dtype, batch):
-    A, S, Z, C = matrices(n, kappa, batch)
-    tensors = {"A": A, "S": S, "Z": Z, "B": S, "C": C, "G": C, "H": C}
-    return tuple(tensors[letter].to(dtype) for letter in OPS[name].names)
+def matrix(n, kappa, batch):
+    return testing.spd(n, kappa, (batch,), dtype=torch.float64, seed=n)
 
 
 def sensitivity(name, arguments, exact, truth):
@@ -59,36 +49,38 @@ def sensitivity(name, arguments, exact, truth):
     eps = torch.finfo(arguments[0].dtype).eps
     generator = torch.Generator().manual_seed(0)
 
-    def changed(x):
+    def changed(x, line):
         E = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-        size = torch.linalg.matrix_norm(x.double(), keepdim=True) / torch.linalg.matrix_norm(E, keepdim=True)
-        return x.double() + eps * size * E
+        dims = tuple(range(-len(line.dims), 0))
+        size, size_of_e = (torch.linalg.vector_norm(y, dim=dims, keepdim=True) if dims else y for y in (x.double(), E))
+        return x.double() + eps * size / size_of_e * E
 
-    changes = [testing.relative_error(truth(name, *map(changed, arguments)), exact) for _ in range(4)]
-    return (torch.stack(changes).amax(0) / eps).clamp_min(1)
+    found = []
+    for _ in range(4):
+        tensors = map(changed, arguments, OPS[name].tensors)
+        found.append(op_cases.errors(name, truth(name, *tensors), exact))
+    return [(torch.stack(pair).amax(0) / eps).clamp_min(1) for pair in zip(*found, strict=True)]
 
 
 def check(name, n, dtype, truth, batch):
-    # Beyond 1e6 a float32 matrix may be indefinite, and its float64 root is NaN.
-    for kappa in KAPPAS[: -1 if name in ("sqrtm", "inv_sqrtm", "sqrtm_and_inv") else None]:
-        arguments = inputs(name, n, kappa, dtype, batch)
+    for kappa in KAPPAS:
+        if kappa > CASES[name].largest_kappa:
+            continue
+        arguments = op_cases.inputs_at(name, matrix(n, kappa, batch), dtype, seed=n)
         exact = truth(name, *arguments)
-        unit = sensitivity(name, arguments, exact, truth)
-        ours = testing.relative_error(together(getattr(torch.ops.fastsqrtm, name)(*arguments)), exact) / unit
-        theirs = testing.relative_error(together(testing.twin(name)(*arguments)), exact) / unit
-        # Three more roundings, for the sizes at which the twin is right to the last bit.
-        slack = 3 * torch.finfo(dtype).eps * (1 / unit).mean()
-        assert ours.mean() <= 2 * theirs.mean() + slack, (kappa, ours, theirs)
-
-
-def together(output):
-    """Several results in one tensor (..., results, n, n), so that there is an error for each of them."""
-    found = testing.results(output)
-    return found[0] if len(found) == 1 else torch.stack(found, -3)
+        units = sensitivity(name, arguments, exact, truth)
+        ours, theirs = (
+            op_cases.errors(name, function(*arguments), exact)
+            for function in (op_cases.dispatched(name), testing.twin(name))
+        )
+        for unit, our, their in zip(units, ours, theirs, strict=True):
+            # Three more roundings, for the sizes at which the twin is right to the last bit.
+            slack = 3 * torch.finfo(dtype).eps * (1 / unit).mean()
+            assert (our / unit).mean() <= 2 * (their / unit).mean() + slack, (kappa, our, their)
 
 
 def in_float64(name, *arguments):
-    return together(testing.twin(name)(*(x.double() for x in arguments)))
+    return testing.twin(name)(*(x.double() for x in arguments))
 
 
 @pytest.mark.usefixtures("native_only")
@@ -99,66 +91,18 @@ def test_float32(name, n):
     check(name, n, torch.float32, in_float64, batch=min(64, max(2, 512 // n)))
 
 
-def extended_root(name, A):
-    identity = np.eye(len(A), dtype=np.longdouble)
-    nu = np.sqrt((A * A).sum())
-    X = A / nu
-    inverse = name.endswith("inv")
-    if name.startswith("mpa"):
-        tangents = [np.tan(np.arctan(np.longdouble(1)) * 4 * j / 11) ** 2 for j in range(1, 6)]
-        terms = [
-            2
-            * (1 + t)
-            * (
-                testing.extended_inverse(identity + t * X)
-                if inverse
-                else X @ testing.extended_inverse(X + t * identity)
-            )
-            for t in tangents
-        ]
-        Y = (identity + sum(terms)) / 11
-    else:
-        power = np.longdouble(-0.5 if inverse else 0.5)
-        c = [np.prod([(i - power) / (i + 1) for i in range(k)], initial=np.longdouble(1)) for k in range(11)]
-        Y = 0 * identity
-        for coefficient in reversed(c):
-            Y = Y @ (identity - X) + coefficient * identity
-    return Y / np.sqrt(nu) if inverse else Y * np.sqrt(nu)
-
-
-def extended_lyapunov(B, C, scale):
-    B, C = B / scale, C / scale
-    for _ in range(8):
-        M = B @ B
-        C = (3 * C - C @ M - M @ C + B @ C @ B) / 2
-        B = (3 * B - B @ M) / 2
-    return C / 2
-
-
 def in_extended(name, *arguments):
-    def one(*matrices):
-        *firsts, last = (x.numpy().astype(np.longdouble) for x in matrices)
-        if OPS[name].names == ("A",):
-            return extended_root(name, last)
-        symmetric = (last + last.T) / 2
-        norm = np.sqrt((firsts[0] * firsts[0]).sum())
-        if name == "lyapunov":
-            return extended_lyapunov(firsts[0], last, norm)
-        if name == "sqrtm_lya_backward":
-            return extended_lyapunov(firsts[1], symmetric, np.sqrt(norm))
-        Z = firsts[0]
-        return extended_lyapunov(Z, -Z @ Z @ symmetric @ Z @ Z, norm)
-
-    symmetric_first = [symmetric_part(x) for x in arguments[:-1]]
-    results = [one(*matrices) for matrices in zip(*symmetric_first, arguments[-1], strict=True)]
-    # relative_error works in float64: enough to tell errors of a few ulp from one another.
-    return torch.from_numpy(np.stack(results).astype(np.float64))
+    last = len(arguments) - 1
+    arguments = [x if i == last and last else symmetric_part(x) for i, x in enumerate(arguments)]
+    matrices = zip(*(x.numpy().astype(np.longdouble) for x in arguments), strict=True)
+    # errors works in float64: enough to tell errors of a few ulp from one another.
+    return torch.from_numpy(np.stack([CASES[name].extended(*each) for each in matrices]).astype(np.float64))
 
 
 @pytest.mark.usefixtures("native_only")
 @pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="no extended precision on this platform")
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 17, 33])
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", [name for name in OPS if CASES[name].extended])
 def test_float64(name, n):
     check(name, n, torch.float64, in_extended, batch=min(64, max(2, 256 // n)))
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import fastsqrtm
-from fastsqrtm import testing
+import op_cases
 from fastsqrtm._ops.native import native
 from fastsqrtm._ops.table import OPS
 
@@ -200,8 +200,8 @@ def compare_cases():
     cases = {}
     for dtype in (torch.float32, torch.float64):
         for n in (1, 5, 16):
-            for name in OPS:
-                inputs = testing.op_inputs(name, n, (2,), dtype=dtype)
+            for name in op_cases.OPS:
+                inputs = op_cases.inputs(name, n, (2,), dtype=dtype)
                 out = differentiable(name, results(name, inputs))
                 cases[f"{name} {dtype} {n}"] = [*inputs, *map(torch.randn_like, (*out, *inputs))]
     return cases

@@ -10,18 +10,18 @@ import pytest
 import torch
 
 import fastsqrtm
+import op_cases
 from fastsqrtm import testing
+from op_cases import CASES, OPS
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # at the end: an installed fastsqrtm goes first
 from bench.gpu_worker import (
     ACCURATE,
     EXACT,
     ROOTS,
-    TENSORS,
     fused_limit,
     launched,
     launched_by_passes,
-    op_inputs,
 )
 
 pytestmark = pytest.mark.cuda
@@ -31,41 +31,43 @@ SOME_SIZES = [1, 7, 16, 32, 48, 64, 96, 128, 200]  # one for each way of sharing
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 KAPPAS = [1e1, 1e4]
 EXACT_GRADIENTS = [f"{name}_backward" for name in EXACT]
-PAIRS = [name for name, op in testing.OPS.items() if len(op.results) > 1]
+op = op_cases.dispatched
+results = testing.results
 
 
-def op(name):
-    return getattr(torch.ops.fastsqrtm, name)
+def each(function, output):
+    """A function of every result."""
+    return tuple(function(x) for x in results(output))
 
 
-def single(output):
-    """Several results in one tensor, (batch, results, n, n)."""
-    found = testing.results(output)
-    return found[0] if len(found) == 1 else torch.stack(found, 1)
+def identical(ours, theirs):
+    return all(torch.equal(x, y) for x, y in zip(results(ours), results(theirs), strict=True))
+
+
+def repeated(x, copies):
+    """The batch several times over."""
+    return x.repeat(copies, *[1] * (x.dim() - 1))
 
 
 @functools.lru_cache(maxsize=64)
-def matrices(n, kappa, batch):
-    """A, its root, its inverse root, and a C of which every second one is symmetric; in float64, on the device."""
-    A = 0.37 * testing.spd(n, kappa, (batch,), dtype=torch.float64, seed=n)
-    C = torch.randn(batch, n, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
-    C[::2] = (C + C.mT)[::2]
-    return tuple(x.cuda() for x in (A, testing.exact_sqrtm(A), testing.exact_sqrtm(A, -0.5), C))
+def matrix(n, kappa, batch):
+    return testing.spd(n, kappa, (batch,), dtype=torch.float64, seed=n)
 
 
 def inputs(name, n, kappa, dtype, batch=4):
-    A, S, Z, C = (x.to(dtype) for x in matrices(n, kappa, batch))
-    several = {
-        **dict.fromkeys(EXACT_GRADIENTS, (A, C)),
-        "lyapunov": (S, C),
-        "lyapunov_newton": (S, C),
-        "sqrtm_lya_backward": (A, S, C),
-        "inv_sqrtm_lya_backward": (Z, C),
-        "sqrtm_backward": (S, C),
-        "inv_sqrtm_backward": (Z, C),
-        "sqrtm_and_inv_backward": (S, Z, C, C.flip(0)),
-    }
-    return several.get(name, (A,))
+    """Arguments of an op on the device, every second one of the arbitrary ones symmetric."""
+    return tuple(x.cuda() for x in op_cases.inputs_at(name, matrix(n, kappa, batch), dtype, seed=n))
+
+
+def op_inputs(name, n, batch, dtype, kappa=25.0):
+    """Those of other tests: well-conditioned, each root and inverse root like the square root of kappa."""
+    return list(inputs(name, n, kappa, dtype, batch))
+
+
+def a_s_z_g_h(n, kappa, dtype, batch=4):
+    """A, its root, its inverse root and two cotangents, on the device."""
+    (A,) = inputs("sqrtm", n, kappa, dtype, batch)
+    return A, *inputs("sqrtm_and_inv_backward", n, kappa, dtype, batch)
 
 
 def allowed(theirs, dtype):
@@ -76,57 +78,64 @@ def allowed(theirs, dtype):
     return 2 * theirs.mean() + 3 * max(eps, torch.finfo(torch.float32).eps)
 
 
-def same(ours, theirs, dtype):
-    """Bit for bit for our own kernels. For another batch the libraries may choose other kernels."""
-    if ours.shape[-1] <= fused_limit(dtype):
-        return torch.equal(ours, theirs)
-    return testing.relative_error(ours, theirs.double()).max() < 1000 * torch.finfo(dtype).eps
+def same(name, n, ours, theirs, dtype):
+    """Bit for bit where the kernels are ours. For another batch the libraries may choose other kernels."""
+    if n <= fused_limit(dtype):
+        return identical(ours, theirs)
+    return op_cases.largest_error(name, ours, theirs) < 1000 * torch.finfo(dtype).eps
 
 
-@pytest.mark.parametrize("name", [*TENSORS, *PAIRS])
+def assert_as_accurate_as_the_twin(name, out, arguments, dtype, case=None, numbers=()):
+    exact = testing.twin(name)(*op_cases.cast(name, arguments, torch.float64), *numbers)
+    twin = testing.twin(name)(*op_cases.cast(name, arguments, torch.float32), *numbers)
+    errors = zip(op_cases.errors(name, out, exact), op_cases.errors(name, twin, exact), strict=True)
+    for ours, theirs in errors:
+        assert ours.mean() <= allowed(theirs, dtype), (case, ours, theirs)
+
+
+@pytest.mark.parametrize("name", OPS)
 def test_the_kernels_are_there(name):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastsqrtm::{name}", "CUDA")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("name", [*TENSORS, *PAIRS])
+@pytest.mark.parametrize("name", OPS)
 def test_accuracy(name, n, dtype):
     for kappa in KAPPAS if dtype.itemsize > 2 else KAPPAS[:1]:
         arguments = inputs(name, n, kappa, dtype, 4 if n > 16 else 32)  # small ones differ more
-        exact = single(testing.twin(name)(*(x.double() for x in arguments)))
-        theirs = testing.relative_error(single(testing.twin(name)(*(x.float() for x in arguments))), exact)
-        found = testing.results(op(name)(*arguments))
-        assert all(out.is_contiguous() for out in found)
-        out = single(found)
-        assert (out.dtype, out.shape, out.device) == (dtype, exact.shape, exact.device)
-        ours = testing.relative_error(out, exact)
-        assert ours.mean() <= allowed(theirs, dtype), (kappa, ours, theirs)
+        found = results(op(name)(*arguments))
+        for out, line, shape in zip(
+            found, OPS[name].results, OPS[name].result_shapes(*(x.shape for x in arguments)), strict=True
+        ):
+            assert out.is_contiguous()
+            assert (out.dtype, out.shape, out.device) == (line.dtype or dtype, shape, arguments[0].device)
+        assert_as_accurate_as_the_twin(name, found, arguments, dtype, kappa)
         if dtype.itemsize == 2:
-            in_float32 = single(op(name)(*(x.float() for x in arguments)))
-            assert torch.equal(out, in_float32.to(dtype)), "rounded more than once"
+            in_float32 = results(op(name)(*op_cases.cast(name, arguments, torch.float32)))
+            for out, single in zip(found, in_float32, strict=True):
+                assert torch.equal(out, single.to(out.dtype)), "rounded more than once"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n", SIZES)
 def test_a_pair_of_roots_is_its_two_roots(n, dtype):
     """Bit for bit, forward; the gradient is the sum of the two gradients."""
-    A, S, Z, C = (x.to(dtype) for x in matrices(n, 1e3, 4))
-    roots = op("sqrtm_and_inv")(A)
-    for root, alone in zip(roots, (op("sqrtm")(A), op("inv_sqrtm")(A)), strict=True):
-        assert same(root, alone, dtype)
-    arguments = S, Z, C, C.flip(0)
-    expected = op("sqrtm_backward")(S, C).double() + op("inv_sqrtm_backward")(Z, C.flip(0)).double()
+    A, S, Z, G, H = a_s_z_g_h(n, 1e3, dtype)
+    pair = op("sqrtm_and_inv")(A)
+    assert same("sqrtm_and_inv", n, pair, (op("sqrtm")(A), op("inv_sqrtm")(A)), dtype)
+    arguments = S, Z, G, H
+    expected = op("sqrtm_backward")(S, G).double() + op("inv_sqrtm_backward")(Z, H).double()
     together = op("sqrtm_and_inv_backward")(*arguments)
     assert testing.relative_error(together, expected).max() < 1e4 * torch.finfo(dtype).eps
     # Views, those of one tensor for both roots among them, and each matrix alone.
-    packed = *torch.stack((S, Z), 1).unbind(1), *torch.stack((C, C.flip(0)), 1).unbind(1)
+    packed = *torch.stack((S, Z), 1).unbind(1), *torch.stack((G, H), 1).unbind(1)
     for kind in (tuple(x.mT.contiguous().mT for x in arguments), packed):
         assert torch.equal(op("sqrtm_and_inv_backward")(*kind), together)
     for i in range(4):
-        assert same(op("sqrtm_and_inv_backward")(*(x[i] for x in arguments)), together[i], dtype)
-        for root, alone in zip(roots, op("sqrtm_and_inv")(A[i]), strict=True):
-            assert same(alone, root[i], dtype)
+        alone = op("sqrtm_and_inv_backward")(*(x[i] for x in arguments))
+        assert same("sqrtm_and_inv_backward", n, alone, together[i], dtype)
+        assert same("sqrtm_and_inv", n, op("sqrtm_and_inv")(A[i]), each(lambda x, i=i: x[i], pair), dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -135,17 +144,18 @@ def test_a_pair_of_roots_is_its_two_roots(n, dtype):
 def test_singular_matrices_get_a_ridge(name, n, dtype):
     """Their neighbours do not change; indefinite matrices are NaN, the results of zero are known."""
     generator = torch.Generator().manual_seed(n)
-    arguments = [x.clone() for x in op_inputs(name, n, 6, dtype)]
-    expected = op(name)(*arguments)
+    tensors = op_inputs(name, n, 7, dtype)
+    expected = op(name)(*tensors)
+    arguments = op_cases.at_zero(name, tensors, 3)
     v = torch.randn(n, 1, generator=generator, dtype=torch.float64).cuda()
     arguments[0][1] = (v @ v.mT).to(dtype)
-    arguments[0][3] = 0
     arguments[0][4] = -torch.eye(n)
+    arguments[0][6] = 0
     out = op(name)(*arguments)
     assert torch.equal(out[[0, 2, 5]], expected[[0, 2, 5]])
     assert out[1].isfinite().all()
-    zero = torch.full((n,), math.inf if name == "inv_sqrtm" else 0.0, device="cuda", dtype=dtype).diag()
-    assert torch.equal(out[3], zero)
+    assert op_cases.known_at_zero(name, (out[3],))
+    assert torch.equal(out[6], out[3])
     assert out[4].isnan().all()
     if name == "sqrtm":
         error = testing.relative_error(out[1].double() @ out[1].double(), arguments[0][1].double())
@@ -158,7 +168,7 @@ def test_singular_matrices_get_a_ridge(name, n, dtype):
 def test_rtol(name, n, rtol):
     arguments = inputs(name, n, 1e3, torch.float64)
     exact = testing.twin(name)(*arguments)
-    assert testing.relative_error(op(name)(*arguments, rtol), exact).max() <= rtol + 1e-9
+    assert op_cases.largest_error(name, op(name)(*arguments, rtol), exact) <= rtol + 1e-9
 
 
 @pytest.mark.usefixtures("profiler_counts")
@@ -183,7 +193,7 @@ def test_gradient(name, n, dtype):
         return testing.twin(gradient)(*((root, G) if name.endswith("inv") else (A, root, G)))
 
     for kappa in KAPPAS:
-        A, _, _, G = (x.to(dtype) for x in matrices(n, kappa, 4))
+        A, _, _, G, _ = a_s_z_g_h(n, kappa, dtype)
         exact = by_twins(A.double(), G.double())
         theirs = testing.relative_error(by_twins(A.float(), G.float()), exact)
         leaf = A.clone().requires_grad_()
@@ -196,7 +206,7 @@ def test_gradient(name, n, dtype):
 @pytest.mark.parametrize("name", EXACT)
 def test_exact_gradient(name, n):
     """Equals that of the twin under torch's autograd, to first and second order."""
-    A, _, _, G = matrices(n, 10.0, 2)
+    A, _, _, G, _ = a_s_z_g_h(n, 10.0, torch.float64, 2)
     results = []
     for root in (op(name), testing.twin(name).compute):
         leaf = A.clone().requires_grad_()
@@ -227,13 +237,10 @@ def test_gradient_of_lyapunov_and_second_derivatives(n):
 @pytest.mark.parametrize("name", ROOTS)
 def test_degrees_and_iterations(name, degree):
     for n in (7, 64, 130):
-        A, _, _, G = (x.float() for x in matrices(n, 10.0, 4))
-        exact = testing.twin(name)(A.double(), degree)
-        theirs = testing.relative_error(testing.twin(name)(A, degree), exact)
-        assert testing.relative_error(op(name)(A, degree), exact).mean() <= allowed(theirs, torch.float32)
-        exact = testing.twin("lyapunov")(A.double(), G.double(), degree)
-        theirs = testing.relative_error(testing.twin("lyapunov")(A, G, degree), exact)
-        assert testing.relative_error(op("lyapunov")(A, G, degree), exact).mean() <= allowed(theirs, torch.float32)
+        A, _, _, G, _ = a_s_z_g_h(n, 10.0, torch.float32)
+        assert_as_accurate_as_the_twin(name, op(name)(A, degree), [A], A.dtype, n, (degree,))
+        X = op("lyapunov")(A, G, degree)
+        assert_as_accurate_as_the_twin("lyapunov", X, [A, G], A.dtype, n, (degree,))
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 4, 7, 32])
@@ -241,23 +248,22 @@ def test_degrees_and_iterations(name, degree):
 def test_degrees_of_exact_gradients(name, degree):
     for n in (7, 64, 96, 130):
         arguments = inputs(name, n, 10.0, torch.float32)
-        exact = testing.twin(name)(*(x.double() for x in arguments), degree)
-        theirs = testing.relative_error(testing.twin(name)(*arguments, degree), exact)
-        assert testing.relative_error(op(name)(*arguments, degree), exact).mean() <= allowed(theirs, torch.float32)
+        out = op(name)(*arguments, degree)
+        assert_as_accurate_as_the_twin(name, out, arguments, torch.float32, n, (degree,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("n", "batch"), [(2, 70_000), (33, 1), (64, 1000), (130, 1)])
-@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("name", OPS)
 def test_batches(name, n, batch, dtype):
     few = op_inputs(name, n, min(batch, 100), dtype)
-    arguments = [x.repeat(-(-batch // len(x)), 1, 1)[:batch] for x in few]
+    copies = -(-batch // len(few[0]))
+    arguments = [repeated(x, copies)[:batch] for x in few]
     out = op(name)(*arguments)
-    expected = op(name)(*few).repeat(-(-batch // len(few[0])), 1, 1)[:batch]
-    assert same(out, expected, dtype)
-    exact = testing.twin(name)(*(x[-20:].double() for x in arguments))
-    theirs = testing.relative_error(testing.twin(name)(*(x[-20:].float() for x in arguments)), exact)
-    assert testing.relative_error(out[-20:], exact).mean() <= allowed(theirs, dtype)
+    expected = each(lambda x: repeated(x, copies)[:batch], op(name)(*few))
+    assert same(name, n, out, expected, dtype)
+    last = [x[-20:] for x in arguments]
+    assert_as_accurate_as_the_twin(name, each(lambda x: x[-20:], out), last, dtype)
 
 
 @pytest.mark.slow
@@ -272,128 +278,121 @@ def test_more_than_2_to_the_31_elements(name, n):
     few = testing.spd(n, 5, (3,), dtype=torch.float16).cuda()
     A = torch.zeros(batch, n, n, dtype=torch.float16, device="cuda")
     A[0], A[batch // 2], A[-1] = few
-    arguments = [A] * TENSORS[name]
+    arguments = [A] * len(OPS[name].tensors)
     out = op(name)(*arguments)
-    expected = op(name)(*(few,) * TENSORS[name])
-    assert same(out[[0, batch // 2, -1]], expected, torch.float32)
+    expected = op(name)(*[few] * len(OPS[name].tensors))
+    assert same(name, n, out[[0, batch // 2, -1]], expected, torch.float32)
     assert out[1].count_nonzero() == 0
     assert out[-2].count_nonzero() == 0
 
 
-@pytest.mark.parametrize("shape", [(0, 0), (0, 3, 3), (2, 0, 0), (2, 0, 4, 4), (0, 200, 200)])
-@pytest.mark.parametrize("name", TENSORS)
-def test_empty(name, shape):
-    out = op(name)(*(torch.ones(shape, device="cuda") for _ in range(TENSORS[name])))
-    assert out.shape == shape
-    assert out.is_cuda
-    if name in ROOTS:
-        A = torch.ones(shape, device="cuda", requires_grad=True)
-        getattr(fastsqrtm, name)(A).sum().backward()
-        assert A.grad.shape == shape
+@pytest.mark.parametrize(("batch", "n"), [((), 0), ((0,), 3), ((2,), 0), ((2, 0), 4), ((0,), 200)])
+@pytest.mark.parametrize("name", OPS)
+def test_empty(name, batch, n):
+    shapes = op_cases.shapes(name, n, batch)
+    found = results(op(name)(*(torch.ones(shape, device="cuda") for shape in shapes)))
+    assert [out.shape for out in found] == OPS[name].result_shapes(*shapes)
+    assert all(out.is_cuda for out in found)
+    leaves = [torch.ones(shape, device="cuda", requires_grad=True) for shape in shapes]
+    total = sum(out.sum() for out in op_cases.differentiable(name)(*leaves))
+    for x, gradient in zip(leaves, torch.autograd.grad(total, leaves, allow_unused=True), strict=True):
+        assert gradient is None or gradient.shape == x.shape
 
 
 def views(x):
-    """The same numbers in every kind of memory, next to NaN."""
-    *batch, n, _ = x.shape
-    yield "transposed matrices", x.mT.contiguous().mT
+    """The same numbers in every kind of memory, next to NaN: of matrices, and of one number for each matrix."""
+    dims = list(enumerate(x.shape[2:]))
+    yield "transposed matrices", x.mT.contiguous().mT if len(dims) > 1 else x
     yield "transposed batch", x.transpose(0, 1).contiguous().transpose(0, 1)
-    yield "batch last", x.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
-    framed = x.new_full((*batch, n + 3, n + 5), math.nan)
-    framed[..., 1 : n + 1, 2 : n + 2] = x
-    yield "inside a larger matrix", framed[..., 1 : n + 1, 2 : n + 2]
+    yield "batch last", x.movedim((0, 1), (-2, -1)).contiguous().movedim((-2, -1), (0, 1))
+    framed = x.new_full((*x.shape[:2], *(size + 3 + 2 * i for i, size in dims)), math.nan)
+    inside = (..., *(slice(1 + i, 1 + i + size) for i, size in dims))
+    framed[inside] = x
+    yield "inside a larger matrix", framed[inside]
     memory = x.new_full((x.numel() + 2,), math.nan)
     memory[1:-1] = x.flatten()
     yield "an offset of one element", memory[1:-1].view(x.shape)
-    every = x.new_full((2 * batch[0], *x.shape[1:]), math.nan)
+    every = x.new_full((2 * len(x), *x.shape[1:]), math.nan)
     every[::2] = x
     yield "every second matrix", every[::2]
     yield "negative bit", torch._neg_view(-x)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 16, 33, 64, 130])
-@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("name", OPS)
 def test_views(name, n):
-    arguments = [x.view(2, 3, n, n) for x in op_inputs(name, n, 6, torch.float32)]
+    arguments = [x.unflatten(0, (2, 3)) for x in op_inputs(name, n, 6, torch.float32)]
     expected = op(name)(*arguments)
     for kinds in zip(*map(views, arguments), strict=True):
         originals = [view.clone() for _, view in kinds]
-        assert torch.equal(op(name)(*(view for _, view in kinds)), expected), kinds[0][0]
+        assert identical(op(name)(*(view for _, view in kinds)), expected), kinds[0][0]
         assert all(torch.equal(view, before) for (_, view), before in zip(kinds, originals, strict=True))
-    expanded = [x[:1, :1].expand(4, 3, n, n) for x in arguments]
-    assert same(op(name)(*expanded), expected[:1, :1].expand(4, 3, n, n), torch.float32)
+    expanded = [x[:1, :1].expand(4, 3, *x.shape[2:]) for x in arguments]
+    first = each(lambda x: x[:1, :1].expand(4, 3, *x.shape[2:]), expected)
+    assert same(name, n, op(name)(*expanded), first, torch.float32)
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 @pytest.mark.parametrize("n", [3, 16, 40, 64, 100, 130])
-@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("name", OPS)
 def test_a_bad_matrix_harms_itself_alone(name, n, poison):
     arguments = op_inputs(name, n, 5, torch.float32)
-    expected = op(name)(*arguments)
-    for position in range(len(arguments)):
+    expected = results(op(name)(*arguments))
+    for position, line in enumerate(OPS[name].tensors):
         bad = [x.clone() for x in arguments]
-        bad[position][2, n - 1, n // 2] = poison
-        out = op(name)(*bad)
-        assert not out[2].isfinite().all()
-        assert torch.equal(out[[0, 1, 3, 4]], expected[[0, 1, 3, 4]])
-        if name in ROOTS or name in EXACT:
-            assert out[2].isnan().all()
-
-
-@pytest.mark.parametrize("n", [1, 4, 40, 64, 130])
-@pytest.mark.parametrize("name", ["mpa_lya", "mpa_lya_inv", "mpa", "mpa_inv"])
-def test_indefinite_is_nan_and_zero_is_known(name, n):
-    A = testing.spd(n, batch=(4,)).cuda()
-    expected = op(name)(A)
-    A[1] = -torch.eye(n)
-    A[2] = 0
-    out = op(name)(A)
-    assert out[1].isnan().all()
-    diagonal = torch.full((n,), math.inf if name.endswith("inv") else 0.0, device="cuda").diag()
-    assert torch.equal(out[2], diagonal)
-    assert torch.equal(out[[0, 3]], expected[[0, 3]])
+        bad[position][(2, n - 1, n // 2)[: 1 + len(line.dims)]] = poison
+        for out, unharmed in zip(results(op(name)(*bad)), expected, strict=True):
+            assert not out[2].isfinite().all()
+            assert torch.equal(out[[0, 1, 3, 4]], unharmed[[0, 1, 3, 4]])
+            if len(arguments) == 1:
+                assert out[2].isnan().all()
 
 
 @pytest.mark.parametrize("n", [1, 4, 40, 64, 96, 130])
-@pytest.mark.parametrize("name", EXACT_GRADIENTS)
-def test_exact_gradient_of_an_indefinite_and_of_the_zero_matrix(name, n):
-    A, G = op_inputs(name, n, 4, torch.float32)
-    expected = op(name)(A, G)
-    A[1] = -torch.eye(n)
-    A[2] = 0
-    out = op(name)(A, G)
-    assert out[1].isnan().all() == name.startswith("mpa")  # a polynomial is defined everywhere
-    assert out[2].count_nonzero() == 0
-    assert torch.equal(out[[0, 3]], expected[[0, 3]])
+@pytest.mark.parametrize("name", [name for name, line in OPS.items() if op_cases.power_of(name, line.tensors[0])])
+def test_indefinite_is_nan_and_zero_is_known(name, n):
+    """As the row of the op says."""
+    arguments = op_inputs(name, n, 4, torch.float32)
+    expected = results(op(name)(*arguments))
+    if CASES[name].at_zero is not None:
+        arguments = op_cases.at_zero(name, arguments, 2)
+    arguments[0][1] = -torch.eye(n)
+    found = results(op(name)(*arguments))
+    for out, unharmed in zip(found, expected, strict=True):
+        assert out[1].isnan().all() == CASES[name].definite
+        assert torch.equal(out[[0, 3]], unharmed[[0, 3]])
+    if CASES[name].at_zero is not None:
+        assert op_cases.known_at_zero(name, tuple(out[2] for out in found))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n", SOME_SIZES)
-@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("name", OPS)
 def test_batch_size_and_position(name, n, dtype):
     """Bit for bit: from one matrix, for which teams join, to a batch that fills the chip."""
     arguments = op_inputs(name, n, 5, dtype)
     together = op(name)(*arguments)
     for i in range(5):
-        assert same(op(name)(*(x[i] for x in arguments)), together[i], dtype)
-    assert torch.equal(op(name)(*(x.flip(0) for x in arguments)).flip(0), together)
+        assert same(name, n, op(name)(*(x[i] for x in arguments)), each(lambda x, i=i: x[i], together), dtype)
+    assert identical(each(lambda x: x.flip(0), op(name)(*(x.flip(0) for x in arguments))), together)
     for copies in (13, 400 if n <= 64 else 60):
-        many = op(name)(*(x.repeat(copies, 1, 1) for x in arguments))
-        assert same(many, together.repeat(copies, 1, 1), dtype)
+        many = op(name)(*(repeated(x, copies) for x in arguments))
+        assert same(name, n, many, each(lambda x, copies=copies: repeated(x, copies), together), dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n", SOME_SIZES)
-@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("name", OPS)
 def test_deterministic(name, n, dtype):
-    arguments = [x.repeat(40, 1, 1) for x in op_inputs(name, n, 5, dtype)]
+    arguments = [repeated(x, 40) for x in op_inputs(name, n, 5, dtype)]
     expected = op(name)(*arguments)
     for _ in range(4):
-        torch.full_like(expected, math.nan)  # as the memory of the next result may hold
-        assert torch.equal(op(name)(*arguments), expected)
+        each(lambda x: torch.full_like(x, math.nan), expected)  # what the memory of the next results may hold
+        assert identical(op(name)(*arguments), expected)
 
 
 @pytest.mark.parametrize("n", [8, 64, 128, 200])
-@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("name", OPS)
 def test_side_stream(name, n):
     """The op waits for its own stream, and the default stream does not wait for the op."""
     arguments = op_inputs(name, n, 8, torch.float32)
@@ -407,20 +406,20 @@ def test_side_stream(name, n):
             x.copy_(source)
         out = op(name)(*late)
     stream.synchronize()
-    assert torch.equal(out, expected)
+    assert identical(out, expected)
 
 
 @pytest.mark.parametrize("n", [8, 64, 200])
 def test_device_guard(n):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
-    for name in TENSORS:
+    for name in OPS:
         arguments = op_inputs(name, n, 3, torch.float32)
         with torch.cuda.device(0):
             out = op(name)(*(x.to("cuda:1") for x in arguments))
             assert torch.cuda.current_device() == 0
-        assert out.device == torch.device("cuda:1")
-        assert torch.equal(out.cpu(), op(name)(*arguments).cpu())
+        assert all(x.device == torch.device("cuda:1") for x in results(out))
+        assert identical(each(torch.Tensor.cpu, out), each(torch.Tensor.cpu, op(name)(*arguments)))
 
 
 def test_tensors_on_two_devices_are_refused():
@@ -431,9 +430,9 @@ def test_tensors_on_two_devices_are_refused():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n", [7, 32, 64, 128, 200])
-@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("name", OPS)
 def test_graph_capture(name, n, dtype):
-    first, second = (op_inputs(name, n, 6, dtype, kappa) for kappa in (5, 50))
+    first, second = (op_inputs(name, n, 6, dtype, kappa) for kappa in (25.0, 2500.0))
     static = [x.clone() for x in first]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -447,7 +446,7 @@ def test_graph_capture(name, n, dtype):
         for x, value in zip(static, values, strict=True):
             x.copy_(value)
         graph.replay()
-        assert torch.equal(out, op(name)(*values))
+        assert identical(out, op(name)(*values))
 
 
 def test_graph_capture_of_forward_and_backward():
@@ -478,7 +477,7 @@ def syncs_are_errors():
 
 
 @pytest.mark.parametrize("n", [7, 64, 128, 200])
-@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("name", OPS)
 def test_no_host_synchronisation(name, n, syncs_are_errors):
     """The op returns while work queued before it still runs: nobody waits."""
     arguments = op_inputs(name, n, 6, torch.float32)
@@ -494,7 +493,7 @@ def test_no_host_synchronisation(name, n, syncs_are_errors):
     asynchronous = not before.query()
     torch.cuda.set_sync_debug_mode("default")
     assert asynchronous, f"waited {waited:.3f} s"
-    assert out.isfinite().all()
+    assert all(x.isfinite().all() for x in results(out))
 
 
 @pytest.fixture(scope="module")
@@ -527,11 +526,11 @@ def test_one_launch_for_an_exact_gradient(name, n, dtype):
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (2, 1, 4, 4), (0, 3, 3), (1, 1), (2, 130, 130)], ids=str)
-@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("name", OPS)
 def test_opcheck(name, shape):
     *batch, n, _ = shape
-    arguments = (testing.spd(n, 2, tuple(batch), seed=i).cuda().requires_grad_() for i in range(TENSORS[name]))
-    testing.opcheck(name, tuple(arguments))
+    arguments = (x.cuda() for x in op_cases.inputs(name, n, tuple(batch), 4.0))
+    testing.opcheck(name, tuple(x.requires_grad_(x.is_floating_point()) for x in arguments))
 
 
 @pytest.mark.parametrize(
@@ -555,15 +554,16 @@ def test_compile(name, backend):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("name", OPS)
 def test_autocast_computes_in_float32(name, dtype):
     half = op_inputs(name, 5, 2, dtype)
+    single, double = (op_cases.cast(name, half, precision) for precision in (torch.float32, torch.float64))
     with torch.autocast("cuda", dtype):
-        out = op(name)(*half)
-        double = op(name)(*(x.double() for x in half))
-    assert out.dtype == torch.float32
-    assert double.dtype == torch.float64
-    assert torch.equal(out, op(name)(*(x.float() for x in half)))
+        found, of_double = op(name)(*half), op(name)(*double)
+    assert identical(found, op(name)(*single))
+    for line, out, in_double in zip(OPS[name].results, results(found), results(of_double), strict=True):
+        assert out.dtype == (line.dtype or torch.float32)
+        assert in_double.dtype == (line.dtype or torch.float64)
 
 
 def test_tf32_of_torch_changes_nothing():

@@ -4,17 +4,14 @@ import pytest
 import torch
 
 import fastsqrtm
+import op_cases
 from fastsqrtm import testing
-
-OPS = testing.OPS
+from fastsqrtm.testing import results
+from op_cases import OPS
 
 
 def inputs(name, dtype, n=9):
-    A = testing.spd(n, kappa=5, batch=(2, 3), dtype=torch.float64)
-    S, Z = (testing.exact_sqrtm(A, power) for power in (0.5, -0.5))
-    G = torch.randn(2, 3, n, n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    tensors = {"A": A, "S": S, "Z": Z, "B": S, "C": G, "G": G, "H": G}
-    return [tensors[letter].to(dtype) for letter in OPS[name].names]
+    return op_cases.inputs(name, n, (2, 3), 5.0, dtype)
 
 
 @pytest.mark.parametrize("n", [1, 9, 33])
@@ -22,22 +19,38 @@ def inputs(name, dtype, n=9):
 @pytest.mark.parametrize("name", OPS)
 def test_half_precisions_are_rounded_once(path, name, dtype, n):
     half = inputs(name, dtype, n)
-    in_float32 = testing.results(path(name)(*(x.float() for x in half)))
-    for out, single in zip(testing.results(path(name)(*half)), in_float32, strict=True):
-        assert torch.equal(out, single.to(dtype))
+    in_float32 = results(path(name)(*op_cases.cast(name, half, torch.float32)))
+    for out, single in zip(results(path(name)(*half)), in_float32, strict=True):
+        assert torch.equal(out, single.to(out.dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("name", OPS)
 def test_result(path, name, dtype):
     arguments = inputs(name, dtype)
-    found = testing.results(path(name)(*arguments))
-    in_float64 = testing.results(path(name)(*(x.double() for x in arguments)))
+    found = results(path(name)(*arguments))
+    exact = path(name)(*op_cases.cast(name, arguments, torch.float64))
     shapes = OPS[name].result_shapes(*(x.shape for x in arguments))
-    for out, exact, shape in zip(found, in_float64, shapes, strict=True):
-        assert (out.dtype, out.device, out.shape) == (dtype, arguments[0].device, shape)
+    for out, line, shape in zip(found, OPS[name].results, shapes, strict=True):
+        assert (out.dtype, out.device, out.shape) == (line.dtype or dtype, arguments[0].device, shape)
         assert out.is_contiguous()
-        assert testing.relative_error(out, exact).max() < {torch.float64: 1e-15, torch.float32: 1e-5}.get(dtype, 1e-2)
+    bound = {torch.float64: 1e-15, torch.float32: 1e-5}.get(dtype, 1e-2)
+    assert op_cases.largest_error(name, found, exact) < bound
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", OPS)
+def test_half_precision_gradient_of_an_op(name, dtype):
+    leaves = [x.requires_grad_(x.is_floating_point()) for x in op_cases.inputs(name, 6, (), 3.0, dtype)]
+    exact = [x.detach().to(torch.promote_types(x.dtype, torch.float64)).requires_grad_() for x in leaves]
+    for tensors in (leaves, exact):
+        sum(out.sum() for out in op_cases.differentiable(name)(*tensors)).backward()
+    for ours, theirs in zip(leaves, exact, strict=True):
+        assert (ours.grad is None) == (theirs.grad is None)
+        if ours.grad is not None:
+            assert ours.grad.dtype == dtype
+            error = torch.linalg.vector_norm(ours.grad.double() - theirs.grad)
+            assert error < 0.03 * torch.linalg.vector_norm(theirs.grad)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

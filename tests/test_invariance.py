@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+import op_cases
 from fastsqrtm import testing
 from fastsqrtm.testing import results
+from op_cases import OPS
 
-OPS = testing.OPS
 SIZES = [1, 2, 3, 7, 16, 31, 48, 65, 100]
 
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("native_only", "two_threads")
 @pytest.mark.parametrize("name", OPS)
 def test_batch_size_and_position(name, n, dtype):
     op = getattr(torch.ops.fastsqrtm, name)
-    tensors = testing.op_inputs(name, n, (5,), dtype=dtype, general=True)
+    tensors = op_cases.inputs(name, n, (5,), dtype=dtype)
     together = results(op(*tensors))
     for i in range(5):
         assert_equal(op(*(x[i] for x in tensors)), [x[i] for x in together])
@@ -36,7 +37,7 @@ def test_batch_size_and_position(name, n, dtype):
 @pytest.mark.parametrize("name", OPS)
 def test_threads(name, n, batch, dtype):
     op = getattr(torch.ops.fastsqrtm, name)
-    tensors = testing.op_inputs(name, n, (batch,), dtype=dtype, general=True)
+    tensors = op_cases.inputs(name, n, (batch,), dtype=dtype)
     found = []
     for threads in (2, 1, 2):
         torch.set_num_threads(threads)

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 import fastsqrtm
+import op_cases
 from fastsqrtm import testing
 from fastsqrtm._ops import native as library
 from fastsqrtm._ops import register
@@ -126,7 +127,7 @@ def gpus(monkeypatch):
 def test_a_chip_without_code_takes_the_twins_with_one_warning(gpus, chips, tries, reason):
     tried = gpus("8.0 9.0", *chips)
     A = testing.spd(5, batch=(2,))
-    calls = {name: testing.op_inputs(name, 5, (2,)) for name in testing.OPS}
+    calls = {name: op_cases.inputs(name, 5, (2,)) for name in op_cases.OPS}
     with warnings.catch_warnings(record=True) as caught, WithoutGPU():
         warnings.simplefilter("always")
         results = {
@@ -175,26 +176,26 @@ def test_a_chip_without_code_can_be_an_error(gpus, monkeypatch):
 EMPTY = """
 import sys
 sys.path.append(sys.argv[1])
+import op_cases
 import torch
 from test_without_gpu import OnCuda, WithoutGPU
 from fastsqrtm._ops.native import load_cuda
-from fastsqrtm._ops.table import OPS
 from fastsqrtm.testing import results
 assert load_cuda() is None
-for name, line in OPS.items():
-    tensors = line.tensors
+for name, line in op_cases.OPS.items():
     op = getattr(torch.ops.fastsqrtm, name)
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastsqrtm::{name}", "CUDA")
-    for shape in ((0, 0), (0, 3, 3), (2, 0, 4, 4), (0, 200, 200)):
-        A = OnCuda(torch.ones(shape))
+    for batch, n in (((), 0), ((0,), 3), ((2, 0), 4), ((0,), 200)):
+        shapes = op_cases.shapes(name, n, batch)
+        tensors = [OnCuda(torch.ones(shape)) for shape in shapes]
         with WithoutGPU():
-            found = results(op(*[A] * len(tensors)))
-        assert [out.shape for out in found] == line.result_shapes(*[shape] * len(tensors))
+            found = results(op(*tensors))
+        assert [out.shape for out in found] == line.result_shapes(*shapes)
         assert all(out.is_cuda for out in found)
-    A = OnCuda(torch.eye(3).expand(2, 3, 3))
+    tensors = [OnCuda(x) for x in op_cases.inputs(name, 3, (2,))]
     try:
         with WithoutGPU():
-            op(*[A] * len(tensors))
+            op(*tensors)
     except RuntimeError as error:
         assert "CUDA" in str(error) or "device_guard" in str(error)
     else:
