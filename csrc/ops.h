@@ -88,6 +88,19 @@ struct Ops {
     Call call(signatures::sqrtm_and_inv_backward, S, Z, G, H, rtol);
     return run(call, passes::RootsBackward(rtol, call.compute_bytes()), {&S, &Z, &G, &H});
   }
+  static Tensor inv(const Tensor& A) {
+    Call call(signatures::inv, A);
+    return run(call, passes::Inverse(), {&A}, {&call.results[0], nullptr});
+  }
+  static std::tuple<Tensor, Tensor> inv_and_logdet(const Tensor& A) {
+    Call call(signatures::inv_and_logdet, A);
+    run(call, passes::Inverse(), {&A}, {&call.results[0], &call.results[1]});
+    return {call.results[0], call.results[1]};
+  }
+  static Tensor inv_backward(const Tensor& Z, const Tensor& G) {
+    Call call(signatures::inv_backward, Z, G);
+    return run(call, passes::InverseBackward(), {&Z, &G});
+  }
   static Tensor lyapunov(const Tensor& B, const Tensor& C, int64_t iterations) {
     Call call(signatures::lyapunov, B, C, iterations);
     return run(call, passes::Lyapunov(iterations), {&B, &C});

@@ -89,6 +89,12 @@ struct Roots {
   Roots(double rtol, int compute_bytes) : design(root_design(rtol, compute_bytes)) {}
 };
 
+// A -> A^-1, and where it is wanted log det A.
+struct Inverse {};
+
+// Z, G -> -Z sym(G) Z, the gradient of <G, A^-1> for Z = A^-1.
+struct InverseBackward {};
+
 // B, C -> X of B X + X B = C, by Newton steps to this relative error.
 struct LyapunovNewton {
   double tolerance;

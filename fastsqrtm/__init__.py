@@ -13,6 +13,7 @@ from .lyapunov import lyapunov
 from .paper import mpa_lya, mpa_lya_inv, mtp_lya, mtp_lya_inv
 from .plan import Plan, plan
 from .roots import RootInfo, inv_sqrtm, root_info, sqrtm, sqrtm_and_inv
+from .spd import inv, inv_and_logdet
 
 if TYPE_CHECKING:
     from . import testing
@@ -31,6 +32,8 @@ __all__ = [
     "Plan",
     "RootInfo",
     "cmake_prefix_path",
+    "inv",
+    "inv_and_logdet",
     "inv_sqrtm",
     "lyapunov",
     "mpa_lya",

@@ -256,6 +256,16 @@ CASES = {
         oracle=lambda S, Z, G, H, rtol: testing.exact_lyapunov(S, symmetric(G) - Z @ symmetric(H) @ Z),
         at_zero=(0,), definite=True,
     ),
+    "inv": Case(
+        oracle=torch.linalg.inv, at_zero=(INFINITE,), definite=True, semidefinite=False, largest_kappa=1e6,
+    ),
+    "inv_and_logdet": Case(
+        oracle=lambda A: (torch.linalg.inv(A), torch.logdet(A)),
+        at_zero=(INFINITE, -INFINITE), definite=True, semidefinite=False, largest_kappa=1e6,
+    ),
+    "inv_backward": Case(
+        oracle=lambda Z, G: -Z @ symmetric(G) @ Z, powers={"Z": -1.0}, at_zero=(0,), definite=False,
+    ),
     "lyapunov": Case(
         oracle=testing.paper_lyapunov, at_zero=(0,), definite=False, exact_at=SOLVE, extended=extended_lyapunov,
     ),

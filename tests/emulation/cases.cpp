@@ -148,6 +148,35 @@ struct Direct {
   static constexpr bool is_root = false, symmetric_result = true;
   static Told told(const Way&, const Setting&, int) { return Told(); }
 };
+template <>
+struct Tested<cuda::Inverse> : Direct<passes::Inverse> {
+  static constexpr bool is_root = true;
+  static std::vector<Way> ways() {
+    return {{"", minus_half, {0}, {0}, false}, {"_and_logdet", minus_half, {0}, {0, 1}, true, 1}};
+  }
+  static std::vector<Matrix> inputs(const Way&, int n, double scale, double condition, bool) {
+    return {random_root_of(n, scale, condition)};
+  }
+  static Matrix reference(const Way& way, const std::vector<Matrix>& in, int n, const Setting&) {
+    Matrix results = reference::power(in[0], n, -1);
+    if (way.number >= 0) results.push_back(reference::log_determinant(in[0], n));
+    return results;
+  }
+};
+template <>
+struct Tested<cuda::InverseBackward> : Direct<passes::InverseBackward> {
+  static std::vector<Way> ways() { return {{"_backward", minus_half, {0, 1}, {0}}}; }
+  static std::vector<Matrix> inputs(const Way&, int n, double scale, double condition, bool) {
+    const Matrix a = random_root_of(n, scale, condition);
+    return {reference::power(a, n, -1), random_matrix(n)};
+  }
+  static Matrix reference(const Way&, const std::vector<Matrix>& in, int n, const Setting&) {
+    const Matrix z = reference::symmetric_part(in[0], n), g = reference::symmetric_part(in[1], n);
+    Matrix x = reference::multiply(reference::multiply(z, g, n), z, n);
+    for (double& value : x) value = -value;
+    return x;
+  }
+};
 
 template <class Told>
 struct Accurate {

@@ -189,6 +189,35 @@ struct InverseRootBackward {
   }
 };
 
+/// Where Z is the inverse of the zero matrix, +inf on the diagonal and 0 elsewhere: (..., 1, 1).
+inline Tensor is_infinite(const Tensor& Z) {
+  const Tensor infinite = at::full(Z.sizes().slice(0, Z.dim() - 1), std::numeric_limits<double>::infinity(),
+                                   Z.options().requires_grad(false))
+                              .diag_embed();
+  return (Z == infinite).all(-1, true).all(-2, true);
+}
+
+/// Z = A^-1 and log det A.
+struct InverseAndDeterminant {
+  static variable_list save(const variable_list&, const variable_list& results) { return {results[0]}; }
+  template <class Numbers>
+  static variable_list vjp(const variable_list& saved, const Numbers& numbers, const variable_list& G) {
+    const Tensor &Z = saved[0], along = at::where(is_infinite(Z), 0, G[1].unsqueeze(-1).unsqueeze(-1) * Z);
+    return {call<signatures::inv_backward>({Z, G[0]}, numbers) + along};
+  }
+};
+
+/// X = -Z sym(G) Z.
+struct InverseBackward {
+  static variable_list save(const variable_list& x, const variable_list&) { return x; }
+  template <class Numbers>
+  static variable_list vjp(const variable_list& saved, const Numbers& numbers, const variable_list& given) {
+    const Tensor Z = symmetric_part(saved[0]), G = symmetric_part(saved[1]), cotangent = symmetric_part(given[0]);
+    const Tensor K = cotangent.matmul(Z).matmul(G);
+    return {at::where(is_infinite(Z), 0, -(K + K.mT())), call<signatures::inv_backward>({Z, cotangent}, numbers)};
+  }
+};
+
 /// X of S X + X S = sym(G) - Z sym(H) Z.
 template <const Signature& solve>
 struct BothRootsBackward {
@@ -230,6 +259,9 @@ RULE(sqrtm_and_inv,          OneOp<signatures::sqrtm_and_inv_backward, Kept::res
 RULE(sqrtm_backward,         RootBackward<signatures::sqrtm_backward>)
 RULE(inv_sqrtm_backward,     InverseRootBackward<signatures::inv_sqrtm_backward, signatures::lyapunov_newton>)
 RULE(sqrtm_and_inv_backward, BothRootsBackward<signatures::sqrtm_backward>)
+RULE(inv,                    OneOp<signatures::inv_backward, Kept::results>)
+RULE(inv_and_logdet,         InverseAndDeterminant)
+RULE(inv_backward,           InverseBackward)
 RULE(lyapunov,               Lyapunov<signatures::lyapunov>)
 RULE(lyapunov_newton,        Lyapunov<signatures::lyapunov_newton>)
 RULE(mpa_lya,                OneOp<signatures::sqrtm_lya_backward, Kept::both>)

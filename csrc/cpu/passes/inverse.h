@@ -1,0 +1,67 @@
+// A -> A^-1 and log det A by one sweep, n^3 flop, and the gradient of the inverse by two products. A matrix that is not
+// positive definite in this precision gives NaN. The zero matrix gives +inf on the diagonal and a gradient of zero, as
+// it does for the inverse root.
+#pragma once
+
+#include "cpu/matrix/workspace.h"
+#include "cpu/steps/inverse.h"
+
+namespace fastsqrtm {
+namespace FASTSQRTM_ISA {
+
+struct Inverse {
+  using Arguments = passes::Inverse;
+  static constexpr int matrices = 2;  // of workspace
+  static constexpr bool adds_to_output = false;
+
+  template <class T, class Storage>
+  static void run(const Task& task, const Arguments&, const Workspace<T>& ws, const Team& team) {
+    constexpr T infinity = std::numeric_limits<T>::infinity(), nan = std::numeric_limits<T>::quiet_NaN();
+    Storage *target = static_cast<Storage*>(task.out[0]), *log_target = static_cast<Storage*>(task.out[1]);
+    const Panels<T> A = ws[0];
+    const auto finish = [&](double log_determinant) {
+      if (log_target) encode(T(log_determinant), *log_target);
+    };
+    load_symmetric<T, Storage>(team, task.in[0], A);
+    const double size = frobenius(A);
+    if (size == 0) {
+      fill(task.n, infinity, T(0), target);
+      return finish(-infinity);
+    }
+    double log_determinant = 0;
+    if (!(size < std::numeric_limits<double>::infinity()) ||
+        !sweep<T, Swept::minus_own_inverse>(team, A, SweepStrips<T>(ws[1]), &log_determinant)) {
+      fill(task.n, nan, nan, target);
+      return finish(nan);
+    }
+    mirror(team, A, T(-1));
+    store_matrix(A, 1, target);
+    finish(log_determinant);
+  }
+};
+
+struct InverseBackward {
+  using Arguments = passes::InverseBackward;
+  static constexpr int matrices = 4;  // of workspace
+  static constexpr bool adds_to_output = false;
+
+  template <class T, class Storage>
+  static void run(const Task& task, const Arguments&, const Workspace<T>& ws, const Team& team) {
+    const Panels<T> Z = ws[0], G = ws[1], U = ws[2], X = ws[3];
+    Storage* target = static_cast<Storage*>(task.out[0]);
+    load_symmetric<T, Storage>(team, task.in[0], Z);
+    if (is_infinite_root(Z)) return fill(task.n, T(0), T(0), target);
+    if (!(frobenius(Z) < std::numeric_limits<double>::infinity())) {
+      constexpr T nan = std::numeric_limits<T>::quiet_NaN();
+      return fill(task.n, nan, nan, target);
+    }
+    load_symmetric<T, Storage>(team, task.in[1], G);
+    product(team, Triangle::full, G, Z, U);
+    product(team, Triangle::lower, Z, U, X);
+    mirror(team, X, T(-1));
+    store_matrix(X, 1, target);
+  }
+};
+
+}  // namespace FASTSQRTM_ISA
+}  // namespace fastsqrtm
