@@ -109,7 +109,7 @@ inline __nv_bfloat16 __float2bfloat16_rn(float x) {
 namespace fastsqrtm {
 namespace cuda {
 
-// The twins of the inline PTX in csrc/cuda/platform.cuh.
+// The twins of the inline PTX in csrc/cuda/tile/platform.cuh.
 template <int threads>
 void named_barrier(int id) {
   emulation::wait(id, threads, true);

@@ -344,7 +344,7 @@ __global__ void infinite_identity_kernel(const T* x, int n, int* flag) {
   if (threadIdx.x == 0) flag[blockIdx.y] = !any;
 }
 
-// The exact gradient of a series (frechet.cuh) from L = sign * derivative and from the value
+// The exact gradient of a series (steps/derivative.cuh) from L = sign * derivative and from the value
 // constant I + sum_k weight[k] (term[k] - identity[k] I), `count` terms a matrix one after the other.
 template <typename T>
 struct ExactGradient {

@@ -1,4 +1,4 @@
-// The elementwise kernels of the accurate methods for large matrices (large_newton.h). What a matrix does next is
+// The elementwise kernels of the accurate passes for large matrices (newton_steps.h). What a matrix does next is
 // decided on the device, in its NewtonState: nothing waits for the host.
 #pragma once
 

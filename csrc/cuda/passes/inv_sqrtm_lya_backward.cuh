@@ -1,5 +1,5 @@
 // The paper's gradient of the inverse root: eight Lyapunov iterations, one launch.
-// Counterparts: inv_sqrtm_lya_backward in csrc/cpu and in the reference.
+// Counterparts: csrc/cpu/passes/inv_sqrtm_lya_backward.h, fastsqrtm/_reference/lyapunov.py.
 #pragma once
 
 #include "cuda/pass.h"

@@ -1,5 +1,5 @@
 // Root or inverse root by the diagonal Pade approximant in partial fractions: one sweep per shift, one launch.
-// Counterparts: mpa_lya and mpa_lya_inv in csrc/cpu and fastsqrtm/reference.py.
+// Counterparts: csrc/cpu/passes/mpa.h, fastsqrtm/_reference/series.py.
 #pragma once
 
 #include "cuda/pass.h"

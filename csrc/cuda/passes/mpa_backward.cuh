@@ -1,5 +1,5 @@
 // The exact gradient of the Pade approximant: one sweep and one and a half products per shift, one launch.
-// Counterparts: mpa_backward and mpa_inv_backward in csrc/cpu and fastsqrtm/reference.py.
+// Counterparts: csrc/cpu/passes/mpa_backward.h, fastsqrtm/_reference/series.py.
 #pragma once
 
 #include "cuda/passes/mpa.cuh"

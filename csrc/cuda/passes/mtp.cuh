@@ -1,5 +1,5 @@
 // Root or inverse root by the Taylor polynomial in W = I - A/nu, Paterson-Stockmeyer with W, W^2 and W^3: one launch.
-// Counterparts: mtp_lya and mtp_lya_inv in csrc/cpu and fastsqrtm/reference.py.
+// Counterparts: csrc/cpu/passes/mtp.h, fastsqrtm/_reference/series.py.
 #pragma once
 
 #include "cuda/pass.h"

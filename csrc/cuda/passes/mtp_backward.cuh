@@ -1,5 +1,5 @@
 // The exact gradient of the Taylor polynomial: its Horner steps in W^2 and their derivatives, one launch.
-// Counterparts: mtp_backward and mtp_inv_backward in csrc/cpu and fastsqrtm/reference.py.
+// Counterparts: csrc/cpu/passes/mtp_backward.h, fastsqrtm/_reference/series.py.
 #pragma once
 
 #include "cuda/passes/mtp.cuh"

@@ -1,5 +1,5 @@
 // Root or inverse root by Newton-Schulz steps, two at a time in five half products: one launch.
-// Counterparts: ns and ns_inv in csrc/cpu and fastsqrtm/reference.py.
+// Counterparts: csrc/cpu/passes/ns.h, fastsqrtm/_reference/series.py.
 #pragma once
 
 #include "cuda/pass.h"

@@ -1,5 +1,5 @@
 // The exact gradient of the Newton-Schulz steps: every matrix with its derivative along the cotangent, one launch.
-// Counterparts: ns_backward and ns_inv_backward in csrc/cpu and fastsqrtm/reference.py.
+// Counterparts: csrc/cpu/passes/ns_backward.h, fastsqrtm/_reference/series.py.
 #pragma once
 
 #include "cuda/passes/ns.cuh"

@@ -1,5 +1,5 @@
 // Root and inverse root by Zolotarev's approximant and Denman-Beavers steps, one launch: a sweep for every pole and
-// every inverse. Counterparts: sqrtm, inv_sqrtm and sqrtm_and_inv in csrc/cpu and fastsqrtm/reference.py.
+// every inverse. Counterparts: csrc/cpu/passes/roots.h, fastsqrtm/_reference/roots.py.
 #pragma once
 
 #include "cuda/pass.h"

@@ -1,6 +1,6 @@
 // The gradient of the accurate roots S = A^(1/2) and Z = A^(-1/2) for their cotangents G and H, one launch:
 // S X + X S = sym(G) - Z sym(H) Z. Without S it is the inverse of Z; one of G and H is enough.
-// Counterparts: sqrtm_backward, inv_sqrtm_backward and sqrtm_and_inv_backward in csrc/cpu and fastsqrtm/reference.py.
+// Counterparts: csrc/cpu/passes/roots_backward.h, fastsqrtm/_reference/roots.py.
 #pragma once
 
 #include "cuda/pass.h"

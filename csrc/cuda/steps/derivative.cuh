@@ -1,7 +1,7 @@
-// What the exact gradients of MPA and MTP share. With L the Frechet derivative of the series r at X = A/nu, applied to
+// What the exact gradients of MPA, MTP and Newton-Schulz share. With L the Frechet derivative of the series r at X = A/nu, applied to
 // the cotangent G, and <.,.> the sum of products of entries:
 //   root     (L + X (<G, r>/2 - <L, X>)) / sqrt(nu)          inverse root   (L - X (<G, r>/2 + <L, X>)) / sqrt(nu)^3
-// Counterpart on the CPU: csrc/cpu/frechet.h.
+// Counterpart on the CPU: csrc/cpu/steps/series.h.
 #pragma once
 
 #include <type_traits>

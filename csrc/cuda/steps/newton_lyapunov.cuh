@@ -1,5 +1,5 @@
 // Newton steps for B X + X B = C with B symmetric positive definite and C symmetric (sign 1) or skew (sign -1), by
-// inverses of B; the formulas and where they come from: solve_newton in csrc/cpu/newton.h.
+// inverses of B; the formulas and where they come from: csrc/cpu/steps/newton_lyapunov.h.
 //
 // Teams that share a warp pass the same barriers, so each goes on for as long as one of them does; what one of them has
 // finished is not touched any more, and its bits do not depend on its neighbours.

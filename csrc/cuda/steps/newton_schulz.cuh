@@ -2,7 +2,7 @@
 // for the root, Y = I for the inverse root. Two steps at once have, with E = I - M,
 //   P = E^2 H - M/2 + 3/2 I,   H = E^2/16 - 5/16 M + 11/16 I;
 // an odd number of steps starts with a single one. All matrices are functions of X: products commute and are symmetric.
-// Counterpart on the CPU: csrc/cpu/newton_schulz.h.
+// Counterpart on the CPU: csrc/cpu/steps/newton_schulz.h.
 #pragma once
 
 #include "cuda/tile/norm.cuh"

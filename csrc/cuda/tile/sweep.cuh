@@ -224,7 +224,7 @@ __device__ __forceinline__ void sweep_from(Fragment<V, split>& h, const Owner<V,
   }
 }
 
-// Sweeps all `blocks` pivot blocks of I + H. Tiles past them are left alone.
+// Sweeps all `used_tiles` pivot blocks of I + H. Tiles past them are left alone.
 template <bool factored = false, class V, int split>
 __device__ __forceinline__ void sweep(Fragment<V, split>& h, const Owner<V, split>& owner, int used_tiles,
                                       bool implicit, const Panels<V>& panels) {
