@@ -7,7 +7,7 @@
 namespace fastsqrtm {
 namespace cuda {
 
-// acc += left(K, tile i)^T right(K, tile j), K this slice of every block of `tile` rows, for `blocks` blocks.
+// acc += left(K, tile i)^T right(K, tile j), K this slice of every block of `tile` rows, for `used_tiles` blocks.
 template <class V, int split, typename T>
 __device__ __forceinline__ void accumulate(const T* left, const T* right, int i, int j, int slice, int used_tiles,
                                            T (&acc)[V::tile][V::tile]) {

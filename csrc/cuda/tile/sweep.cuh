@@ -230,7 +230,7 @@ __device__ __forceinline__ typename V::scalar sweep_from(Fragment<V, split>& h, 
   return pivot;
 }
 
-// Sweeps all `blocks` pivot blocks of I + H. Tiles past them are left alone.
+// Sweeps all `used_tiles` pivot blocks of I + H. Tiles past them are left alone.
 template <bool factored = false, class V, int split>
 __device__ __forceinline__ void sweep(Fragment<V, split>& h, const Owner<V, split>& owner, int used_tiles,
                                       bool implicit, const Panels<V>& panels) {
