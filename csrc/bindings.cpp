@@ -7,7 +7,10 @@
 #include <utility>
 #include <vector>
 
+// The passes of the CPU say how much workspace they take; nothing of theirs is compiled here.
+#define FASTSQRTM_ISA described
 #include "build_info.h"
+#include "cpu/passes/roots.h"
 #include "cpu/plan.h"
 #include "cuda_passes.h"  // made by cmake/passes.cmake
 #include "scalars/coefficients.h"
@@ -48,10 +51,10 @@ py::dict plan(int64_t batch, int64_t n, int element_bytes, int threads) {
   if (batch < 0 || n < 0 || threads < 1 || (element_bytes != 4 && element_bytes != 8)) {
     throw py::value_error("fastsqrtm.plan: expected batch >= 0, n >= 0, element_bytes 4 or 8 and threads >= 1");
   }
-  const CpuPlan plan = plan_cpu(batch, n, element_bytes, threads, 5);
-  return py::dict(py::arg("capability") = plan.capability, py::arg("alone") = plan.alone,
-                  py::arg("shared") = plan.shared, py::arg("threads") = plan.threads, py::arg("workers") = plan.workers,
-                  py::arg("workspace_bytes") = plan.workspace_bytes);
+  const CpuPlan plan = plan_cpu(batch, n, element_bytes, threads, described::Roots::matrices);
+  return py::dict(py::arg("path") = path_name(plan.path), py::arg("capability") = plan.capability,
+                  py::arg("alone") = plan.alone, py::arg("shared") = plan.shared, py::arg("threads") = plan.threads,
+                  py::arg("workers") = plan.workers, py::arg("workspace_bytes") = plan.workspace_bytes);
 }
 
 py::dict design(double rtol, int element_bytes) {
@@ -67,9 +70,11 @@ template <class Pass>
 py::dict plan_of_pass(const std::string& name, int64_t batch, int64_t n, int element_bytes, int terms,
                       const cuda::DeviceLimits& device) {
   const cuda::Plan plan = cuda::plan_pass<Pass>(batch, n, element_bytes, terms, device);
-  if (plan.path == cuda::Path::library) return py::dict(py::arg("kernel") = py::none());
+  const char* path = path_name(plan.path);
+  if (plan.path == Path::library) return py::dict(py::arg("path") = path, py::arg("kernel") = py::none());
   const cuda::Shape& shape = cuda::shape_of(plan, element_bytes);
-  return py::dict(py::arg("kernel") = name, py::arg("padded") = shape.padded, py::arg("tile") = shape.tile,
+  return py::dict(py::arg("path") = path, py::arg("kernel") = name, py::arg("padded") = shape.padded,
+                  py::arg("tile") = shape.tile,
                   py::arg("threads") = shape.threads * plan.teams * plan.matrices_per_block,
                   py::arg("matrices_per_block") = plan.matrices_per_block, py::arg("blocks") = plan.blocks,
                   py::arg("shared_bytes") = plan.shared_bytes);

@@ -121,14 +121,13 @@ def plan(A: Tensor, rtol: float | None = None) -> Plan:
     sizes = (A.shape[:-2].numel(), A.shape[-1], 8 if A.dtype == torch.float64 else 4)
     if not cuda:
         answer = native.C.plan(*sizes, torch.get_num_threads())
-        return Plan(answer.get("path", "block"), design, cpu=_struct(CpuPlan, answer))
+        return Plan(answer["path"], design, cpu=_struct(CpuPlan, answer))
     chip = torch.cuda.get_device_properties(A.device)
     # torch's stubs lack the first of these.
     limits = (chip.shared_memory_per_block_optin, chip.multi_processor_count)  # type: ignore[attr-defined]
     passes = ("Roots", "RootsBackward")
     forward, backward = (native.C.plan_cuda(name, *sizes, *limits, design.poles) for name in passes)
-    path = forward.get("path", "block" if forward["kernel"] else "library")
-    return Plan(path, design, forward=_kernel(forward), backward=_kernel(backward))
+    return Plan(forward["path"], design, forward=_kernel(forward), backward=_kernel(backward))
 
 
 T = TypeVar("T")

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "path.h"
+
 namespace fastsqrtm {
 
 // The instruction set of the CPU kernels: the best this processor has, lowered by
@@ -15,6 +17,7 @@ struct CpuCapability {
 const CpuCapability& cpu_capability();
 
 struct CpuPlan {
+  Path path;
   const char* capability;
   int64_t alone;   // matrices computed by one thread each, spread over the workers
   int64_t shared;  // matrices on which all threads work together, one after the other

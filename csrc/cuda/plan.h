@@ -10,14 +10,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "path.h"
 #include "scalars/coefficients.h"
 
 namespace fastsqrtm {
 namespace cuda {
-
-// How a matrix is computed: by one thread, many matrices a block; by a team of threads in the shared memory of a block;
-// by library calls, where it does not fit a block. No pass has a tiny path yet.
-enum class Path { tiny, block, library };
 
 // A matrix is padded to `padded` and cut into square tiles. A tile of a product is shared by `split` lanes, each of
 // which takes 1/split of the inner dimension and ends with 1/split of the tile's rows: large tiles spare shared-memory
