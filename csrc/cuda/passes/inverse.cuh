@@ -85,14 +85,6 @@ struct InverseBackward {
 namespace fastsqrtm {
 namespace cuda {
 
-template <typename T>
-__device__ __forceinline__ void store_number(T value, void* out, const Problem& problem, int64_t index) {
-  with_element<T>(problem.element, [&](auto* type) {
-    using S = std::remove_pointer_t<decltype(type)>;
-    static_cast<S*>(out)[index] = to_element<S>(value);
-  });
-}
-
 template <class V>
 FASTSQRTM_DEVICE void Inverse::run(const Arguments<typename V::scalar>& arguments) {
   using T = typename V::scalar;

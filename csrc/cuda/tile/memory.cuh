@@ -106,6 +106,15 @@ __device__ __forceinline__ void store_matrix(const T* matrix, void* out, const P
   });
 }
 
+// out[index] = value: of a result with one number a matrix.
+template <typename T>
+__device__ __forceinline__ void store_number(T value, void* out, const Problem& problem, int64_t index) {
+  with_element<T>(problem.element, [&](auto* type) {
+    using S = std::remove_pointer_t<decltype(type)>;
+    static_cast<S*>(out)[index] = to_element<S>(value);
+  });
+}
+
 // kept = matrix, in the type of the computation. The same thread must call add_kept.
 template <class V, typename T>
 __device__ __forceinline__ void keep_matrix(const T* matrix, T* kept, const Problem& problem, int64_t index, int thread,

@@ -343,6 +343,10 @@ inline Tensor lyapunov_newton(const Tensor& B, const Tensor& C,
   return fastsqrtm::detail::broadcast(ops::lyapunov_newton, B, C, rtol);
 }
 
+/// Like those of fastsqrtm. Gradient: -Z sym(G) Z for Z = A^-1, and g Z for the determinant.
+using ops::inv;
+using ops::inv_and_logdet;
+
 /// Like those of fastsqrtm. Gradient: that of the exact root at the point computed, by the paper's iteration.
 using ops::mpa_lya;
 using ops::mpa_lya_inv;

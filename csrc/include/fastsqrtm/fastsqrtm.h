@@ -126,6 +126,12 @@ inline at::Tensor lyapunov_newton(const at::Tensor& B, const at::Tensor& C,
   return detail::broadcast(ops::lyapunov_newton, B, C, rtol);
 }
 
+/// The inverse of each symmetric positive definite matrix, and with it the logarithm of its determinant, (...):
+///
+///     Tensor inv(const Tensor& A), std::tuple<Tensor, Tensor> inv_and_logdet(const Tensor& A)
+using ops::inv;
+using ops::inv_and_logdet;
+
 /// The root or the inverse root of each matrix by the paper's Pade approximants (mpa) or Taylor polynomials (mtp):
 ///
 ///     Tensor mpa_lya(const Tensor& A, int64_t degree, int64_t iterations), and so on
