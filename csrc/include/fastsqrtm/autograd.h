@@ -214,7 +214,8 @@ struct InverseBackward {
   static variable_list vjp(const variable_list& saved, const Numbers& numbers, const variable_list& given) {
     const Tensor Z = symmetric_part(saved[0]), G = symmetric_part(saved[1]), cotangent = symmetric_part(given[0]);
     const Tensor K = cotangent.matmul(Z).matmul(G);
-    return {at::where(is_infinite(Z), 0, -(K + K.mT())), call<signatures::inv_backward>({Z, cotangent}, numbers)};
+    const Tensor dZ = at::where(is_infinite(Z), 0, -(K + K.mT()));
+    return {dZ, call<signatures::inv_backward>({saved[0], given[0]}, numbers)};
   }
 };
 
