@@ -36,12 +36,12 @@ def measure(seconds: float) -> dict:
                 case = {"threads": threads, "dtype": str(dtype).removeprefix("torch."), "batch": batch, "n": n}
                 rates = {name: batch * n**3 / statistics.median(t) / 1e9 for name, t in times.items()}
                 rows.append({**case, "gflops": {name: round(rate, 2) for name, rate in rates.items()}})
-    return {**about({"threads": 2}), "rows": rows}
+    return {**about({"threads": 2}), "rates": rows}
 
 
 def table(record: dict) -> str:
     out = ["| threads | dtype | batch x n | " + " | ".join(CONTENDERS) + " |", "|---" * (3 + len(CONTENDERS)) + "|"]
-    for row in record["rows"]:
+    for row in record["rates"]:
         rates = (f"{row['gflops'][name]:.1f}" for name in CONTENDERS)
         out.append(f"| {row['threads']} | {row['dtype']} | {row['batch']} x {row['n']} | " + " | ".join(rates) + " |")
     return "\n".join(out)
