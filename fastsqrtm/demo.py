@@ -207,7 +207,7 @@ def draw(photographs: Photographs, errors: dict, times: dict, whitened: dict, ou
     A = photographs.covariances
     region = ROWS * COLUMNS // 2 + 3  # one with the roof and the sky
     figure = pyplot.figure(figsize=(17, 8.6), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[0.85, 1])  # type: ignore[misc]
+    top, bottom = figure.subfigures(2, 1, height_ratios=[0.85, 1])
 
     before, after, covariance, identity = top.subplots(1, 4, width_ratios=[1.5, 1.5, 1, 1])
     image = whiten_image(photographs, fastsqrtm.inv_sqrtm(A.float()).double())
