@@ -21,8 +21,9 @@ sanitized := $(patsubst %,tests/test_%.py,forward backward lyapunov dtypes input
 demo: $(VENV)/demo.stamp  ## the main job on real data: a table and a figure
 	$(bin)/python -m fastsqrtm demo $(ARGS)
 
-# ARGS follow the arguments of pytest given here: ARGS='tests/test_sqrtm.py -n 0' is one file in one process.
-pytest = FASTSQRTM_REQUIRE_NATIVE=1 $(bin)/pytest -n $(JOBS) --dist loadfile
+# ARGS follow the arguments of pytest given here: ARGS='tests/test_sqrtm.py -n 0' is one file in one process. Files start
+# in their order: by default those with the most tests come first, and the longest ones, which compile, come last.
+pytest = FASTSQRTM_REQUIRE_NATIVE=1 $(bin)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/test.stamp  ## the tests but those marked slow; a native library that does not load is an error
 	$(pytest) -m "not slow" $(ARGS)
