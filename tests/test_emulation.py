@@ -1,8 +1,8 @@
 """The kernels of csrc/cuda, run on the host: every CUDA thread a fiber, every variant of every pass.
 
 tests/emulation/Makefile builds them plain, with ThreadSanitizer (a missing barrier is a data race), with
-AddressSanitizer (an index out of bounds) and, for the tests that are not slow, with two variants alone. Two faults,
-switched on at run time, show that the sanitizers find such faults.
+AddressSanitizer (an index out of bounds) and, where only tests that are not slow run, with two variants alone. Two
+faults, switched on at run time, show that the sanitizers find such faults.
 """
 
 import fcntl
@@ -37,8 +37,11 @@ def _sanitizers_work(directory):
 
 
 @pytest.fixture(scope="session")
-def build(tmp_path_factory):
+def build(request, tmp_path_factory):
     """build(kind) -> the program of that build, made at its first use, by one process at a time."""
+    # The plain build has all of the quick one and is made for the slow tests.
+    instead = {"quick": "plain"} if any(item.get_closest_marker("slow") for item in request.session.items) else {}
+
     if shutil.which("make") is None or shutil.which(COMPILER) is None or os.uname().sysname != "Linux":
         pytest.skip("needs make and a C++ compiler on Linux")
     if not _sanitizers_work(tmp_path_factory.mktemp("probe")):
@@ -46,6 +49,7 @@ def build(tmp_path_factory):
 
     @functools.cache
     def make(kind):
+        kind = instead.get(kind, kind)
         BUILD.mkdir(parents=True, exist_ok=True)
         with open(BUILD / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
