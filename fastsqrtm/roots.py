@@ -9,10 +9,13 @@ from torch import Tensor
 from ._ops import check as _check
 from ._ops.route import call, call_all, under_autocast, without_autocast
 from ._ops.table import OPS
+from ._reference.pseudo import pseudo_inverse_root
 from ._reference.scalars import FINEST_TOLERANCE
 
 
-def sqrtm(A: Tensor, *, rtol: float | None = None, eps: float = 0.0, check: bool = False) -> Tensor:
+def sqrtm(
+    A: Tensor, *, rtol: float | None = None, eps: float = 0.0, rel_eps: float = 0.0, check: bool = False
+) -> Tensor:
     """Compute the square root of each symmetric positive semidefinite matrix, with its exact gradient.
 
     Args:
@@ -22,31 +25,31 @@ def sqrtm(A: Tensor, *, rtol: float | None = None, eps: float = 0.0, check: bool
             value reaches more. A larger one is faster. The normwise error of the gradient is of this order, up to ten
             times as large where the cotangent lies in the directions that converge last.
         eps: Added to the diagonal of A before the root is taken, in the precision of the computation.
-        check: Raise if a matrix did not converge. This waits for the device; `root_info` does not.
+        rel_eps: The same in units of the Frobenius norm of each matrix: A + rel_eps ||A||_F I. Differentiated through.
+        check: Raise if a matrix did not converge or is not symmetric. This waits for the device; `root_info` does not.
 
     Returns:
-        A^(1/2), symmetric positive definite, in the shape and dtype of A, accurate at condition numbers up to 1e6
-        (float32) or 1e12 (float64). Eigenvalues below 1e-7 (float64: 1e-13) of ||A|| make the root too large, by at
-        most 4e-4 (2e-6) ||A||^(1/2). Where A is not positive definite in its precision, the result is the root of
-        A + d I with the first d of 1, 8, 64 and 1024 eps ||A|| that makes it so; an eigenvalue below about -1024 eps
-        ||A|| gives NaN. (||A|| is the smaller of Frobenius and 1-norm, eps the precision of the computation; for half
-        types the last d covers the rounding of their entries.) The root of the zero matrix is zero. NaN and Inf give
-        NaN, in that matrix alone.
+        A^(1/2), symmetric positive semidefinite, in the shape and dtype of A, at condition numbers up to 1e6 (float32)
+        or 1e12 (float64) by steps that are faster than an eigendecomposition. Matrices beyond, singular ones and those
+        that rounding made indefinite get the root of their positive semidefinite part, by an eigendecomposition: an
+        eigenvalue w counts as max(w, 0). One below -1/64 of the largest gives NaN. The root of a diagonal matrix is
+        taken entry by entry. NaN and Inf give NaN, in that matrix alone.
 
     Gradient:
         X with S X + X S = sym(G) for the root S and the cotangent G; symmetric, differentiable to any order. At
-        singular matrices it is finite, at most ||G|| over twice the smallest eigenvalue of S, which is at least
-        2e-4 (8e-8) ||A||^(1/2); at the zero matrix it is 0. An `eps` bounds it by ||G|| / (2 sqrt(eps)). For half
-        types S is saved as rounded to them, which may leave it singular or indefinite: the gradient can be large
-        there, and rarely NaN, without an `eps`.
+        singular matrices, where the derivative is infinite, each eigenvalue s of S counts as s + d^2 / (s + d), where
+        d = eps^(1/2) ||S|| with the eps of the precision of the computation: the gradient is at most ||G|| / (2 d). At
+        the zero matrix it is 0. An `eps` bounds it by ||G|| / (2 sqrt(eps)).
 
     Cost:
         In float32 6 n^3 flop forward (4 n^3 at rtol=1e-2) and 6 to 18 n^3 backward, more for larger condition numbers;
-        in float64 10 n^3 forward. On CPU at most 5 matrices of workspace per thread. The root is saved for backward.
+        in float64 10 n^3 forward. Where the eigendecomposition is needed about 12 n^3 more, which take 5 times as long
+        in float32 and twice in float64. On CPU at most 5 matrices of workspace per thread. The root is saved for
+        backward.
 
     Raises:
         RuntimeError: A is not square or has another dtype or layout; a number is out of range; `check` found a matrix
-            that did not converge.
+            that did not converge or is not symmetric.
 
     Source:
         Nakatsukasa and Freund, SIAM Review 58(3), 2016; Higham, Numer. Algorithms 15, 1997; for the Lyapunov equation
@@ -61,32 +64,50 @@ def sqrtm(A: Tensor, *, rtol: float | None = None, eps: float = 0.0, check: bool
         >>> bool((fastsqrtm.root_info(A, rough).residual < 0.03).all())
         True
     """
-    shifted = prepared("sqrtm", A, eps)
+    shifted = prepared("sqrtm", A, eps, rel_eps)
     rtol = _tolerance("sqrtm", rtol)
     S = in_dtype(call("sqrtm", shifted, rtol), A)
     if check:
-        _check_converged("sqrtm", _info(shifted, S, None, rtol))
+        _check_converged("sqrtm", shifted, _info(shifted, S, None, rtol))
     return S
 
 
-def inv_sqrtm(A: Tensor, *, rtol: float | None = None, eps: float = 0.0, check: bool = False) -> Tensor:
+def inv_sqrtm(
+    A: Tensor,
+    *,
+    rtol: float | None = None,
+    eps: float = 0.0,
+    rel_eps: float = 0.0,
+    null: str = "ridge",
+    null_rtol: float | None = None,
+    check: bool = False,
+) -> Tensor:
     """Compute the inverse square root of each symmetric positive definite matrix, with its exact gradient.
 
     Args:
         A: (..., n, n), float16, bfloat16, float32 or float64; its symmetric part is used.
-        rtol, eps, check: As for `sqrtm`.
+        rtol, eps, rel_eps, check: As for `sqrtm`.
+        null: What becomes of null directions. With "ridge" an eigenvalue counts as at least eps times the largest, with
+            the eps of the precision of the computation, so that the result is finite. With "zero" they map to zero: the
+            pseudo-inverse of the root, as whitening with dead channels and rank-deficient covariances need it.
+        null_rtol: With null="zero", eigenvalues up to this part of the largest are null; None stands for n times the
+            eps of A's dtype. A matrix that was rounded before, as a float32 covariance cast to float64, needs a larger
+            one.
 
     Returns:
-        A^(-1/2), symmetric positive definite, in the shape and dtype of A. For singular matrices it is finite, at most
-        about 4e3 (float64: 1e9) / ||A||^(1/2), without meaning in the directions of the zero eigenvalues: give an `eps`
-        there. The zero matrix gives +inf on the diagonal and 0 elsewhere. Otherwise as for `sqrtm`.
+        A^(-1/2), symmetric positive definite, in the shape and dtype of A; for singular matrices finite, at most
+        eps^(-1/2) / ||A||^(1/2), or with null="zero" the positive semidefinite Z with Z A Z the projector on the range
+        of A. The zero matrix gives +inf on the diagonal and 0 elsewhere, with null="zero" 0. An eigenvalue below -1/64
+        of the largest gives NaN. Otherwise as for `sqrtm`.
 
     Gradient:
         X with S X + X S = -Z sym(G) Z for Z = A^(-1/2), S = Z^-1 and the cotangent G; symmetric, differentiable to any
-        order, 0 at the zero matrix.
+        order, 0 at the zero matrix. With null="zero" that of the map among matrices of the same rank: X as above within
+        the range, and Z^3 sym(G) Q + Q sym(G) Z^3 between it and the null space, whose projector is Q = I - Z A Z.
 
     Cost:
-        As `sqrtm`, and 3 n^3 more backward. The inverse root is saved for backward.
+        As `sqrtm`, and 3 n^3 more backward. The inverse root is saved for backward. With null="zero" torch's
+        eigendecomposition and four products; `rtol` is not used.
 
     Raises:
         RuntimeError: As `sqrtm`.
@@ -100,22 +121,35 @@ def inv_sqrtm(A: Tensor, *, rtol: float | None = None, eps: float = 0.0, check: 
         >>> torch.allclose(Z @ A @ Z, torch.eye(8, dtype=torch.float64).expand(3, 8, 8), atol=1e-10)
         True
     """
-    shifted = prepared("inv_sqrtm", A, eps)
+    shifted = prepared("inv_sqrtm", A, eps, rel_eps)
     rtol = _tolerance("inv_sqrtm", rtol)
+    if null not in ("ridge", "zero"):
+        _check.fail("inv_sqrtm", 'null must be "ridge" or "zero"', repr(null))
+    if null == "zero":
+        null_rtol = shifted.shape[-1] * torch.finfo(A.dtype).eps if null_rtol is None else null_rtol
+        _check.kind("inv_sqrtm", "null_rtol", null_rtol)
+        if not 0 <= null_rtol < 1:
+            _check.fail("inv_sqrtm", "null_rtol must be at least 0 and less than 1", f"{null_rtol:g}")
+        Z = in_dtype(pseudo_inverse_root(shifted, null_rtol), A)
+        if check:
+            _raise_unless("inv_sqrtm", Z.isfinite().all(-1).all(-1), A, "a finite inverse root", lambda _: "NaN")
+        return Z
+    if null_rtol is not None:
+        _check.fail("inv_sqrtm", 'null_rtol needs null="zero"', f"null={null!r}")
     Z = in_dtype(call("inv_sqrtm", shifted, rtol), A)
     if check:
-        _check_converged("inv_sqrtm", _info(shifted, None, Z, rtol))
+        _check_converged("inv_sqrtm", shifted, _info(shifted, None, Z, rtol))
     return Z
 
 
 def sqrtm_and_inv(
-    A: Tensor, *, rtol: float | None = None, eps: float = 0.0, check: bool = False
+    A: Tensor, *, rtol: float | None = None, eps: float = 0.0, rel_eps: float = 0.0, check: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Compute the square root and the inverse square root of each matrix in one forward, with one backward for both.
 
     Args:
         A: (..., n, n), float16, bfloat16, float32 or float64; its symmetric part is used, positive definite.
-        rtol, eps, check: As for `sqrtm`.
+        rtol, eps, rel_eps, check: As for `sqrtm`.
 
     Returns:
         (A^(1/2), A^(-1/2)), those of `sqrtm` and `inv_sqrtm`.
@@ -138,26 +172,32 @@ def sqrtm_and_inv(
         >>> torch.allclose(S @ Z, torch.eye(8).expand(3, 8, 8), atol=1e-4)
         True
     """
-    shifted = prepared("sqrtm_and_inv", A, eps)
+    shifted = prepared("sqrtm_and_inv", A, eps, rel_eps)
     rtol = _tolerance("sqrtm_and_inv", rtol)
     S, Z = (in_dtype(root, A) for root in call_all("sqrtm_and_inv", shifted, rtol))
     if check:
-        _check_converged("sqrtm_and_inv", _info(shifted, S, Z, rtol))
+        _check_converged("sqrtm_and_inv", shifted, _info(shifted, S, Z, rtol))
     return S, Z
 
 
 class RootInfo(NamedTuple):
     """The accuracy of each root, one entry per matrix. The tensors stay on A's device; only reading them synchronizes.
 
-    residual: ||S S - A||_F / ||A||_F for a root S, ||Z A Z - I||_F / sqrt(n) for an inverse root Z, the larger of the
-        two for both. For small errors it is about twice the relative error of the root.
+    residual: For a root S the relative error to first order, ||E||_F / ||S||_F with S E + E S = A - S S, in which an
+        eigenvalue of S below eps^(1/2) ||S|| counts as that; for a singular matrix at least eps^(1/2) / 4, because its
+        root is not known better. The error is at most 8 times as large. For an inverse root Z the residual is
+        ||Z A Z - I||_F / sqrt(n), about twice its error. The larger of the two for both. NaN for a matrix with NaN or
+        Inf.
     converged: Whether the residual is what `rtol` and the rounding at this condition number leave. False for NaN,
-        mostly for the paper's approximants, and for matrices that are singular to working precision: where an inverse
-        root is given, and in float64 often for a root as well.
+        mostly for the paper's approximants, for roots of matrices that are more indefinite than their own rounding
+        explains, and for every inverse root of a matrix that is singular in its precision: with a condition number
+        above 1 / (4 eps).
+    asymmetry: ||A - A^T||_F / ||A||_F, of which the roots see nothing. 0 for the zero matrix.
     """
 
     residual: Tensor
     converged: Tensor
+    asymmetry: Tensor
 
 
 def root_info(A: Tensor, S: Tensor | None = None, Z: Tensor | None = None, *, rtol: float | None = None) -> RootInfo:
@@ -170,13 +210,14 @@ def root_info(A: Tensor, S: Tensor | None = None, Z: Tensor | None = None, *, rt
         rtol: The tolerance the roots were asked for; None stands for the precision of the dtype.
 
     Returns:
-        A RootInfo of `residual` and `converged`, in the leading dimensions of A.
+        A RootInfo of `residual`, `converged` and `asymmetry`, in the leading dimensions of A.
 
     Gradient:
         None.
 
     Cost:
-        A product for each root, and for a root alone an inverse, in plain torch.
+        For a root a product in float64 and a Lyapunov equation, as the backward pass of `sqrtm`; for an inverse root
+        two products.
 
     Raises:
         RuntimeError: Neither S nor Z is given, one is not like A, or rtol is out of range.
@@ -211,17 +252,26 @@ def _tolerance(function: str, rtol: float | None) -> float:
     return rtol
 
 
-def prepared(function: str, A: Tensor, eps: float) -> Tensor:
-    """A as the ops take it, with eps on its diagonal: in float32 under autocast, and with an eps at half precisions,
-    which would lose it.
+def prepared(function: str, A: Tensor, eps: float, rel_eps: float = 0.0) -> Tensor:
+    """A as the ops take it, with its ridges on its diagonal: in float32 under autocast, and with a ridge at half
+    precisions, which would lose it.
     """
     _check.first(function, OPS["sqrtm"].tensors[0], A)
-    _check.kind(function, "eps", eps)
-    if not 0 <= eps < float("inf"):
-        _check.fail(function, "eps must be finite and not negative", f"{eps:g}")
-    if eps or under_autocast(A):
+    for name, ridge in (("eps", eps), ("rel_eps", rel_eps)):
+        _check.kind(function, name, ridge)
+        if not 0 <= ridge < float("inf"):
+            _check.fail(function, f"{name} must be finite and not negative", f"{ridge:g}")
+    if eps or rel_eps or under_autocast(A):
         A = A.to(torch.promote_types(A.dtype, torch.float32))
-    return A + torch.full_like(A[..., 0], eps).diag_embed() if eps else A
+    if not (eps or rel_eps):
+        return A
+    diagonal = torch.full_like(A[..., 0], eps)
+    if rel_eps and A.numel():
+        largest = A.detach().abs().amax((-2, -1), keepdim=True)  # keeps the squares of the norm in range
+        largest = torch.where(largest > 0, largest, 1)
+        norm = largest * torch.linalg.vector_norm(A / largest, dim=(-2, -1), keepdim=True)
+        diagonal = diagonal + rel_eps * norm[..., 0]
+    return A + diagonal.diag_embed()
 
 
 def in_dtype(root: Tensor, A: Tensor) -> Tensor:
@@ -248,46 +298,72 @@ def _info(A: Tensor, S: Tensor | None, Z: Tensor | None, rtol: float) -> RootInf
     storage = next(root.dtype for root in (S, Z) if root is not None)
     precision = torch.promote_types(A.dtype, torch.float32)
     A = A.to(precision)
-    A = A / 2 + A.mT / 2
     scale = A.abs().amax((-2, -1), keepdim=True) if A.numel() else A.new_ones(())
     scale = torch.where(scale == 0, 1, scale)
     A = A / scale
     size = torch.linalg.matrix_norm(A)
-    identity = torch.eye(A.shape[-1], dtype=precision, device=A.device)
-    residual, singular = torch.zeros_like(size), torch.zeros_like(size, dtype=torch.bool)
+    asymmetry = torch.linalg.matrix_norm(A - A.mT) / torch.where(size == 0, 1, size)
+    A = A / 2 + A.mT / 2
+    n, identity = A.shape[-1], torch.eye(A.shape[-1], dtype=precision, device=A.device)
     rounding, allowed = torch.finfo(precision).eps, 16 * torch.finfo(storage).eps
+    residual, converged = torch.zeros_like(size), torch.ones_like(size, dtype=torch.bool)
+    reach = 4 * max(rtol, FINEST_TOLERANCE[precision])
     with without_autocast(A):
-        kappa = _spectral_norm(lambda v: A @ v, A)
+        norm = _spectral_norm(lambda v: A @ v, A)
         if S is not None:
-            S = S.to(precision) / scale.sqrt()
-            error = torch.linalg.matrix_norm(S @ S - A)
-            residual = torch.maximum(residual, torch.where(error == 0, 0, error / size))
+            S = (S.to(precision) / scale.sqrt()).contiguous()
+            exact = S.to(torch.float64) if A.device.type != "mps" else S
+            difference = (A - exact @ exact).to(precision)
+            E = call("sqrtm_backward", S, difference, 0.0) if A.numel() else S
+            error = torch.linalg.matrix_norm(E) / torch.linalg.matrix_norm(S)
+            factor, failed = torch.linalg.cholesky_ex(S)
+            factor = torch.where((failed != 0)[..., None, None], identity, factor)
+            W = torch.linalg.solve_triangular(factor, identity.expand_as(S), upper=False)
+            kappa = norm * _spectral_norm(lambda v: W.mT @ (W @ v), W.mT) ** 2
+            kappa = kappa.masked_fill(failed != 0, float("inf"))
+            # Of a singular matrix the root is known to the root of its rounding, and its negative part shows in S S.
+            singular = kappa * rounding > 0.25
+            error = torch.where(singular, error.clamp_min(rounding**0.5 / 4), error)
+            error = torch.where(torch.linalg.matrix_norm(difference) == 0, 0, error)
+            residual = torch.maximum(residual, error)
+            close = error <= allowed * kappa.clamp(1, 1 / rounding).sqrt() + reach
+            negative = _spectral_norm(lambda v: difference @ v, difference)
+            close_where_singular = negative <= (allowed * max(1, n**0.5 / 8) + reach) * norm
+            converged = converged & torch.where(singular, close_where_singular, close)
         if Z is not None:
             Z = Z.to(precision) * scale.sqrt()
-            error = torch.linalg.matrix_norm(Z @ A @ Z - identity) / max(A.shape[-1], 1) ** 0.5
+            error = torch.linalg.matrix_norm(Z @ A @ Z - identity) / max(n, 1) ** 0.5
             residual = torch.maximum(residual, error)
-            kappa = kappa * _spectral_norm(lambda v: Z @ v, Z) ** 2
-            singular = rounding * kappa > 1
-        elif S is not None:  # torch's inverses raise for a singular matrix, and wait for the device
-            factor, failed = torch.linalg.cholesky_ex(S)
-            failed = failed != 0
-            factor = torch.where(failed[..., None, None], identity, factor)
-            W = torch.linalg.solve_triangular(factor, identity.expand_as(S), upper=False)
-            kappa = kappa * _spectral_norm(lambda v: W.mT @ (W @ v), W.mT) ** 2
-            kappa = kappa.masked_fill(failed, float("inf"))
-    bound = allowed * kappa.clamp(1, 1 / rounding).sqrt()
-    if Z is not None:
-        bound = bound + 4 * rounding * kappa
-    converged = (residual <= bound + 4 * max(rtol, FINEST_TOLERANCE[precision])) & ~singular
-    return RootInfo(residual, converged)
+            kappa = norm * _spectral_norm(lambda v: Z @ v, Z) ** 2
+            bound = allowed * kappa.clamp(1, 1 / rounding).sqrt() + 4 * rounding * kappa
+            converged = converged & (error <= bound + reach) & (rounding * kappa <= 0.25)
+    return RootInfo(residual, converged, asymmetry)
 
 
-def _check_converged(function: str, info: RootInfo) -> None:
-    if info.converged.all():
+def _raise_unless(function: str, good: Tensor, A: Tensor, expected: str, found: Callable[[tuple], str]) -> None:
+    """Raises with what was `found` at the first matrix that is not good."""
+    if good.all():
         return
-    index = tuple((~info.converged).nonzero()[0].tolist())
-    _check.fail(
+    index = tuple((~good).nonzero()[0].tolist())
+    if not A[index].isfinite().all():
+        _check.fail(function, "A must be finite", f"NaN or Inf in matrix {index}")
+    _check.fail(function, f"{expected} ({int((~good).sum())} of {good.numel()} did not)", f"{found(index)} at {index}")
+
+
+def _check_converged(function: str, A: Tensor, info: RootInfo) -> None:
+    rounding = 4 * max(A.shape[-1], 1) * torch.finfo(A.dtype).eps
+    symmetric = (info.asymmetry <= rounding) | info.asymmetry.isnan()
+    _raise_unless(
         function,
-        f"every matrix must converge ({int((~info.converged).sum())} of {info.converged.numel()} did not)",
-        f"a residual of {info.residual[index].item():.1e} at matrix {index}",
+        symmetric,
+        A,
+        f"every matrix must be symmetric to {rounding:.0e}, because only its symmetric part is used",
+        lambda index: f"an asymmetry of {info.asymmetry[index].item():.1e}",
+    )
+    _raise_unless(
+        function,
+        info.converged,
+        A,
+        "every matrix must converge",
+        lambda index: f"a residual of {info.residual[index].item():.1e}",
     )

@@ -26,12 +26,11 @@ struct RootDesign {
   double scales[max_newton_steps];  // g_k
   double error;                     // largest relative error of the root at an eigenvalue in [lowest, 1]
 
-  // 1/x_0 at an eigenvalue of half the precision, where x_0 = x y_0: an estimate of ||X_0^-1|| above it, such as
-  // ||X_0^-1||_F^2 / tr(X_0^-1), says that the matrix is singular to working precision and needs a ridge.
-  double largest_inverse(double precision) const {
+  // ||X_0^-1|| of a matrix with the smallest eigenvalue `smallest`: 1/x_0 there, where x_0 = x y_0.
+  double largest_inverse(double smallest) const {
     double y = constant;
-    for (int j = 0; j < poles; ++j) y += weights[j] / shifts[j];
-    return 2 / (precision * y);
+    for (int j = 0; j < poles; ++j) y += weights[j] / (smallest + shifts[j]);
+    return 1 / (smallest * y);
   }
 };
 
@@ -94,6 +93,11 @@ inline RootDesign root_design(int poles, int newton_steps, double lowest) {
 // hides.
 constexpr double lowest_eigenvalue(int element_bytes) { return element_bytes == 8 ? 1e-12 : 1e-6; }
 constexpr double finest_tolerance(int element_bytes) { return element_bytes == 8 ? 2e-15 : 5e-7; }
+// A matrix with an eigenvalue below this, in units of its norm, counts as singular: the steps would not give its root
+// as accurately as an eigendecomposition does.
+constexpr double singular_eigenvalue(int element_bytes) { return lowest_eigenvalue(element_bytes) / 2; }
+// A matrix with an eigenvalue below this, in units of its norm, is indefinite by more than the rounding of its entries.
+constexpr double most_negative_eigenvalue = -1.0 / 64;
 
 // Ridges on the diagonal of a matrix, in units of the precision and of its norm. They are added one after the other
 // until elimination meets no pivot that is not positive: rounding makes positive semidefinite matrices indefinite.

@@ -80,6 +80,33 @@ def inverse_with_ridge(B: Tensor, entry_precision: float) -> tuple[Tensor, Tenso
     return B, torch.where(good, W, math.nan)
 
 
+def spectral_estimate(A: Tensor, steps: int) -> Tensor:
+    """A lower bound of the norm of symmetric matrices, (..., 1, 1), close after few steps: power iteration from the
+    column of the largest diagonal entry.
+    """
+    largest = A.diagonal(dim1=-2, dim2=-1).abs().argmax(-1)[..., None, None]
+    v = A.gather(-1, largest.expand(*A.shape[:-1], 1))
+    for step in range(steps):
+        norm = torch.linalg.vector_norm(v, dim=-2, keepdim=True)
+        if step + 1 < steps:
+            v = A @ (v / torch.where(norm == 0, 1, norm))
+    return norm
+
+
+def inverse_of_root(B: Tensor, entry_precision: float) -> tuple[Tensor, Tensor]:
+    """The same for roots B. Those with an eigenvalue below d, where d^2 is the precision in units of ||B||, become
+    B + d^2 (B + d I)^-1 first: null directions were clamped to zero. Twin: invert_root in csrc/cpu/steps/inverse.h.
+    """
+    W, good = spd_inverse(B)
+    d = torch.finfo(B.dtype).eps ** 0.5 * spectral_estimate(B, 5)
+    good = good & (spectral_estimate(W, 5) * d <= 1)
+    if may_stop(good):
+        return B, W
+    floored, inverse = inverse_with_ridge(B + d * identity_like(B), entry_precision)
+    B = torch.where(good, B, floored - d * identity_like(B) + d.square() * inverse)
+    return inverse_with_ridge(B, entry_precision)
+
+
 def may_stop(done: Tensor) -> bool:
     """Whether a loop may end early. On a GPU it goes on to its last step: asking would wait for the device."""
     return done.device.type == "cpu" and bool(done.all())

@@ -13,19 +13,20 @@ from .._ops.definition import Rule, op
 from .._ops.route import call
 from .lyapunov import reachable, solve_newton
 from .matrix import (
-    RIDGES,
     anticommutator,
     identity_like,
     infinite_like,
+    inverse_of_root,
     inverse_with_ridge,
     is_infinite,
     may_stop,
     normalise,
     one_norm,
     spd_inverse,
+    spectral_estimate,
     symmetric_part,
 )
-from .scalars import RootDesign, root_design
+from .scalars import MOST_NEGATIVE_EIGENVALUE, SINGULAR_EIGENVALUE, RootDesign, root_design
 
 
 def newton_roots(A: Tensor, design: RootDesign) -> tuple[Tensor, Tensor, Tensor]:
@@ -36,42 +37,85 @@ def newton_roots(A: Tensor, design: RootDesign) -> tuple[Tensor, Tensor, Tensor]
     for shift, weight in design.terms:
         R, positive = spd_inverse(identity + A / shift)
         X, Y, good = X + weight * (identity - R), Y + weight / shift * R, good & positive
-    largest_inverse = design.largest_inverse(torch.finfo(A.dtype).eps)
+    largest_inverse = design.largest_inverse(SINGULAR_EIGENVALUE[A.dtype])
     for k, scale in enumerate(design.scales):
         X_inverse, X_positive = spd_inverse(X)
         Y_inverse, Y_positive = spd_inverse(Y)
         X, Y = scale / 2 * (X + Y_inverse), scale / 2 * (Y + X_inverse)
         good = good & X_positive & Y_positive
         if k == 0:
-            trace = X_inverse.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-            good = good & (X_inverse.square().sum((-2, -1), keepdim=True) <= largest_inverse * trace)
+            good = good & (spectral_estimate(X_inverse, 4) <= largest_inverse)
     return X, Y, good
 
 
-def both_roots(A: Tensor, rtol: float, entry_precision: float) -> tuple[Tensor, Tensor]:
-    """A^(1/2) and A^(-1/2) with the first ridge that makes A positive definite; NaN where none does."""
+def spectral_roots(w: Tensor) -> tuple[Tensor, Tensor]:
+    """Root and inverse root of the eigenvalues w (..., n): the root of the positive semidefinite part, and an inverse
+    that is bounded. NaN where one is too negative. Twin: csrc/cpu/steps/spectral.h.
+    """
+    size = w.abs().amax(-1, True)
+    w = w.where((w >= MOST_NEGATIVE_EIGENVALUE * size).all(-1, True), math.nan)
+    return w.clamp_min(0).sqrt(), torch.maximum(w, torch.finfo(w.dtype).eps * size).rsqrt()
+
+
+def semidefinite_roots(A: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """A^(1/2) and A^(-1/2) of normalised matrices by their eigenvalues, where `wanted`."""
+    w, V = torch.linalg.eigh(torch.where(wanted, A, identity_like(A)))
+    f, g = spectral_roots(w)
+    return (V * f[..., None, :]) @ V.mT, (V * g[..., None, :]) @ V.mT
+
+
+def unbiased(A: Tensor, X: Tensor, design: RootDesign) -> Tensor:
+    """The factor with which tr X^2 = tr A, as the error of the design at the largest eigenvalue is always to one side.
+    1 where the root has other errors.
+    """
+    trace = A.double().diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    factor = (trace / X.double().square().sum((-2, -1), keepdim=True)).sqrt()
+    return torch.where((factor - 1).abs() <= 2 * design.error, factor, 1).to(A.dtype)
+
+
+def both_roots(A: Tensor, rtol: float) -> tuple[Tensor, Tensor]:
+    """A^(1/2) and A^(-1/2). Matrices that are singular or indefinite start again: where their norm was overestimated in
+    units of a closer one, else by their eigenvalues. NaN where they are too indefinite.
+    """
     design = root_design(rtol, A.dtype)
-    A, nu = normalise(symmetric_part(A))
+    A = symmetric_part(A)
+    diagonal = A.diagonal(dim1=-2, dim2=-1)
+    is_diagonal = (A == diagonal.diag_embed()).all(-1, True).all(-2, True)
+    f, g = spectral_roots(diagonal)
+    accepted = f.isnan().any(-1, True)[..., None].logical_not()
+    S, Z = f.diag_embed().where(accepted, math.nan), g.diag_embed().where(accepted, math.nan)
+    A, nu = normalise(A)
+    finite, zero = nu.isfinite(), nu == 0
+    A = torch.where(finite, A, identity_like(A))
     bound = one_norm(A).clamp_max(1)
-    bound = torch.where(bound == 0, 1, bound)
-    A, nu = A / bound, nu * bound
-    S, Z = torch.full_like(A, math.nan), torch.full_like(A, math.nan)
-    good = torch.zeros_like(nu, dtype=torch.bool)
-    eps = torch.finfo(A.dtype).eps
-    for ridge in (*(eps * r for r in RIDGES[:-1]), max(eps * RIDGES[-1], entry_precision)):
-        X, Y, now = newton_roots(A + identity_like(A, ridge), design)
-        now = now & good.logical_not() & nu.isfinite()
-        S, Z, good = torch.where(now, X, S), torch.where(now, Y, Z), good | now
-        if may_stop(good):
+    bound = torch.where(zero, 1, bound)
+    scale, done = torch.ones_like(bound), is_diagonal | zero
+    for attempt in ("as bounded", "as estimated", "by eigenvalues"):
+        B = A / bound
+        if attempt == "as estimated":
+            closer = 1.05 * spectral_estimate(B, 8)
+            bound = torch.where(closer < 0.75, closer * bound, bound)
+            B = A / bound
+        if attempt == "by eigenvalues":
+            (X, Y), good = semidefinite_roots(B, done.logical_not()), done.logical_not()
+        else:
+            X, Y, good = newton_roots(B, design)
+            X = X * unbiased(B, X, design)
+        now = good & done.logical_not()
+        S, Z, done = torch.where(now, X, S), torch.where(now, Y, Z), done | now
+        scale = torch.where(now, nu * bound, scale)
+        if may_stop(done):
             break
-    S = torch.where(nu == 0, 0, symmetric_part(S) * nu.sqrt())
-    return S, torch.where(nu == 0, infinite_like(A), symmetric_part(Z) / nu.sqrt())
+    scale = scale.sqrt()
+    S, Z = symmetric_part(S) * scale, symmetric_part(Z) / scale
+    S, Z = S.where(finite, math.nan), Z.where(finite, math.nan)
+    return torch.where(zero, 0, S), torch.where(zero, infinite_like(A), Z)
 
 
-@op(entry_precision=True)
-def sqrtm(A: Tensor, rtol: float, entry_precision: float) -> Tensor:
+@op
+def sqrtm(A: Tensor, rtol: float) -> Tensor:
     """S = A^(1/2)."""
-    return both_roots(A, rtol, entry_precision)[0]
+    return both_roots(A, rtol)[0]
 
 
 def _solve_at_the_root(S: Tensor, numbers: tuple, direction: Tensor) -> Tensor:
@@ -81,10 +125,10 @@ def _solve_at_the_root(S: Tensor, numbers: tuple, direction: Tensor) -> Tensor:
 sqrtm.rule = Rule(lambda A, S: (S,), _solve_at_the_root, _solve_at_the_root)
 
 
-@op(entry_precision=True)
-def inv_sqrtm(A: Tensor, rtol: float, entry_precision: float) -> Tensor:
+@op
+def inv_sqrtm(A: Tensor, rtol: float) -> Tensor:
     """Z = A^(-1/2)."""
-    return both_roots(A, rtol, entry_precision)[1]
+    return both_roots(A, rtol)[1]
 
 
 def _solve_at_the_inverse_root(Z: Tensor, numbers: tuple, direction: Tensor) -> Tensor:
@@ -94,10 +138,10 @@ def _solve_at_the_inverse_root(Z: Tensor, numbers: tuple, direction: Tensor) -> 
 inv_sqrtm.rule = Rule(lambda A, Z: (Z,), _solve_at_the_inverse_root, _solve_at_the_inverse_root)
 
 
-@op(entry_precision=True)
-def sqrtm_and_inv(A: Tensor, rtol: float, entry_precision: float) -> tuple[Tensor, Tensor]:
+@op
+def sqrtm_and_inv(A: Tensor, rtol: float) -> tuple[Tensor, Tensor]:
     """S = A^(1/2) and Z = A^(-1/2)."""
-    return both_roots(A, rtol, entry_precision)
+    return both_roots(A, rtol)
 
 
 def _both_roots_vjp(S: Tensor, Z: Tensor, numbers: tuple, G: Tensor, H: Tensor) -> Tensor:
@@ -116,7 +160,7 @@ sqrtm_and_inv.rule = Rule(lambda A, S, Z: (S, Z), _both_roots_vjp, _both_roots_j
 def sqrtm_backward(S: Tensor, G: Tensor, rtol: float, entry_precision: float) -> Tensor:
     """X with S X + X S = sym(G)."""
     B, s = normalise(symmetric_part(S))
-    X = solve_newton(*inverse_with_ridge(B, entry_precision), symmetric_part(G), reachable(rtol, S.dtype))
+    X = solve_newton(*inverse_of_root(B, entry_precision), symmetric_part(G), reachable(rtol, S.dtype))
     return torch.where(s == 0, 0, symmetric_part(X) / s)
 
 
@@ -170,7 +214,7 @@ def sqrtm_and_inv_backward(S: Tensor, Z: Tensor, G: Tensor, H: Tensor, rtol: flo
     S, Z, G, H = (symmetric_part(x) for x in (S, Z, G, H))
     B, s = normalise(S)
     W = Z * s
-    X = solve_newton(*inverse_with_ridge(B, entry_precision), G - W @ H @ W / s / s, reachable(rtol, S.dtype))
+    X = solve_newton(*inverse_of_root(B, entry_precision), G - W @ H @ W / s / s, reachable(rtol, S.dtype))
     return torch.where(s == 0, 0, symmetric_part(X) / s)
 
 

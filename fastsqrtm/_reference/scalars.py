@@ -33,8 +33,8 @@ class RootDesign(NamedTuple):
     scales: tuple[float, ...]  # of the Newton steps
     error: float
 
-    def largest_inverse(self, precision: float) -> float:
-        return 2 / (precision * (self.constant + sum(w / t for t, w in self.terms)))
+    def largest_inverse(self, smallest: float) -> float:
+        return 1 / (smallest * (self.constant + sum(w / (smallest + t) for t, w in self.terms)))
 
 
 def zolotarev_node(degree: int, i: int, low: float) -> float:
@@ -72,6 +72,8 @@ def design(poles: int, steps: int, lowest: float) -> RootDesign:
 
 
 LOWEST_EIGENVALUE = {torch.float32: 1e-6, torch.float64: 1e-12}
+SINGULAR_EIGENVALUE = {dtype: lowest / 2 for dtype, lowest in LOWEST_EIGENVALUE.items()}
+MOST_NEGATIVE_EIGENVALUE = -1 / 64
 FINEST_TOLERANCE = {torch.float32: 5e-7, torch.float64: 2e-15}
 
 

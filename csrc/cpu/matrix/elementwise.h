@@ -171,6 +171,34 @@ double spectral_bound(const Panels<T>& P) {
   return one_norm < frobenius ? one_norm : frobenius;
 }
 
+// A lower bound of the spectral norm of a symmetric matrix, close after few steps: power iteration from the column of
+// the largest diagonal entry. `vectors` holds two, padded.
+template <class T>
+double spectral_estimate(const Panels<T>& P, int steps, T* vectors) {
+  using Wide = typename DoubleLanes<T>::Vector;
+  constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
+  T *x = vectors, *y = vectors + P.panels() * width;
+  int largest = 0;
+  for (int i = 1; i < P.n; ++i) largest = std::fabs(*P.at(i, i)) > std::fabs(*P.at(largest, largest)) ? i : largest;
+  for (int i = 0; i < P.n; ++i) x[i] = T(i == largest);
+  double norm = 0;
+  for (int step = 0; step < steps; ++step) {
+    Wide squares = {};
+    for (int j = 0; j < P.n; j += lanes) {
+      Vector<T> sum = {};
+      const T* p = P.at(0, j);
+      for (int i = 0; i < P.n; ++i) sum += x[i] * FASTSQRTM_ISA::load(p + i * width);
+      FASTSQRTM_ISA::store(y + j, sum);
+      const Wide valid = __builtin_convertvector(load_valid(y + j, P.n - j), Wide);
+      squares += valid * valid;
+    }
+    norm = std::sqrt(sum_of_lanes<T>(squares));
+    const T factor = norm > 0 ? T(1 / norm) : T(0);
+    for (int i = 0; i < P.n; ++i) x[i] = factor * y[i];
+  }
+  return norm;
+}
+
 // sum_ij p_ij q_ij, in double.
 template <class T>
 double inner_product(const Panels<T>& P, const Panels<T>& Q) {

@@ -24,7 +24,7 @@ struct LyapunovNewton {
       if (s == 0) return fill(task.n, T(0), T(0), target);
       if (!(s < std::numeric_limits<double>::infinity())) return fill(task.n, nan, nan, target);
       s = normalise(team, s, ws[0]);
-      if (!invert(team, ridge_unit<T, Storage>(), ws[0], ws[1], SweepStrips<T>(ws[3])))
+      if (!invert(team, ridge_unit<T>(element_of<Storage>), ws[0], ws[1], SweepStrips<T>(ws[3])))
         return fill(task.n, nan, nan, target);
       const Panels<T> X = solve_newton(team, arguments.tolerance, sign, ws);
       if (!X.data) return fill(task.n, nan, nan, target);

@@ -1,8 +1,10 @@
-// A -> A^(1/2) and A^(-1/2), either or both, as accurately as the design says. A matrix that turns out to be indefinite
-// in this precision starts again with a larger ridge on its diagonal.
+// A -> A^(1/2) and A^(-1/2), either or both, as accurately as the design says. A matrix that turns out to be singular
+// or indefinite in this precision starts again: where its norm was much overestimated, in units of a closer one, else
+// by its eigenvalues.
 #pragma once
 
 #include "cpu/steps/denman_beavers.h"
+#include "cpu/steps/spectral.h"
 
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
@@ -21,31 +23,59 @@ struct Roots {
       if (inverse_target) fill(task.n, inverse_diagonal, off_diagonal, inverse_target);
     };
     const Wanted wanted = {root_target != nullptr, inverse_target != nullptr};
-    const Panels<T> A = ws[0], S = ws[1], Z = ws[2];
-    constexpr double epsilon = std::numeric_limits<T>::epsilon();
-    double ridge = 0;
-    for (const double next : ridges) {
-      ridge = next * (next == last_ridge ? ridge_unit<T, Storage>() : epsilon);
+    const Panels<T> A = ws[0], S = ws[1];
+    Panels<T> Z = ws[2];
+    double nu = 0;
+    const auto load_normalised = [&] {
       load_symmetric<T, Storage>(team, task.in[0], A);
-      double nu = frobenius(A);
-      if (nu == 0) return fill_both(T(0), infinity, T(0));
-      if (!(nu < std::numeric_limits<double>::infinity())) return fill_both(nan, nan, nan);
+      nu = frobenius(A);
+      if (nu == 0 || !(nu < std::numeric_limits<double>::infinity())) return false;
+      if (is_diagonal(A)) return true;
       nu = normalise(team, nu, A);
       const double tighter = one_norm(A);  // a bound of the largest eigenvalue, as the Frobenius norm is
       if (tighter < 1) nu *= normalise(team, tighter, A);
-      add_identity(A, T(ridge));
-      if (!newton_roots(team, arguments.design, wanted, ws)) continue;
-      if (root_target) {
-        mirror(team, S, T(1));
-        store_matrix(S, std::sqrt(nu), root_target);
-      }
-      if (inverse_target) {
-        mirror(team, Z, T(1));
-        store_matrix(Z, 1 / std::sqrt(nu), inverse_target);
+      return true;
+    };
+    if (!load_normalised()) return nu == 0 ? fill_both(T(0), infinity, T(0)) : fill_both(nan, nan, nan);
+    if (is_diagonal(A)) {
+      SpectralRoots<T> roots;
+      for (int i = 0; i < task.n; ++i) roots.add(*A.at(i, i));
+      if (!roots.exist()) return fill_both(nan, nan, nan);
+      fill_both(T(0), T(0), T(0));
+      for (int64_t i = 0; i < task.n; ++i) {
+        const T w = *A.at(int(i), int(i));
+        if (root_target) encode(roots.root(w), root_target[i * task.n + i]);
+        if (inverse_target) encode(roots.inverse(w), inverse_target[i * task.n + i]);
       }
       return;
     }
-    fill_both(nan, nan, nan);
+    double trace_of_A = trace(A);
+    bool done = newton_roots(team, arguments.design, wanted, ws);
+    if (!done) {
+      load_normalised();
+      const double closer = 1.05 * spectral_estimate(A, 8, ws[1].data);
+      if (closer < 0.75) {
+        nu *= normalise(team, closer, A);
+        trace_of_A = trace(A);
+        done = newton_roots(team, arguments.design, wanted, ws);
+      }
+    }
+    double unbiased = 1;
+    if (done) {
+      // The error of the design is largest at the largest eigenvalue, always to the same side: the trace shows it.
+      if (wanted.root) unbiased = std::sqrt(trace_of_A / sum_of_squares(S));
+      if (!(std::fabs(unbiased - 1) <= 2 * arguments.design.error)) unbiased = 1;
+      if (wanted.root) mirror(team, S, T(1));
+      if (wanted.inverse) mirror(team, Z, T(1));
+    } else {
+      // By a power of two, which rounds nothing: the smallest eigenvalues are as small as the rounding of the entries.
+      load_symmetric<T, Storage>(team, task.in[0], A);
+      nu = normalise(team, std::exp2(std::ceil(std::log2(frobenius(A)))), A);
+      if (!spectral_roots(team, wanted, ws)) return fill_both(nan, nan, nan);
+      Z = ws[3];
+    }
+    if (wanted.root) store_matrix(S, std::sqrt(nu) * unbiased, root_target);
+    if (wanted.inverse) store_matrix(Z, 1 / std::sqrt(nu), inverse_target);
   }
 };
 

@@ -46,7 +46,9 @@ struct RootsBackward {
     } else {
       load_symmetric<T, Storage>(team, G, C);
     }
-    if (!invert(team, ridge_unit<T, Storage>(), given, S.data ? W : B, SweepStrips<T>(U)))
+    constexpr double unit = ridge_unit<T>(element_of<Storage>);
+    const SweepStrips<T> strips(U);
+    if (!(S.data ? invert_root(team, unit, B, W, strips) : invert(team, unit, W, B, strips)))
       return fill(task.n, nan, nan, target);
     const Panels<T> X = solve_newton(team, arguments.tolerance, T(1), ws);
     if (!X.data) return fill(task.n, nan, nan, target);

@@ -13,8 +13,8 @@ struct Wanted {
 };
 
 // X ~ A^(1/2) in ws[1] and Y ~ A^(-1/2) in ws[2], on and under the diagonal, for the A in ws[0] with eigenvalues up to
-// 1. The last step computes only the roots asked for. Overwrites the five matrices. Returns false if A is not positive
-// definite in this precision.
+// 1. The last step computes only the roots asked for. Overwrites the five matrices. Returns false if A is singular or
+// not positive definite in this precision.
 template <class T>
 bool newton_roots(const Team& team, const RootDesign& design, Wanted wanted, const Workspace<T>& ws) {
   const Panels<T> A = ws[0], X = ws[1], Y = ws[2], H = ws[3];
@@ -29,15 +29,18 @@ bool newton_roots(const Team& team, const RootDesign& design, Wanted wanted, con
     add_identity(X, T(design.weights[j]));
     combine(team, T(-design.weights[j] / design.shifts[j]), H, T(1), Y);
   }
-  const double largest_inverse = design.largest_inverse(std::numeric_limits<T>::epsilon());
+  const double largest_inverse = design.largest_inverse(singular_eigenvalue(sizeof(T)));
   const Panels<T>& minus_X_inverse = A;
   const Panels<T>& minus_Y_inverse = H;
   for (int k = 0; k < design.newton_steps; ++k) {
     const bool last = k + 1 == design.newton_steps, next_X = !last || wanted.root, next_Y = !last || wanted.inverse;
     const T half = T(design.scales[k] / 2);
     if (next_Y && !minus_inverse(team, X, minus_X_inverse, strips)) return false;
-    // The rounding of an inverse that large would show in the root of every eigenvalue.
-    if (k == 0 && next_Y && sum_of_squares(minus_X_inverse) > -largest_inverse * trace(minus_X_inverse)) return false;
+    // Below the interval of the design the steps end too early, and their rounding shows in every eigenvalue.
+    if (k == 0 && next_Y && sum_of_squares(minus_X_inverse) > largest_inverse * largest_inverse) {
+      mirror(team, minus_X_inverse, T(1));
+      if (!(spectral_estimate(minus_X_inverse, 4, H.data) <= largest_inverse)) return false;
+    }
     if (next_X && !minus_inverse(team, Y, minus_Y_inverse, strips)) return false;
     if (next_X) combine(team, -half, minus_Y_inverse, half, X);
     if (next_Y) combine(team, -half, minus_X_inverse, half, Y);

@@ -38,6 +38,8 @@ struct RootOptions {
   TORCH_ARG(std::optional<double>, rtol);
   /// Added to the diagonal of A before the root is taken, in the precision of the computation.
   TORCH_ARG(double, eps) = 0;
+  /// The same in units of the Frobenius norm of each matrix.
+  TORCH_ARG(double, rel_eps) = 0;
 };
 
 namespace detail {
@@ -67,8 +69,18 @@ auto shifted(const std::string& function, const at::Tensor& A, double eps, const
 
 template <class Op>
 auto root(const Op& op, const at::Tensor& A, const RootOptions& options) {
+  const std::string function(op.signature.name);
+  const double rel_eps = options.rel_eps();
+  if (!(rel_eps >= 0 && rel_eps < std::numeric_limits<double>::infinity()))
+    fail(c10::str("fastsqrtm.", function, ": rel_eps must be finite and not negative, got ", rel_eps));
   const auto compute = [&](const at::Tensor& shifted) { return op(shifted, options.rtol().value_or(0)); };
-  return shifted(std::string(op.signature.name), A, options.eps(), compute);
+  if (rel_eps == 0 || A.numel() == 0 || !is_batch_of_matrices(A)) return shifted(function, A, options.eps(), compute);
+  const at::Tensor precise = A.scalar_type() == at::kDouble ? A : A.to(at::kFloat);
+  const at::Tensor size = precise.detach().abs().amax({-2, -1}, true);  // keeps the squares of the norm in range
+  const at::Tensor unit = size.masked_fill(size == 0, 1);
+  const at::Tensor norm = unit * at::linalg_vector_norm(precise / unit, 2, at::IntArrayRef{-2, -1}, true);
+  const at::Tensor identity = at::eye(A.size(-1), precise.options().requires_grad(false));
+  return cast(shifted(function, precise + rel_eps * norm * identity, options.eps(), compute), A.scalar_type());
 }
 
 /// Calls solve(B, C, number) with the leading dimensions of B and C broadcast.
