@@ -128,6 +128,7 @@ def record(without: dict, with_ours: dict) -> dict:
         "suites": {
             "POT": {
                 "version": "1",
+                "tests": "a given folder",
                 "without": {"passed": 7, "failures": without},
                 "with": {"passed": 6, "failures": with_ours, "calls_of_ours": 5},
             }
@@ -139,10 +140,33 @@ def test_the_page_tells_failures_of_ours_from_those_of_the_peer():
     text = main.page(record({"a::old": "x"}, {"a::old": "x", "b::new": "it `differs`"}))
     assert "| POT | 1 | `sqrtm` of the NumPy and torch backends | 5 | 7 | 6 | 1 |" in text
     assert "- POT, `b::new`: `it 'differs'`" in text
+    assert "Those of POT were given in a folder" in text
     assert "- POT, `a::old`: fails with ours too" in text
     assert "(../bench/results/a-cpu-avx9-1-threads-peers.json)" in text
+    assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 120
     assert text.count("There are none.") == 0
     assert main.page(record({}, {})).count("There are none.") == 2
+
+
+def test_one_suite_keeps_the_results_of_the_others(tmp_path, monkeypatch):
+    failures = {}
+
+    def run_suite(python, name, suite, folder, ours, limit, bar):
+        return {"passed": 1, "failures": failures if ours else {}, "calls_of_ours": 1}
+
+    monkeypatch.setattr(main, "RESULTS", tmp_path)
+    monkeypatch.setattr(main, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(main, "_environment", lambda suites: Path(sys.executable))
+    monkeypatch.setattr(main, "_tests", lambda *args: tmp_path)
+    monkeypatch.setattr(main, "_run", run_suite)
+    assert main.main(["--only", "geoopt"]) == 0
+    failures["test_a"] = "why"
+    assert main.main(["--only", "POT"]) == 1
+    text = (tmp_path / "page.md").read_text()
+    assert "| geoopt | 0.5.1 |" in text and "- POT, `test_a`: `why`" in text
+    failures.clear()
+    failures[f"test_gaussian::{main.EXPECTED[0][1]}"] = "DID NOT WARN"
+    assert main.main(["--only", "POT"]) == 0
 
 
 @pytest.mark.slow
