@@ -1,7 +1,8 @@
 """``python -m bench``: measure, print the tables, write the json; ``--plot`` draws it.
 
-``python -m bench compare old.json new.json`` compares two records instead, and ``python -m bench paper`` makes
-docs/paper.md: the numerical studies of the paper.
+``python -m bench compare old.json new.json`` compares two records instead, ``python -m bench paper`` makes
+docs/paper.md, the numerical studies of the paper, and ``python -m bench peers`` runs the tests of other packages with
+our roots in place of theirs.
 """
 
 import argparse
@@ -81,5 +82,9 @@ if __name__ == "__main__":
         paper.main(sys.argv[2:])
     elif sys.argv[1:2] == ["compare"]:
         sys.exit(compare.main(sys.argv[2:]))
+    elif sys.argv[1:2] == ["peers"]:
+        from bench.peer_suites import main as suites
+
+        sys.exit(suites.main(sys.argv[2:]))
     else:
         main()
