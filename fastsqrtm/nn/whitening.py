@@ -231,7 +231,7 @@ class _BatchWhitening(_Root):
         if samples == 1 and group is None:
             raise ValueError(
                 f"fastsqrtm.{self._name}: expected more than 1 value per channel when training, "
-                f"got input size {list(x.shape)}"
+                f"got input size {x.shape}"
             )
         update = self.training and self.track_running_stats and self.running_mean is not None and not _recomputing()
         if update and self.num_batches_tracked is not None:
@@ -332,7 +332,7 @@ def _product(part: Tensor, M: Tensor, constant: Tensor | None, last: bool) -> Te
             y = part @ M
         else:
             y = torch.baddbmm(constant.expand(N, G, g).reshape(N * G, 1, g), part, M)
-        return y.transpose(0, 1).reshape(L, G * g)
+        return y.transpose(0, 1).contiguous().view(L, G * g)
     if constant is None:
         y = M @ part
     else:

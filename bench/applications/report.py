@@ -1,0 +1,94 @@
+"""docs/applications.md and its figures, from the record."""
+
+import statistics
+from pathlib import Path
+
+from bench.applications.studies import STUDIES
+
+IMAGES = "images/applications"
+
+
+def grouped(lines: list[dict]) -> dict[str, dict[str, list[dict]]]:
+    """study -> network -> runs."""
+    studies: dict[str, dict[str, list[dict]]] = {}
+    for line in lines[1:]:
+        studies.setdefault(line["study"], {}).setdefault(line["network"], []).append(line)
+    return studies
+
+
+def mean_and_deviation(values: list[float | None]) -> str:
+    finite = [value for value in values if value is not None]
+    if len(finite) < len(values):
+        return f"diverged ({len(values) - len(finite)} of {len(values)})"
+    spread = f" ± {100 * statistics.stdev(finite):.1f}" if len(finite) > 1 else ""
+    return f"{100 * statistics.mean(finite):.1f}{spread}"
+
+
+def table(networks: dict[str, list[dict]]) -> str:
+    out = [
+        "| network | parameters | running statistics | population statistics | final loss | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, runs in networks.items():
+        losses = [run["final_loss"] for run in runs if not run["diverged"]]
+        loss = f"{statistics.mean(losses):.3f}" if losses else "–"
+        cells = [mean_and_deviation([run[kind] for run in runs]) for kind in ("running", "population")]
+        seconds = statistics.mean(run["seconds"] for run in runs)
+        out.append(f"| {name} | {runs[0]['parameters']:,} | {cells[0]} | {cells[1]} | {loss} | {seconds:.0f} |")
+    return "\n".join(out)
+
+
+def draw_default(networks: dict[str, list[dict]], path: Path) -> None:
+    """Accuracy with running and population statistics against the shrinkage."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = [name for name in networks if "momentum" not in name]
+    figure, axis = pyplot.subplots(figsize=(8, 3.6), layout="constrained")
+    for kind, colour, shift in (("running", "#d1495b", -0.12), ("population", "#0b6e4f", 0.12)):
+        for place, name in enumerate(names):
+            values = [100 * run[kind] for run in networks[name] if run[kind] is not None]
+            label = f"{kind} statistics" if place == 0 else None
+            axis.plot([place + shift] * len(values), values, "o", color=colour, alpha=0.7, label=label)
+            if values:
+                mean = statistics.mean(values)
+                axis.plot([place + shift - 0.1, place + shift + 0.1], [mean, mean], color=colour)
+    axis.set_xticks(range(len(names)), names, rotation=25, ha="right")
+    axis.set_ylabel("test accuracy, %")
+    axis.set_title("whitening after the first convolution: every seed, and the mean")
+    axis.grid(axis="y", alpha=0.3)
+    axis.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+def write(lines: list[dict], output: Path) -> Path:
+    place, studies = lines[0], grouped(lines)
+    size = place["size"]
+    out = [
+        "# Applications",
+        "",
+        "Networks with the layers of `fastsqrtm.nn`, trained on real images by `python -m bench applications`. Accuracies",
+        "are percentages of test images, mean and standard deviation over the seeds. *Running statistics* are those that",
+        "training left behind, *population statistics* those of the training images at the final weights, which",
+        "`fastsqrtm.nn.calibrate` computes.",
+        "",
+        f"Size `{size['name']}`: {size['train']:,} training and {size['test']:,} test images, {size['epochs']} epochs in batches"
+        f" of {size['batch']}, up to {size['seeds']} seeds; {place['machine']['cpu']}, {place['threads']} thread(s), torch"
+        f" {place['torch']}.",
+    ]  # fmt: skip
+    for name, study in STUDIES.items():
+        if name not in studies:
+            continue
+        seeds = min(len(runs) for runs in studies[name].values())
+        out += ["", f"## {study.title}", "", f"{study.question} At least {seeds} seed(s).", "", table(studies[name])]
+        if name == "default":
+            draw_default(studies[name], output / IMAGES / "default.png")
+            out += ["", f"![accuracy against the regulariser]({IMAGES}/default.png)"]
+    page = output / "applications.md"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text("\n".join(out) + "\n")
+    return page
