@@ -440,13 +440,17 @@ def test_wmse_compares_whitened_views():
     assert loss(view, view).abs() < 1e-10
     assert loss(view, 3 * view + 5).abs() < 1e-10  # whitening forgets scale and shift
     other = correlated(64, 8, dtype=torch.float64, seed=3)
-    white = [nn.BatchWhitening1d(8, eps=0.0, shrinkage=0.0, affine=False, dtype=torch.float64)(v) for v in (view, other)]
+    white = [
+        nn.BatchWhitening1d(8, eps=0.0, shrinkage=0.0, affine=False, dtype=torch.float64)(v) for v in (view, other)
+    ]
     expected = (2 - 2 * torch.cosine_similarity(*white)).mean()
     torch.testing.assert_close(loss(view, other), expected)
     turned = nn.WMSELoss(8)(view @ mixing, other @ mixing)  # ZCA turns with its input
     torch.testing.assert_close(turned, expected)
     sliced = nn.WMSELoss(8, slice_size=16, iterations=3)
-    assert torch.autograd.gradcheck(lambda x: torch.manual_seed(1) and sliced(x, other[:32]), view[:32].requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda x: torch.manual_seed(1) and sliced(x, other[:32]), view[:32].requires_grad_()
+    )
     with pytest.raises(RuntimeError, match="slice_size must be at least"):
         nn.WMSELoss(8, slice_size=15)
     with pytest.raises(RuntimeError, match="multiple of 16"):

@@ -57,7 +57,11 @@ def one(plan: dict, size: dict, folder: Path) -> dict:
     torch.manual_seed(plan["seed"])
     model = study.networks[plan["network"]](part)
     settings = {**size, "rate": study.rate, "adam": study.adam}
-    return {**plan, "parameters": sum(p.numel() for p in model.parameters()), **training.run(model, part, settings, plan["seed"])}
+    return {
+        **plan,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **training.run(model, part, settings, plan["seed"]),
+    }
 
 
 def main(argv: list[str]) -> None:

@@ -57,11 +57,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
 RIDGES: dict[str, dict[str, float]] = {
     **{f"shrinkage {s:g}": {"shrinkage": s} for s in (0.0, 1e-4, 1e-3, 1e-2, 1e-1)},
     **{f"eps {e:g}": {"shrinkage": 0.0, "eps": e} for e in (1e-3, 1e-2, 1e-1)},
-    **{
-        f"shrinkage {s:g}, momentum {m:g}": {"shrinkage": s, "momentum": m}
-        for s in (1e-3, 1e-2)
-        for m in (0.3, 0.03)
-    },
+    **{f"shrinkage {s:g}, momentum {m:g}": {"shrinkage": s, "momentum": m} for s in (1e-3, 1e-2) for m in (0.3, 0.03)},
 }
 
 STUDIES: dict[str, Study] = {

@@ -1,7 +1,5 @@
 """Losses made of whitening."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -83,7 +81,7 @@ class WMSELoss(nn.Module):
         with without_autocast(views[0]):
             z = statistics.wide(torch.stack(views))
             if self.gather:
-                z = torch.cat(gathered(z), 1)
+                z = gathered(z).movedim(0, 1).flatten(1, 2)
             number, batch, dim = z.shape
             size = batch if self.slice_size is None else self.slice_size
             if size == 0 or batch % size or size < 2:
@@ -101,9 +99,12 @@ class WMSELoss(nn.Module):
             return total.sum(-1).mean() if self.normalize else total.mean()
 
 
-def gathered(x: Tensor) -> list[Tensor]:
-    """x of every process, with gradients to all of them."""
-    from torch.distributed.nn.functional import all_gather
-
-    parts: Any = all_gather(x)
-    return list(parts)
+def gathered(x: Tensor) -> Tensor:
+    """(processes, ...): x of every process, with gradients to all of them, to any order."""
+    group = torch.distributed.group.WORLD
+    if group is None:
+        raise ValueError("fastsqrtm.nn.WMSELoss: gather=True needs torch.distributed.init_process_group first")
+    rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return statistics.all_reduce(
+        torch.stack([x if k == rank else torch.zeros_like(x) for k in range(processes)]), group
+    )
