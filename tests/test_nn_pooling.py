@@ -78,7 +78,7 @@ def test_more_channels_than_positions():
 
 
 def mpncov(x, steps):
-    """fast MPN-COV by its formulas, in float64: centred covariance, Newton-Schulz on A over its trace, times its root."""
+    """fast MPN-COV by its formulas, in float64: centred covariance, Newton-Schulz steps on A over its trace."""
     M = x.flatten(2).shape[2]
     centring = torch.eye(M, dtype=x.dtype) / M - torch.ones(M, M, dtype=x.dtype) / M**2
     A = x.flatten(2) @ centring @ x.flatten(2).mT

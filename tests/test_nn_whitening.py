@@ -248,7 +248,7 @@ def test_errors_are_those_of_batch_norm(cls, shape):
     for x in (torch.randn(6, 5, 2, 2, 2, 2), torch.randn(6), torch.randn(1, 5, *[1] * (len(shape) - 2))):
         with pytest.raises(ValueError) as expected:
             norm(x)
-        with pytest.raises(ValueError, match="fastsqrtm.nn.BatchWhitening") as error:
+        with pytest.raises(ValueError, match=r"fastsqrtm\.nn\.BatchWhitening") as error:
             layer(x)
         assert error.value.args[0].lower().endswith(expected.value.args[0].lower().rstrip("."))
     with pytest.raises(RuntimeError, match="5 channels"):

@@ -12,7 +12,8 @@ def grouped(lines: list[dict]) -> dict[str, dict[str, list[dict]]]:
     """study -> network -> runs."""
     studies: dict[str, dict[str, list[dict]]] = {}
     for line in lines[1:]:
-        studies.setdefault(line["study"], {}).setdefault(line["network"], []).append(line)
+        if line["network"] in STUDIES[line["study"]].networks:
+            studies.setdefault(line["study"], {}).setdefault(line["network"], []).append(line)
     return studies
 
 
@@ -31,7 +32,7 @@ def table(networks: dict[str, list[dict]]) -> str:
     ]
     for name, runs in networks.items():
         losses = [run["final_loss"] for run in runs if not run["diverged"]]
-        loss = f"{statistics.mean(losses):.3f}" if losses else "–"
+        loss = f"{statistics.mean(losses):.3f}" if losses else "-"
         cells = [mean_and_deviation([run[kind] for run in runs]) for kind in ("running", "population")]
         seconds = statistics.mean(run["seconds"] for run in runs)
         out.append(f"| {name} | {runs[0]['parameters']:,} | {cells[0]} | {cells[1]} | {loss} | {seconds:.0f} |")
@@ -71,14 +72,14 @@ def write(lines: list[dict], output: Path) -> Path:
     out = [
         "# Applications",
         "",
-        "Networks with the layers of `fastsqrtm.nn`, trained on real images by `python -m bench applications`. Accuracies",
-        "are percentages of test images, mean and standard deviation over the seeds. *Running statistics* are those that",
-        "training left behind, *population statistics* those of the training images at the final weights, which",
-        "`fastsqrtm.nn.calibrate` computes.",
+        "Networks with the layers of `fastsqrtm.nn`, trained on real images by `python -m bench applications`.",
+        "Accuracies are percentages of test images, mean and standard deviation over the seeds. *Running statistics* are",
+        "those that training left behind, *population statistics* those of the training images at the final weights,",
+        "which `fastsqrtm.nn.calibrate` computes.",
         "",
-        f"Size `{size['name']}`: {size['train']:,} training and {size['test']:,} test images, {size['epochs']} epochs in batches"
-        f" of {size['batch']}, up to {size['seeds']} seeds; {place['machine']['cpu']}, {place['threads']} thread(s), torch"
-        f" {place['torch']}.",
+        f"Size `{size['name']}`: {size['train']:,} training and {size['test']:,} test images, {size['epochs']} epochs in"
+        f" batches of {size['batch']}, up to {size['seeds']} seeds; {place['machine']['cpu']}, {place['threads']}"
+        f" thread(s), torch {place['torch']}.",
     ]  # fmt: skip
     for name, study in STUDIES.items():
         if name not in studies:

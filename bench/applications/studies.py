@@ -55,9 +55,9 @@ SYSTEMS: dict[str, dict[str, Any]] = {
 }
 
 RIDGES: dict[str, dict[str, float]] = {
-    **{f"shrinkage {s:g}": {"shrinkage": s} for s in (0.0, 1e-4, 1e-3, 1e-2, 1e-1)},
-    **{f"eps {e:g}": {"shrinkage": 0.0, "eps": e} for e in (1e-3, 1e-2, 1e-1)},
-    **{f"shrinkage {s:g}, momentum {m:g}": {"shrinkage": s, "momentum": m} for s in (1e-3, 1e-2) for m in (0.3, 0.03)},
+    **{f"shrinkage {s:g}": {"shrinkage": s} for s in (0.0, 1e-3, 1e-2, 1e-1, 0.3)},
+    **{f"shrinkage {s:g}, momentum 0.3": {"shrinkage": s, "momentum": 0.3} for s in (1e-2, 1e-1)},
+    "eps 0.1": {"shrinkage": 0.0, "eps": 0.1},
 }
 
 STUDIES: dict[str, Study] = {
