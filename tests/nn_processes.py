@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+import fastsqrtm
 from fastsqrtm import nn, statistics
 
 torch.set_num_threads(1)
@@ -127,6 +128,39 @@ def check_loss(rank, sizes):
     loss.backward()
     expected.backward()
     close(mine.grad / len(sizes), whole.grad.split(8, 1)[rank])
+
+
+def check_dtensor(rank, sizes):
+    """A DTensor sharded over its batch: roots where the shards are, forward and backward, without communication."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+    from torch.distributed.tensor.debug import CommDebugMode
+
+    functions = (
+        fastsqrtm.sqrtm,
+        fastsqrtm.inv_sqrtm,
+        lambda A: sum(fastsqrtm.sqrtm_and_inv(A)),
+        fastsqrtm.inv,
+        lambda A: fastsqrtm.lyapunov(A, A),
+        fastsqrtm.mpa_lya,
+        lambda A: fastsqrtm.paper.inv_sqrtm(A, method="ns"),
+    )
+    mesh = init_device_mesh("cpu", (len(sizes),))
+    A = fastsqrtm.testing.spd(4, batch=(5,), dtype=torch.float64)  # no number of processes divides 5
+    for f in functions:
+        plain = A.clone().requires_grad_()
+        expected = f(plain)
+        expected.backward(expected.detach() ** 2)
+        for placement in (Shard(0), Replicate()):
+            sharded = distribute_tensor(A, mesh, [placement]).requires_grad_()
+            with CommDebugMode() as communication:
+                root = f(sharded)
+                root.backward(root.detach() ** 2)
+            assert communication.get_total_counts() == 0
+            assert root.placements == sharded.grad.placements == (placement,)
+            close(root.full_tensor(), expected)
+            close(sharded.grad.full_tensor(), plain.grad)
+    rows = fastsqrtm.sqrtm(distribute_tensor(A, mesh, [Shard(1)]))  # a matrix in pieces is gathered
+    close(rows.full_tensor(), fastsqrtm.sqrtm(A))
 
 
 CHECKS = {name.removeprefix("check_"): f for name, f in list(globals().items()) if name.startswith("check_")}

@@ -73,12 +73,12 @@ def write(lines: list[dict], output: Path) -> Path:
         "# Applications",
         "",
         "Networks with the layers of `fastsqrtm.nn`, trained on real images by `python -m bench applications`.",
-        "Accuracies are percentages of test images, mean and standard deviation over the seeds. *Running statistics* are",
-        "those that training left behind, *population statistics* those of the training images at the final weights,",
-        "which `fastsqrtm.nn.calibrate` computes.",
+        "Accuracies are percentages of test images, mean and standard deviation over the seeds. *Running statistics*",
+        "are those that training left behind, *population statistics* those of the training images at the final",
+        "weights, which `fastsqrtm.nn.calibrate` computes.",
         "",
-        f"Size `{size['name']}`: {size['train']:,} training and {size['test']:,} test images, {size['epochs']} epochs in"
-        f" batches of {size['batch']}, up to {size['seeds']} seeds; {place['machine']['cpu']}, {place['threads']}"
+        f"Size `{size['name']}`: {size['train']:,} training and {size['test']:,} test images, {size['epochs']} epochs"
+        f" in batches of {size['batch']}, up to {size['seeds']} seeds; {place['machine']['cpu']}, {place['threads']}"
         f" thread(s), torch {place['torch']}.",
     ]  # fmt: skip
     for name, study in STUDIES.items():

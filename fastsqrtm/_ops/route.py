@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from . import sharding
 from .definition import DEFINITIONS, Definition, Results, unpacked
 
 
@@ -94,6 +95,7 @@ class _Transformable(torch.autograd.Function):
 def apply(definition: Definition, *inputs: Any) -> Results:
     """The op; under torch.func transforms and in forward mode through a Function that has rules for them."""
     compiling = torch.compiler.is_compiling()
+    sharding.prepare(inputs)
     if not compiling and torch._C._are_functorch_transforms_active():
         return _Transformable.apply(definition, *inputs)
     forward_mode = any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in inputs)
