@@ -5,6 +5,7 @@ Every run that is done is a line of the record; a command that was interrupted g
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -91,4 +92,4 @@ def main(argv: list[str]) -> None:
                 with path.open("a") as file:
                     file.write(json.dumps(result) + "\n")
                 lines.append(result)
-    print(report.write(lines, options.output))
+    print(report.write(lines, options.output, os.path.relpath(path, options.output)))

@@ -39,6 +39,21 @@ def table(networks: dict[str, list[dict]]) -> str:
     return "\n".join(out)
 
 
+def closeness(networks: dict[str, list[dict]]) -> str:
+    """Which networks lose less than a standard deviation by running statistics."""
+    close, apart = [], []
+    for name, runs in networks.items():
+        pairs = [(run["population"], run["running"]) for run in runs if not run["diverged"]]
+        population = [pair[0] for pair in pairs]
+        if len(pairs) >= 3:
+            lost = statistics.mean(p - r for p, r in pairs)
+            (close if lost <= statistics.stdev(population) else apart).append(f"{name} ({100 * lost:.1f} points)")
+    return (
+        f"Of those with three seeds, running statistics are within one standard deviation of population statistics for"
+        f" {', '.join(close) or 'none'}, and not for {', '.join(apart) or 'any'}."
+    )
+
+
 def draw_default(networks: dict[str, list[dict]], path: Path) -> None:
     """Accuracy with running and population statistics against the shrinkage."""
     import matplotlib
@@ -66,7 +81,7 @@ def draw_default(networks: dict[str, list[dict]], path: Path) -> None:
     pyplot.close(figure)
 
 
-def write(lines: list[dict], output: Path) -> Path:
+def write(lines: list[dict], output: Path, record: str) -> Path:
     place, studies = lines[0], grouped(lines)
     size = place["size"]
     out = [
@@ -79,7 +94,8 @@ def write(lines: list[dict], output: Path) -> Path:
         "",
         f"Size `{size['name']}`: {size['train']:,} training and {size['test']:,} test images, {size['epochs']} epochs"
         f" in batches of {size['batch']}, up to {size['seeds']} seeds; {place['machine']['cpu']}, {place['threads']}"
-        f" thread(s), torch {place['torch']}.",
+        f" thread(s), torch {place['torch']}. The [record]({record}) was made by `{place['command']}`; the seconds of"
+        f" training are those of a machine that did other work as well (load average {place['load_average_before']}).",
     ]  # fmt: skip
     for name, study in STUDIES.items():
         if name not in studies:
@@ -87,6 +103,7 @@ def write(lines: list[dict], output: Path) -> Path:
         seeds = min(len(runs) for runs in studies[name].values())
         out += ["", f"## {study.title}", "", f"{study.question} At least {seeds} seed(s).", "", table(studies[name])]
         if name == "default":
+            out += ["", closeness(studies[name])]
             draw_default(studies[name], output / IMAGES / "default.png")
             out += ["", f"![accuracy against the regulariser]({IMAGES}/default.png)"]
     page = output / "applications.md"
