@@ -291,6 +291,11 @@ def _centre(x: Tensor, per_sample: bool) -> tuple[Tensor, Tensor, Tensor]:
     return centred, mean.squeeze(-1), _products(centred, centred, per_sample)
 
 
+def _may_overwrite() -> bool:
+    """Whether a backward may work in place, which saves two copies of the data: nobody differentiates it or maps it."""
+    return not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
+
+
 class _Centre(torch.autograd.Function):
     """`_centre` with its backward in three passes over the data, where autograd makes eight. Differentiable again."""
 
@@ -314,6 +319,8 @@ class _Centre(torch.autograd.Function):
         if dmean is not None:
             through_mean = dmean.unsqueeze(-1) / max(_positions(centred, ctx.per_sample)[1], 1)
             constant = through_mean if constant is None else constant + through_mean
+        if dcentred is not None and dgram is not None and constant is not None and _may_overwrite():
+            return ((dgram + dgram.mT) @ centred).add_(dcentred).add_(constant), None
         dx = constant if dcentred is None or constant is None else dcentred + constant
         if dgram is not None:
             through_gram = (dgram + dgram.mT) @ centred

@@ -10,6 +10,7 @@ import traceback
 
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -72,6 +73,20 @@ def check_network(rank, sizes):
     y, dx, gradients, buffers = trained(wrapped, *mine)
     close(y, expected[0].split(sizes)[rank])
     close([g * len(sizes) for g in gradients], expected[2])
+    close(buffers, expected[3])
+
+
+def check_fsdp(rank, sizes):
+    x, cotangent = data()
+    expected = trained(network(False), x, cotangent)
+    net = network(True)
+    for layer in (net[0], net[1], net[4]):
+        fully_shard(layer)
+    fully_shard(net)
+    y, dx, gradients, buffers = trained(net, *[t.split(sizes)[rank] for t in (x, cotangent)])
+    close(y, expected[0].split(sizes)[rank])
+    close(dx, expected[1].split(sizes)[rank])
+    close([g.full_tensor() * len(sizes) for g in gradients], expected[2])
     close(buffers, expected[3])
 
 

@@ -136,6 +136,11 @@ def test_backward_runs_twice():
     loss = layer(x).pow(3).sum()
     first, second = (torch.autograd.grad(loss, x, retain_graph=True)[0] for _ in range(2))
     assert torch.equal(first, second) and first.norm() > 0
+    (third,) = torch.autograd.grad(loss, x, create_graph=True)
+    torch.testing.assert_close(third, first)
+    scales = torch.tensor([1.0, 2.0, -3.0])
+    (batched,) = torch.autograd.grad(loss, x, scales, is_grads_batched=True)
+    torch.testing.assert_close(batched, scales[:, None, None, None, None] * first, rtol=1e-4, atol=1e-4)
 
 
 def test_per_sample_gradients_and_forward_mode():
@@ -178,6 +183,30 @@ def test_evaluation_drops_its_inverse_root(change):
     fresh.load_state_dict(layer.state_dict())
     assert not torch.allclose(before, after)
     torch.testing.assert_close(after, fresh.eval()(x))
+
+
+def test_an_inverse_root_of_inference_mode_serves_a_backward():
+    layer = nn.BatchWhitening2d(4).eval()
+    layer.running_cov.mul_(4)
+    x = correlated(6, 4, 3, 3)
+    with torch.inference_mode():
+        expected = layer(x)
+    (gradient,) = torch.autograd.grad(layer(x.requires_grad_()).sum(), x)
+    torch.testing.assert_close(layer(x), expected)
+    assert gradient.norm() > 0
+
+
+def test_results_are_no_views_and_may_be_overwritten():
+    """As of batch norm: ReLU in place follows, and FSDP warns of views."""
+    for shape, cls in LAYERS.items():
+        for training in (True, False):
+            layer = cls(5).train(training)
+            x = correlated(*shape).requires_grad_()
+            (expected,) = torch.autograd.grad(layer(x).relu().pow(2).sum(), x)
+            y = layer(x)
+            assert not y._is_view()
+            (gradient,) = torch.autograd.grad(y.relu_().pow(2).sum(), x)
+            torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_copies_and_moves_have_their_own_inverse_root():

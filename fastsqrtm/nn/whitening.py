@@ -169,7 +169,8 @@ class _BatchWhitening(_Root):
         key = (version, self.eps, self.shrinkage, self.method, self.backward, self.rtol, self.degree, self.iterations)
         if self._whitener is not None and self._whitener_of is cov and self._whitener_key == key:
             return self._whitener
-        whitener = self._running_root(cov)
+        with torch.inference_mode(False):  # what is kept must serve a backward later
+            whitener = self._running_root(cov)
         if version >= 0 and type(cov) in (Tensor, nn.Buffer) and not torch._C._are_functorch_transforms_active():
             self._whitener, self._whitener_of, self._whitener_key = whitener, cov, key
         return whitener
@@ -318,9 +319,11 @@ def transformed(x: Tensor, parts: list[Tensor], M: Tensor, constant: Tensor | No
         results.append(_product(part, block, added, last))
         group, channel = group + groups, channel + groups * size
     y = torch.cat(results, -1 if last else 1) if len(results) > 1 else results[0]
-    if last:  # (N L, C)
-        y = y.view(x.shape[0], *x.shape[2:], channels).movedim(-1, 1)
-    return y.reshape(x.shape).to(x.dtype)
+    if last and x.dim() > 2:  # (N L, C)
+        return y.view(x.shape[0], *x.shape[2:], channels).movedim(-1, 1).to(x.dtype)
+    # No view of what nobody else has: FSDP and in-place operations treat views with care.
+    result: Tensor = torch.ops.aten._unsafe_view(y, x.shape)
+    return result.to(x.dtype)
 
 
 def _product(part: Tensor, M: Tensor, constant: Tensor | None, last: bool) -> Tensor:
