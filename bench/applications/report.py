@@ -3,7 +3,7 @@
 import statistics
 from pathlib import Path
 
-from bench.applications.studies import STUDIES
+from bench.applications.studies import STUDIES, Study
 
 IMAGES = "images/applications"
 
@@ -27,15 +27,17 @@ def mean_and_deviation(values: list[float | None]) -> str:
 
 def table(networks: dict[str, list[dict]]) -> str:
     out = [
-        "| network | parameters | running statistics | population statistics | final loss | seconds |",
-        "|---|---|---|---|---|---|",
+        "| network | seeds | parameters | running statistics | population statistics | final loss | seconds |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, runs in networks.items():
         losses = [run["final_loss"] for run in runs if not run["diverged"]]
         loss = f"{statistics.mean(losses):.3f}" if losses else "-"
         cells = [mean_and_deviation([run[kind] for run in runs]) for kind in ("running", "population")]
         seconds = statistics.mean(run["seconds"] for run in runs)
-        out.append(f"| {name} | {runs[0]['parameters']:,} | {cells[0]} | {cells[1]} | {loss} | {seconds:.0f} |")
+        out.append(
+            f"| {name} | {len(runs)} | {runs[0]['parameters']:,} | {cells[0]} | {cells[1]} | {loss} | {seconds:.0f} |"
+        )
     return "\n".join(out)
 
 
@@ -52,6 +54,52 @@ def closeness(networks: dict[str, list[dict]]) -> str:
         f"Of those with three seeds, running statistics are within one standard deviation of population statistics for"
         f" {', '.join(close) or 'none'}, and not for {', '.join(apart) or 'any'}."
     )
+
+
+def verdicts(study: Study, networks: dict[str, list[dict]]) -> list[str]:
+    """A line for each claim whose networks were trained."""
+    lines = []
+    for better, worse in study.claims:
+        values = [[run["population"] for run in networks.get(name, [])] for name in (better, worse)]
+        if not all(values) or None in values[0] + values[1]:
+            continue
+        means = [100 * statistics.mean(of_one) for of_one in values]
+        verdict = "holds" if means[0] >= means[1] else "does not hold"
+        lines.append(f"- {better} is at least as accurate as {worse}: {verdict} ({means[0]:.1f} and {means[1]:.1f}).")
+    return lines
+
+
+def smoothed(runs: list[dict], window: int) -> list[float]:
+    """The mean loss over seeds, and over the last `window` steps."""
+    steps = min(len(run["losses"]) for run in runs)
+    mean = [statistics.mean(run["losses"][k] for run in runs) for k in range(steps)]
+    return [statistics.mean(mean[max(0, k - window + 1) : k + 1]) for k in range(steps)]
+
+
+def draw_losses(networks: dict[str, list[dict]], epochs: int, path: Path) -> None:
+    """Training loss against epochs and against seconds, mean over the seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.8), sharey=True, layout="constrained")
+    for name, runs in networks.items():
+        trained = [run for run in runs if not run["diverged"]]
+        if not trained:
+            continue
+        losses = smoothed(trained, 10)
+        seconds = statistics.mean(run["seconds"] for run in trained)
+        for axis, whole in zip(axes, (epochs, seconds), strict=True):
+            axis.plot([whole * (k + 1) / len(losses) for k in range(len(losses))], losses, label=name, linewidth=1.2)
+    for axis, label in zip(axes, ("epochs", "seconds of training"), strict=True):
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("training loss")
+    axes[1].legend(fontsize="x-small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
 
 
 def draw_default(networks: dict[str, list[dict]], path: Path) -> None:
@@ -100,8 +148,11 @@ def write(lines: list[dict], output: Path, record: str) -> Path:
     for name, study in STUDIES.items():
         if name not in studies:
             continue
-        seeds = min(len(runs) for runs in studies[name].values())
-        out += ["", f"## {study.title}", "", f"{study.question} At least {seeds} seed(s).", "", table(studies[name])]
+        out += ["", f"## {study.title}", "", study.question, "", table(studies[name])]
+        out += ["", *verdicts(study, studies[name])]
+        out += ["", study.published] if study.published else []
+        draw_losses(studies[name], size["epochs"], output / IMAGES / f"{name}-losses.png")
+        out += ["", f"![loss against epochs and seconds]({IMAGES}/{name}-losses.png)"]
         if name == "default":
             out += ["", closeness(studies[name])]
             draw_default(studies[name], output / IMAGES / "default.png")

@@ -20,6 +20,9 @@ class Study(NamedTuple):
     networks: dict[str, Make]
     rate: float = 0.05
     adam: bool = False
+    published: str = ""
+    claims: tuple[tuple[str, str], ...] = ()
+    """Pairs of networks: the first should be at least as accurate as the second, with population statistics."""
 
 
 def _white(**options: Any) -> models.Norm:
@@ -66,6 +69,7 @@ STUDIES: dict[str, Study] = {
         "Whitening after the first convolution: how far are running statistics from population statistics?",
         "fashion",
         {"batch norm": _cnn(), **{name: _cnn(_white(**options)) for name, options in RIDGES.items()}},
+        claims=(("shrinkage 0.1", "batch norm"), ("shrinkage 0.1", "shrinkage 0")),
     ),
     "systems": Study(
         "The systems of the paper (Table 7)",
@@ -75,12 +79,15 @@ STUDIES: dict[str, Study] = {
             "batch norm": _cnn(),
             **{name: _cnn(_white(eps=1e-2, shrinkage=0.0, **options)) for name, options in SYSTEMS.items()},
         },
+        published="Validation errors of ResNet-18 on CIFAR-10 in the paper: SVD-Pade 4.65 ± 0.11, SVD-Taylor 4.50 ±"
+        " 0.08, SVD-Lya 4.45 ± 0.16, NS 4.57 ± 0.15, MPA-Lya 4.39 ± 0.09, MTP-Lya 4.49 ± 0.13; it has no batch norm.",
     ),
     "resnet": Study(
         "ResNet-18 (Table 3)",
         "Whitening after the first convolution of a ResNet-18 of a quarter of the width.",
         "fashion",
         {"batch norm": _resnet(), "whitening": _resnet(_white())},
+        claims=(("whitening", "batch norm"),),
     ),
     "pooling": Study(
         "Covariance pooling (Table 9)",
@@ -92,12 +99,20 @@ STUDIES: dict[str, Study] = {
             "covariance": _head(partial(models.covariance_head, normalize="none")),
             "root of the covariance": _head(partial(models.covariance_head, normalize="sqrt")),
         },
+        published="Top-1 accuracies on ImageNet in the README of GCP_Optimization: ResNet-18 70.5 with average pooling"
+        " and 74.6 with the root of the covariance, ResNet-50 76.0 and 78.6.",
+        claims=(
+            ("covariance", "average"),
+            ("root of the covariance", "covariance"),
+            ("root of the covariance", "average, wide head"),
+        ),
     ),
     "photographs": Study(
         "Colour patches",
         "Which photograph is the patch from?",
         "photographs",
         {"batch norm": _cnn(), "whitening": _cnn(_white())},
+        claims=(("whitening", "batch norm"),),
     ),
     "transformer": Study(
         "A small ViT (Table 4)",
@@ -106,5 +121,8 @@ STUDIES: dict[str, Study] = {
         {"class token": _vit(False), "second-order head": _vit(True)},
         rate=1e-3,
         adam=True,
+        published="Top-1 accuracies on ImageNet in the paper: So-ViT-7 75.9 with the dominant eigenpair alone, 76.5 to"
+        " 76.8 with the whole root.",
+        claims=(("second-order head", "class token"),),
     ),
 }

@@ -14,10 +14,6 @@ from .._ops.route import without_autocast
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-SHRINKAGE = 0.1
-"""The smallest of 0, 0.001, 0.01, 0.1 and 0.3 with which the accuracy with running statistics was within one standard
-deviation of that with population statistics: docs/applications.md."""
-
 
 class _Root(nn.Module):
     """What every whitening layer has: a regulariser, a method of the inverse root, and weight and bias."""
@@ -95,7 +91,9 @@ class _BatchWhitening(_Root):
         dtype: torch.dtype | None = None,
         *,
         group_size: int | None = None,
-        shrinkage: float = SHRINKAGE,
+        # The smallest of 0, 0.001, 0.01, 0.1 and 0.3 with which the accuracy with running statistics was within one
+        # standard deviation of that with population statistics: docs/applications.md.
+        shrinkage: float = 0.1,
         bias: bool = True,
         method: str = "auto",
         backward: str = "auto",
