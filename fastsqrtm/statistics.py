@@ -62,7 +62,7 @@ def covariance(
 
     Cost:
         2 m g^2 flop for m samples of g channels, and as much backward; one copy of x is kept for backward. Across
-        processes one all_reduce of C (g + 1) + 1 numbers forward, and one backward.
+        processes one all_reduce of C (g + 1) + 1 numbers in float64 forward, and one backward.
 
     Raises:
         RuntimeError: x has no channels dimension or no floating dtype; group_size or correction is out of range.
@@ -220,9 +220,8 @@ def moments(
     *,
     per_sample: bool = False,
     group: "ProcessGroup | None" = None,
-    shift: Tensor | None = None,
 ) -> Moments:
-    """The moments of (N, C, L). `shift` (C,) is the same in all processes and near their means, where there is one."""
+    """The moments of (N, C, L), of the samples of all processes of a group where one is given."""
     parts, means, grams = [], [], []
     for part in split(x, size):
         centred, mean, gram = centre(part, per_sample)
@@ -236,17 +235,15 @@ def moments(
     count = torch.full((), float(samples), dtype=x.dtype, device=x.device)
     if group is None:
         return Moments(parts, None, mean, gram / max(samples, 1), count)
-    local = mean
-    shift = torch.zeros_like(mean) if shift is None else shift.detach().to(mean.dtype).expand_as(mean)
-    offset = local - shift
-    gram = gram + count * _outer(offset, size)
-    packed = all_reduce(torch.cat([count.view(1), (count * offset).flatten(), gram.flatten()]), group)
-    channels = x.shape[1]
+    # In float64, since products of means are added and subtracted again: a mean of 1e3 deviations would cost float32
+    # six digits. So the processes need no common shift near their means.
+    local = mean.double()
+    sums = count.view(1).double(), (count * local).flatten(), (gram + count * _outer(local, size)).flatten()
+    packed = all_reduce(torch.cat(sums), group)
     count = packed[0].detach()
-    offset = packed[1 : channels + 1].view_as(mean) / count.clamp(min=1)
-    gram = packed[channels + 1 :].view_as(gram) - count * _outer(offset, size)
-    mean = shift + offset
-    return Moments(parts, local - mean, mean, gram / count.clamp(min=1), count)
+    average = packed[1 : x.shape[1] + 1].view_as(mean) / count.clamp(min=1)
+    cov = packed[x.shape[1] + 1 :].view_as(gram) / count.clamp(min=1) - _outer(average, size)
+    return Moments(parts, *(y.to(x.dtype) for y in (local - average, average, cov, count)))
 
 
 def _outer(v: Tensor, size: int) -> Tensor:

@@ -111,6 +111,14 @@ def check_covariance(rank, sizes):
     close(found, statistics.covariance(x, group_size=2, correction=1))
 
 
+def check_large_means(rank, sizes):
+    """In float32, at the first step, when no running mean is near the mean."""
+    x = (data()[0] + 2e3).float()
+    layer = nn.BatchWhitening2d(3, sync=True, eps=0.0, shrinkage=0.0)
+    expected = nn.BatchWhitening2d(3, eps=0.0, shrinkage=0.0)(x)
+    torch.testing.assert_close(layer(x.split(sizes)[rank]), expected.split(sizes)[rank], rtol=1e-3, atol=1e-3)
+
+
 def check_subgroup(rank, sizes):
     """Statistics of the processes of a group alone."""
     group = dist.new_group([0, 1])

@@ -143,7 +143,7 @@ def convert_sync_whitening(module: M, process_group: "ProcessGroup | None" = Non
         None.
 
     Cost:
-        In training one all_reduce of C (g + 1) + 1 numbers forward and one backward, a layer.
+        In training one all_reduce of C (g + 1) + 1 numbers in float64 forward and one backward, a layer.
 
     Raises:
         RuntimeError: The network has no batch whitening.

@@ -241,7 +241,7 @@ class _BatchWhitening(_Root):
             x = x if weight is None else x * weight[0].to(x.dtype)
             return x.clone() if bias is None else x + bias[0].to(x.dtype)
         z = statistics.wide(x)
-        found = statistics.moments(statistics.as_planes(z), self.group_size, group=group, shift=self.running_mean)
+        found = statistics.moments(statistics.as_planes(z), self.group_size, group=group)
         if update:
             self._update(found)
         cov = statistics.ridged(found.cov[0], self.shrinkage, self.eps, self.num_features)
