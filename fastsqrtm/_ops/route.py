@@ -37,6 +37,7 @@ def vjp(definition: Definition, ctx: Any, *cotangents: Tensor) -> tuple[Tensor |
     kept: Any = cotangents
     if False in differentiable:
         kept = [x for x, has in zip(cotangents, differentiable, strict=True) if has]
+    kept = sharding.alike(kept)
     with without_autocast(kept[0]):
         gradients = definition.rule.vjp(*ctx.saved_tensors, ctx.numbers, *kept)
     gradients = (gradients,) if isinstance(gradients, Tensor) else gradients

@@ -43,6 +43,17 @@ def _placements(op: Op) -> Callable[..., list]:
     return placements
 
 
+def alike(tensors: Any) -> Any:
+    """Makes DTensors of the zeros that torch puts in the place of cotangents that are missing, next to DTensors."""
+    if torch.compiler.is_compiling() or not meets_dtensor(tuple(tensors)):
+        return tensors
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = next(x.device_mesh for x in tensors if isinstance(x, DTensor))
+    everywhere = [Replicate()] * mesh.ndim
+    return [x if isinstance(x, DTensor) else DTensor.from_local(x, mesh, everywhere) for x in tensors]
+
+
 def prepare(inputs: tuple) -> None:
     """Registers the rules if the inputs need them."""
     if not torch.compiler.is_compiling() and meets_dtensor(inputs):
