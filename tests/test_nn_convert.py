@@ -1,6 +1,8 @@
 """Conversion of networks: batch norm to whitening, whitening into convolutions, calibration, published checkpoints."""
 
 import copy
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -274,3 +276,12 @@ def test_published_checkpoints_that_do_not_fit():
     mixed["sw_var_weight"] = torch.ones(2)
     with pytest.warns(UserWarning, match=r"a share of 0\.50"):
         nn.load_published(layer, mixed, "switch_whiten")
+
+
+def test_the_example_trains_folds_and_exports(capsys):
+    pytest.importorskip("sklearn")
+    path = Path(__file__).resolve().parent.parent / "examples" / "whiten_resnet.py"
+    results = runpy.run_path(str(path))["main"](["--epochs", "1"])
+    assert results["whitening"]["population"] > 0.3  # ten classes
+    assert results["exported"]["difference"] < 1e-3
+    assert "whitening" in capsys.readouterr().out
