@@ -288,6 +288,11 @@ def _centre(x: Tensor, per_sample: bool) -> tuple[Tensor, Tensor, Tensor]:
     return centred, mean.squeeze(-1), _products(centred, centred, per_sample)
 
 
+def _times(symmetric: Tensor, x: Tensor) -> Tensor:
+    """The product in the layout of x, of which that with the channels last is the transpose."""
+    return (x.mT @ symmetric).mT if x.stride(-2) == 1 and x.shape[-2] > 1 else symmetric @ x
+
+
 def _may_overwrite() -> bool:
     """Whether a backward may work in place, which saves two copies of the data: nobody differentiates it or maps it."""
     return not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
@@ -317,10 +322,10 @@ class _Centre(torch.autograd.Function):
             through_mean = dmean.unsqueeze(-1) / max(_positions(centred, ctx.per_sample)[1], 1)
             constant = through_mean if constant is None else constant + through_mean
         if dcentred is not None and dgram is not None and constant is not None and _may_overwrite():
-            return ((dgram + dgram.mT) @ centred).add_(dcentred).add_(constant), None
+            return _times(dgram + dgram.mT, centred).add_(dcentred).add_(constant), None
         dx = constant if dcentred is None or constant is None else dcentred + constant
         if dgram is not None:
-            through_gram = (dgram + dgram.mT) @ centred
+            through_gram = _times(dgram + dgram.mT, centred)
             dx = through_gram if dx is None else dx + through_gram
         return dx if dx is None else dx.expand_as(centred), None
 
