@@ -9,6 +9,7 @@ import functools
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,6 @@ import fastsqrtm.nn
 import fastsqrtm.statistics
 from bench import peers
 from bench.run import ROOT, about, machine_kind
-from fastsqrtm.testing import time_in_turn
 
 SHAPES = [(128, 64, 32, 32), (32, 64, 112, 112), (64, 48, 14, 14), (32, 256, 14, 14)]
 QUICK = [(8, 16, 8, 8)]
@@ -87,6 +87,23 @@ def correlated(shape: tuple[int, ...]) -> Tensor:
     return torch.einsum("ij,nj...->ni...", basis * deviations, torch.randn(shape, generator=generator)).contiguous()
 
 
+def clocks_in_turn(steps: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[tuple[float, float]]]:
+    """Seconds on the wall and of the processor of each call, at least four rounds after one that warms up.
+
+    On one thread the processor's are comparable on a machine that does other work as well.
+    """
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    rounds, start = 0, 0.0
+    while rounds < 5 or time.perf_counter() - start < seconds * len(steps):
+        for name, step in steps.items():
+            before = time.perf_counter(), time.process_time()
+            step()
+            found[name].append((time.perf_counter() - before[0], time.process_time() - before[1]))
+        rounds += 1
+        start = start or time.perf_counter()
+    return {name: calls[1:] for name, calls in found.items()}
+
+
 def measure(shapes: list[tuple[int, ...]], seconds: float) -> list[dict]:
     rows = []
     for shape in tqdm(shapes, unit="shape", file=sys.stderr):
@@ -101,11 +118,12 @@ def measure(shapes: list[tuple[int, ...]], seconds: float) -> list[dict]:
         steps["share: covariance"] = _step(
             lambda z, size=shape[1]: fastsqrtm.statistics.moments(z, size).cov[0], x.flatten(2), of_cov, []
         )
-        times = time_in_turn(steps, seconds)
+        clocks = clocks_in_turn(steps, seconds)
         eye = torch.eye(shape[1])
-        row = {"shape": shape, "milliseconds": {}, "smallest": {}}
-        for name, samples in times.items():
-            row["milliseconds"][name] = round(1e3 * statistics.median(samples), 3)
+        row: dict = {"shape": shape, "milliseconds": {}, "processor": {}, "smallest": {}}
+        for name, calls in clocks.items():
+            for kind, values in zip(("milliseconds", "processor"), zip(*calls, strict=True), strict=True):
+                row[kind][name] = round(1e3 * statistics.median(values), 3)
         for name, layer in layers.items():
             with torch.no_grad():
                 _, after, _ = fastsqrtm.statistics.covariance(layer(x).double())
@@ -117,13 +135,18 @@ def measure(shapes: list[tuple[int, ...]], seconds: float) -> list[dict]:
 
 def table(record: dict) -> str:
     names = list(record["rows"][0]["error"])
-    out = ["| N, C, H, W | " + " | ".join(names) + " | of ours: root | covariance |", "|---" * (3 + len(names)) + "|"]
-    for row in record["rows"]:
-        ms = row["milliseconds"]
-        cells = [f"{ms[name]:.3g} ms" for name in names]
-        cells += [f"{ms[s] / ms['BatchWhitening2d']:.0%}" for s in ("share: root", "share: covariance")]
-        out.append(f"| {', '.join(map(str, row['shape']))} | " + " | ".join(cells) + " |")
-    out += ["", "Smallest eigenvalue of the covariance of the output, which should be 1:", ""]
+    out: list[str] = []
+    for kind, title in (("milliseconds", "Milliseconds"), ("processor", "Milliseconds of the processor")):
+        out += [f"{title}, forward and backward, {record['threads']} thread(s):", ""]
+        out += ["| N, C, H, W | " + " | ".join(names) + " | of ours: root | covariance |"]
+        out += ["|---" * (3 + len(names)) + "|"]
+        for row in record["rows"]:
+            ms = row[kind]
+            cells = [f"{ms[name]:.3g}" for name in names]
+            cells += [f"{ms[s] / ms['BatchWhitening2d']:.0%}" for s in ("share: root", "share: covariance")]
+            out.append(f"| {', '.join(map(str, row['shape']))} | " + " | ".join(cells) + " |")
+        out += [""]
+    out += ["Smallest eigenvalue of the covariance of the output, which should be 1:", ""]
     out += ["| N, C, H, W | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
     for row in record["rows"]:
         cells = (f"{row['smallest'][name]:.3g}" for name in names)
