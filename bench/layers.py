@@ -134,13 +134,13 @@ def measure(shapes: list[tuple[int, ...]], seconds: float) -> list[dict]:
 
 
 def table(record: dict) -> str:
-    names = list(record["rows"][0]["error"])
+    names = list(record["layers"][0]["error"])
     out: list[str] = []
     for kind, title in (("milliseconds", "Milliseconds"), ("processor", "Milliseconds of the processor")):
         out += [f"{title}, forward and backward, {record['threads']} thread(s):", ""]
         out += ["| N, C, H, W | " + " | ".join(names) + " | of ours: root | covariance |"]
         out += ["|---" * (3 + len(names)) + "|"]
-        for row in record["rows"]:
+        for row in record["layers"]:
             ms = row[kind]
             cells = [f"{ms[name]:.3g}" for name in names]
             cells += [f"{ms[s] / ms['BatchWhitening2d']:.0%}" for s in ("share: root", "share: covariance")]
@@ -148,8 +148,20 @@ def table(record: dict) -> str:
         out += [""]
     out += ["Smallest eigenvalue of the covariance of the output, which should be 1:", ""]
     out += ["| N, C, H, W | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
-    for row in record["rows"]:
+    for row in record["layers"]:
         cells = (f"{row['smallest'][name]:.3g}" for name in names)
+        out.append(f"| {', '.join(map(str, row['shape']))} | " + " | ".join(cells) + " |")
+    return "\n".join(out)
+
+
+def guide_table(record: dict) -> str:
+    """The table of docs/guide/layers.md: times of the processor."""
+    names = [name for name in record["layers"][0]["error"] if "rtol" not in name]
+    out = ["| N, C, H, W | " + " | ".join(names) + " | share of the root |", "|---" * (2 + len(names)) + "|"]
+    for row in record["layers"]:
+        times = row["processor"]
+        cells = [f"{times[name]:.3g} ms" for name in names]
+        cells.append(f"{times['share: root'] / times['BatchWhitening2d']:.0%}")
         out.append(f"| {', '.join(map(str, row['shape']))} | " + " | ".join(cells) + " |")
     return "\n".join(out)
 
@@ -165,7 +177,7 @@ def main(argv: list[str]) -> None:
     record = about({"threads": options.threads, "seconds": options.seconds})
     record["command"] = " ".join(["python -m bench", *sys.argv[1:]])
     record["input"] = "standard deviations 1 to 30 in random directions, float32, eps 1e-5, shrinkage 0"
-    record["rows"] = measure(QUICK if options.quick else SHAPES, 0.02 if options.quick else options.seconds)
+    record["layers"] = measure(QUICK if options.quick else SHAPES, 0.02 if options.quick else options.seconds)
     if not options.quick or options.output:
         output = options.output or ROOT / "bench" / "results" / f"{machine_kind(record)}-layers.json"
         output.write_text(json.dumps(record, indent=1) + "\n")

@@ -94,7 +94,7 @@ def test_a_diverged_run_is_reported():
 
 def test_the_bench_of_layers_measures_time_and_whiteness(tmp_path, capsys):
     layers.main(["--quick", "--seconds", "0.01", "--threads", "1", "--output", str(tmp_path / "layers.json")])
-    (row,) = json.loads((tmp_path / "layers.json").read_text())["rows"]
+    (row,) = json.loads((tmp_path / "layers.json").read_text())["layers"]
     assert row["smallest"]["BatchWhitening2d"] > 0.999 > 0.2 > row["smallest"]["IterNorm, T = 5"]
     assert abs(row["smallest"]["eigendecomposition"] - 1) < 0.01
     assert "| 8, 16, 8, 8 |" in capsys.readouterr().out
@@ -112,3 +112,14 @@ def test_peers_have_our_gradient_where_they_have_converged():
         torch.testing.assert_close(y, expected, atol=0.02, rtol=0.02, msg=name)
         (other,) = torch.autograd.grad(y.pow(3).sum(), x)
         assert (other - gradient).norm() < 0.05 * gradient.norm(), name
+
+
+def test_the_table_of_the_guide_is_that_of_the_record():
+    record = json.loads(next((ROOT / "bench" / "results").glob("*-layers.json")).read_text())
+    assert layers.guide_table(record) in (ROOT / "docs" / "guide" / "layers.md").read_text()
+
+
+def test_the_page_of_the_studies_is_that_of_the_record(tmp_path):
+    source = next((ROOT / "bench" / "results").glob("*-applications-small.jsonl"))
+    page = report.write(applications.read(source), tmp_path, f"../bench/results/{source.name}")
+    assert page.read_text() == (ROOT / "docs" / "applications.md").read_text()
