@@ -1,8 +1,9 @@
 """``python -m bench``: measure, print the tables, write the json; ``--plot`` draws it.
 
 ``python -m bench compare old.json new.json`` compares two records instead, ``python -m bench paper`` makes
-docs/paper.md, the numerical studies of the paper, and ``python -m bench peers`` runs the tests of other packages with
-our roots in place of theirs.
+docs/paper.md, the numerical studies of the paper, ``python -m bench layers`` measures the whitening layers,
+``python -m bench applications`` trains networks with them, and ``python -m bench peers`` runs the tests of other packages
+with our roots in place of theirs.
 """
 
 import argparse
@@ -80,6 +81,14 @@ if __name__ == "__main__":
         from bench import paper
 
         paper.main(sys.argv[2:])
+    elif sys.argv[1:2] == ["applications"]:
+        from bench import applications
+
+        applications.main(sys.argv[2:])
+    elif sys.argv[1:2] == ["layers"]:
+        from bench import layers
+
+        layers.main(sys.argv[2:])
     elif sys.argv[1:2] == ["compare"]:
         sys.exit(compare.main(sys.argv[2:]))
     elif sys.argv[1:2] == ["peers"]:

@@ -16,7 +16,7 @@ from .roots import RootInfo, inv_sqrtm, root_info, sqrtm, sqrtm_and_inv
 from .spd import inv, inv_and_logdet
 
 if TYPE_CHECKING:
-    from . import testing
+    from . import nn, statistics, testing
 
 register.register_all(_reference.DEFINITIONS)
 
@@ -40,17 +40,19 @@ __all__ = [
     "mpa_lya_inv",
     "mtp_lya",
     "mtp_lya_inv",
+    "nn",
     "paper",
     "plan",
     "root_info",
     "sqrtm",
     "sqrtm_and_inv",
+    "statistics",
     "testing",
 ]
 
 
 def __getattr__(name: str) -> object:
     """Imports a module that most programs do not use, on first access."""
-    if name == "testing":
-        return importlib.import_module("fastsqrtm.testing")
+    if name in ("nn", "statistics", "testing"):
+        return importlib.import_module(f"fastsqrtm.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,9 @@
 """Imports and includes point down: general code never knows the code built on it.
 
-Python: `nn`, `metrics`, `transfer` -> `roots`, `spd`, `linalg`, `lyapunov`, `plan` -> `_reference` -> `_ops` -> torch.
-`_ops` is the machine and knows no mathematics; `_reference` defines the ops by means of it. `paper` stands on `roots`.
+Python: `nn`, `metrics`, `transfer` -> `roots`, `spd`, `linalg`, `lyapunov`, `plan`, `statistics` -> `_reference` ->
+`_ops` -> torch.
+`_ops` is the machine and knows no mathematics; `_reference` defines the ops by means of it. `paper` stands on `roots`,
+and `nn` on both.
 C++: `passes` -> `steps` or `library` -> `matrix` or `tile` -> `scalars`, without torch; no device sees the other.
 """
 
@@ -12,14 +14,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-EVERYDAY = {"roots", "spd", "linalg", "lyapunov", "plan"}
+EVERYDAY = {"roots", "spd", "linalg", "lyapunov", "plan", "statistics"}
 # The neighbours that a module or subpackage of fastsqrtm may import, in addition to itself.
 MAY_IMPORT = {
     "_ops": set(),
     "_reference": {"_ops"},
     **{name: {"_ops", "_reference"} for name in EVERYDAY},
     "paper": {"_ops", "_reference", "roots"},
-    **{name: EVERYDAY for name in ("nn", "metrics", "transfer")},
+    "nn": {"_ops", "paper"} | EVERYDAY,
+    **{name: EVERYDAY for name in ("metrics", "transfer")},
     "testing": {"_ops"},
     "demo": {"paper", "testing"},
     "__main__": {"_ops", "demo"},

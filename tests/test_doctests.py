@@ -9,8 +9,10 @@ import torch
 
 import fastsqrtm
 
-PUBLIC = [getattr(module, name) for module in (fastsqrtm, fastsqrtm.paper) for name in module.__all__]
-FUNCTIONS = [x for x in PUBLIC if inspect.isfunction(x)]
+LAYERS = (fastsqrtm.nn, fastsqrtm.statistics)
+PUBLIC = [getattr(module, name) for module in (fastsqrtm, fastsqrtm.paper, *LAYERS) for name in module.__all__]
+MODULES_OF_TORCH = [x for x in PUBLIC if inspect.isclass(x) and issubclass(x, torch.nn.Module)]
+FUNCTIONS = [x for x in PUBLIC if inspect.isfunction(x)] + MODULES_OF_TORCH
 # By name: some modules have the name of their function, so the attribute of `fastsqrtm` is the function.
 MODULES = [importlib.import_module(name) for name in sorted({f.__module__ for f in FUNCTIONS} | {"fastsqrtm.testing"})]
 EXAMPLES = [test for module in MODULES for test in doctest.DocTestFinder().find(module) if test.examples]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from . import sharding
 from .definition import DEFINITIONS, Definition, Results, unpacked
 
 
@@ -36,6 +37,7 @@ def vjp(definition: Definition, ctx: Any, *cotangents: Tensor) -> tuple[Tensor |
     kept: Any = cotangents
     if False in differentiable:
         kept = [x for x, has in zip(cotangents, differentiable, strict=True) if has]
+    kept = sharding.alike(kept)
     with without_autocast(kept[0]):
         gradients = definition.rule.vjp(*ctx.saved_tensors, ctx.numbers, *kept)
     gradients = (gradients,) if isinstance(gradients, Tensor) else gradients
@@ -94,6 +96,7 @@ class _Transformable(torch.autograd.Function):
 def apply(definition: Definition, *inputs: Any) -> Results:
     """The op; under torch.func transforms and in forward mode through a Function that has rules for them."""
     compiling = torch.compiler.is_compiling()
+    sharding.prepare(inputs)
     if not compiling and torch._C._are_functorch_transforms_active():
         return _Transformable.apply(definition, *inputs)
     forward_mode = any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in inputs)
