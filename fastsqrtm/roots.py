@@ -283,6 +283,7 @@ def _info(A: Tensor, S: Tensor | None, Z: Tensor | None, rtol: float) -> RootInf
 
 
 def _check_converged(function: str, info: RootInfo) -> None:
+    _check.known(function, "check=True", info.converged, "call fastsqrtm.root_info(A, root) instead")
     if info.converged.all():
         return
     index = tuple((~info.converged).nonzero()[0].tolist())
