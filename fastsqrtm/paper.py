@@ -552,7 +552,10 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple:
-        raise RuntimeError("fastsqrtm: systems that combine a root with another method's backward differentiate once")
+        raise RuntimeError(
+            "fastsqrtm: systems that combine a root with another method's backward differentiate once; those that are "
+            "one op, such as mpa with exact, and fastsqrtm.sqrtm differentiate to any order"
+        )
 
     jvp = backward
 

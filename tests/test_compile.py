@@ -1,10 +1,12 @@
 """The requirements of torch on an operator: opcheck, torch.compile, torch.export, autocast."""
 
+import contextlib
 import subprocess
 import sys
 
 import pytest
 import torch
+import torch._dynamo.compiled_autograd
 import torch._dynamo.testing
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -170,6 +172,22 @@ def test_tangents_of_the_documented_functions_from_outside():
         for graph in ("compiled", "traced", "exported"):
             recorded = GRAPHS[graph](None, whole, (A,))
             assert testing.relative_error(primal_and_tangent(recorded, (A,), (A,)).tangent, expected).max() < 1e-13
+
+
+def test_a_graph_holds_the_op_and_nothing_else():
+    graph = make_fx(lambda A: fastsqrtm.sqrtm(A))(testing.spd(3)).graph
+    assert [node.op for node in graph.nodes] == ["placeholder", "call_function", "output"]
+
+
+def test_compiled_autograd():
+    gradients = []
+    for enabled in (False, True):
+        leaf = testing.spd(3, dtype=torch.float64).requires_grad_()
+        compiler = torch.compile(backend="aot_eager", fullgraph=True)
+        with torch._dynamo.compiled_autograd._enable(compiler) if enabled else contextlib.nullcontext():
+            fastsqrtm.sqrtm(leaf).sin().sum().backward()
+        gradients.append(leaf.grad)
+    assert testing.relative_error(*gradients).item() < 1e-14
 
 
 def test_a_level_of_forward_mode_inside_the_compiled_function():

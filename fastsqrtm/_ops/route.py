@@ -74,11 +74,8 @@ class _Modes:
         torch._C._set_fwd_grad_enabled(self.tangents)
 
 
-# Not torch.autograd.Function: that one hands itself to the transforms of torch.func, which have called us.
-class _Differentiable(torch.autograd.function._SingleLevelFunction):
-    """Any op with its rule."""
-
-    apply: Callable[..., Results]
+class FastsqrtmOp(torch.autograd.Function):
+    """Any op with its rule. The name is in the `grad_fn` of results."""
 
     @staticmethod
     def forward(ctx: Any, definition: Definition, keys: Any, modes: _Modes | None, *inputs: Any) -> Results:
@@ -119,6 +116,10 @@ class _Differentiable(torch.autograd.function._SingleLevelFunction):
         return results[0] if len(results) == 1 else tuple(results)
 
 
+# Not its own `apply`, which hands it to the transforms of torch.func: they have called us.
+_apply: Callable[..., Results] = super(torch.autograd.Function, FastsqrtmOp).apply
+
+
 def below(definition: Definition, keys: Any, inputs: tuple) -> Results:
     """The op below the Autograd keys."""
     assert definition.overload is not None
@@ -141,13 +142,15 @@ def autograd(definition: Definition) -> Callable[..., Results]:
             allowed = get_single_level_autograd_function_allowed()
             set_single_level_autograd_function_allowed(True)
             try:
-                return _Differentiable.apply(definition, keys, _Modes(), *inputs)
+                return _apply(definition, keys, _Modes(), *inputs)
             finally:
                 set_single_level_autograd_function_allowed(allowed)
         if forward_ad._current_level >= 0:
             _refuse_compiled_kernels(definition.op.name)
-        if (torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs)) or _has_tangent(inputs[:count]):
-            return _Differentiable.apply(definition, keys, None, *inputs)
+        recorded = torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs)
+        # In a graph that is being made, looking for a tangent would leave its trace.
+        if recorded or torch._C._len_torch_dispatch_stack() or _has_tangent(inputs[:count]):
+            return _apply(definition, keys, None, *inputs)
         return below(definition, keys, inputs)
 
     return kernel
