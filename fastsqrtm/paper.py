@@ -581,6 +581,10 @@ class _Combination(torch.autograd.Function):
     def backward(ctx: Any, G: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         return (None if G is None else _once(ctx.saved_tensors, ctx.way, G)), None, None, None
 
+
+class _DualCombination(_Combination):
+    """The same with tangents: torch.compile does not trace a Function that has them."""
+
     @staticmethod
     def jvp(ctx: Any, D: Tensor, *_: None) -> tuple[Tensor | None, ...]:
         with forward_ad._set_fwd_grad_enabled(True):  # torch switches it off around this
@@ -606,9 +610,13 @@ def combine(A: Tensor, forward: str, degree: int | None, backward: Backward, con
         if forward == "power_iteration":
             assert degree is not None
             return power_iteration(A, degree).to(dtype)
-        function = "paper.inv_sqrtm" if backward.inverse else "paper.sqrtm"
+        name = "paper.inv_sqrtm" if backward.inverse else "paper.sqrtm"
         one_op = "the method and backward must be one op, such as mpa with exact, or fastsqrtm.sqrtm be called"
-        _check.not_functionalized(function, one_op, A)
+        _check.not_functionalized(name, one_op, A)
+        compiling = torch.compiler.is_compiling()
+        if compiling and forward_ad._current_level >= 0:  # the graph would have the tangents of its forward method
+            _check.fail(name, f"{one_op}, or it be called uncompiled", "forward mode in a compiled graph")
         A = symmetric_part(A)
-        root = _Combination.apply(A, forward, degree, backward)[0]
+        function = _Combination if compiling else _DualCombination
+        root = function.apply(A, forward, degree, backward)[0]
         return (_converged_or_nan(A, root, backward.inverse) if converge else root).to(dtype)

@@ -332,6 +332,23 @@ def test_forward_mode_of_a_combination(power, method, backward):
             second()
 
 
+def test_no_tangent_in_a_compiled_combination():
+    """It would be that of the forward method, whatever the backward."""
+    torch._dynamo.reset()
+    A, jvp = spd(4, 10, (2,), dtype=torch.float64), torch.func.jvp
+
+    def root(A):
+        return paper.sqrtm(A, method="mpa", backward="bartels_stewart")
+
+    compiled = torch.compile(root, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(A), root(A))
+    text = "fastsqrtm.paper.sqrtm: the method and backward must be one op, .* got forward mode in a compiled graph"
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(Exception, match=text):
+        compiled(torch.autograd.forward_ad.make_dual(A, A))
+    with pytest.raises(Exception, match=text):
+        torch.compile(lambda A: jvp(root, (A,), (A,)), fullgraph=True, backend="aot_eager")(A)
+
+
 def test_transforms():
     A = spd(4, 10, (3,), dtype=torch.float64)
     for method, backward in COMBINED:

@@ -3,7 +3,7 @@
 csrc/check.h has the same checks with the same texts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
@@ -38,26 +38,28 @@ def _how_to_trace(function: str, A: Any) -> str:
     return f""" (torch.fx.symbolic_trace records a call after torch.fx.wrap("{name}") where {name} is imported)"""
 
 
-def _layers(x: Tensor) -> Iterator[Tensor]:
-    """A tensor and those it wraps inside torch.func transforms."""
-    yield x
-    while not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x):
+def _wrapped_in(x: Tensor, is_wrapper: Callable[[Tensor], bool]) -> bool:
+    """Whether a transform of torch.func holds x. Not asked while torch.compile traces, which cannot tell."""
+    if torch.compiler.is_compiling():
+        return False
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if is_wrapper(x):
+            return True
         x = torch._C._functorch.get_unwrapped(x)
-        yield x
+    return False
 
 
 def known(function: str, argument: str, x: Tensor, instead: str) -> None:
     """Checks that the values of x can be read; under vmap and in an exported graph they cannot."""
+    expected = f"{argument} must read whether each matrix converged: {instead}"
     if torch.compiler.is_exporting():
-        fail(
-            function, f"{argument} must read whether each matrix converged: {instead}", "a graph that is being exported"
-        )
-    if any(map(torch._C._functorch.is_batchedtensor, _layers(x))):
-        fail(function, f"{argument} must read whether each matrix converged: {instead}", "a batch inside torch.vmap")
+        fail(function, expected, "a graph that is being exported")
+    if _wrapped_in(x, torch._C._functorch.is_batchedtensor):
+        fail(function, expected, "a batch inside torch.vmap")
 
 
 def not_functionalized(function: str, expected: str, A: Tensor) -> None:
-    if any(map(torch._C._functorch.is_functionaltensor, _layers(A))):
+    if _wrapped_in(A, torch._C._functorch.is_functionaltensor):
         fail(function, expected, "a tensor inside torch.func.functionalize")
 
 
