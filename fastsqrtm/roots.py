@@ -221,7 +221,7 @@ def prepared(function: str, A: Tensor, eps: float) -> Tensor:
         _check.fail(function, "eps must be finite and not negative", f"{eps:g}")
     if eps or under_autocast(A):
         A = A.to(torch.promote_types(A.dtype, torch.float32))
-    return A + torch.full_like(A[..., 0], eps).diag_embed() if eps else A
+    return A + torch.full_like(A.diagonal(dim1=-2, dim2=-1), eps).diag_embed() if eps else A
 
 
 def in_dtype(root: Tensor, A: Tensor) -> Tensor:

@@ -280,6 +280,24 @@ def test_vmap_of_empty_matrices_at_every_order(name, shape):
             assert mapped.shape == plain.shape
 
 
+@pytest.mark.parametrize("shape", [(3, 0, 0), (3, 0, 5, 5), (3, 2, 0, 0)], ids=str)
+def test_vmap_of_the_functions_of_empty_matrices(shape):
+    E = torch.ones(shape)
+    functions = [functools.partial(f, eps=eps) for eps in (0.0, 0.1) for f in (fastsqrtm.sqrtm, fastsqrtm.inv_sqrtm)]
+    functions += [functools.partial(paper.sqrtm, method=m, backward=b) for m, row in paper.METHODS.items() for b in row]
+    for function in functions:
+
+        def gradient(A, function=function):
+            root, pullback = vjp(function, A)
+            return pullback(root)[0]
+
+        def tangent(A, function=function):
+            return jvp(function, (A,), (A,))[1]
+
+        for derivative in (function, gradient, tangent):
+            assert vmap(derivative)(E).shape == derivative(E).shape == shape
+
+
 def test_modes_inside_a_transform():
     """no_grad inside a transform holds for all levels, as for any op of torch."""
     A = testing.spd(3, dtype=torch.float64)
