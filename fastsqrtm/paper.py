@@ -134,7 +134,7 @@ def sqrtm(
 
     Gradient:
         As `backward` says. The exact ones of "mpa", "mtp" and "ns" and the "lyapunov" ones of "mpa" and "mtp" are
-        differentiable to any order, the others once.
+        differentiable to any order, the others once, in reverse or forward mode.
 
     Cost:
         "mpa" and "mtp" forward as `mpa_lya` and `mtp_lya`; their exact gradient takes 4 degree n^3 and 1.5 degree n^3

@@ -142,6 +142,10 @@ void refusals() {
                [] { fastsqrtm::paper::sqrtm(at::ones({3}), Options().method("mtp")); });
   expect_error("fastsqrtm.sqrtm: A must be a strided tensor, got sparse_coo",
                [] { fastsqrtm::sqrtm(at::eye(3).to_sparse()); });
+  expect_error(
+      "fastsqrtm.sqrtm: A must be a strided tensor (stack matrices of one size, or take those of unbind() one by "
+      "one), got a nested tensor",
+      [] { fastsqrtm::sqrtm(at::_nested_tensor_from_tensor_list({at::eye(3), at::eye(3)})); });
   expect_error("fastsqrtm.lyapunov: C must be on the device of B (cpu), got meta",
                [] { fastsqrtm::lyapunov(at::eye(3), at::eye(3, at::kMeta)); });
   expect_error("fastsqrtm.sqrtm_and_inv: rtol must be from 0 to 1, got 2",

@@ -79,6 +79,10 @@ inline void check(const Signature& op, const c10::OperatorHandle& handle,
   for (const at::Tensor* x : arguments) {
     if (!x) break;  // tensors come first
     if (x->layout() != at::kStrided) complain(std::string("must be a strided tensor, got ") + layout_name(x->layout()));
+    if (x->is_nested())
+      complain(
+          "must be a strided tensor (stack matrices of one size, or take those of unbind() one by one), got a nested "
+          "tensor");
     // The kernels look at shape and dtype before they look at the device, so these errors have precedence here.
     const bool fits = x->sizes() == first.sizes() || argument->dimensions != op.arguments[0].dimensions;
     if (x->device() != first.device() && fits && x->dtype() == first.dtype())
