@@ -12,13 +12,15 @@ once.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ._ops import check as _check
-from ._ops.route import call, without_autocast
+from ._ops.route import call, unpack_dual, without_autocast
 from ._ops.table import OPS, Number
 from ._reference.matrix import symmetric_part
 from .roots import in_dtype, prepared
@@ -132,7 +134,7 @@ def sqrtm(
 
     Gradient:
         As `backward` says. The exact ones of "mpa", "mtp" and "ns" and the "lyapunov" ones of "mpa" and "mtp" are
-        differentiable to any order, the others once.
+        differentiable to any order, the others once, in reverse or forward mode.
 
     Cost:
         "mpa" and "mtp" forward as `mpa_lya` and `mtp_lya`; their exact gradient takes 4 degree n^3 and 1.5 degree n^3
@@ -537,20 +539,25 @@ def _converged_or_nan(A: Tensor, root: Tensor, inverse: bool) -> Tensor:
 
 
 class _Once(torch.autograd.Function):
-    """A gradient that raises when it is differentiated: torch's once_differentiable silently leaves such terms out."""
+    """A derivative that raises when it is differentiated; torch's once_differentiable silently leaves terms out."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(gradient: Tensor, A: Tensor, G: Tensor) -> Tensor:
-        return gradient.clone()
+    def forward(derivative: Tensor, A: Tensor, direction: Tensor) -> Tensor:
+        return derivative.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None: ...
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple:
-        raise RuntimeError("fastsqrtm: systems that combine a root with another method's backward differentiate once")
+        raise RuntimeError(
+            "fastsqrtm: systems that combine a root with another method's backward differentiate once; those that are "
+            "one op, such as mpa with exact, and fastsqrtm.sqrtm differentiate to any order"
+        )
+
+    jvp = backward
 
 
 class _Combination(torch.autograd.Function):
@@ -568,17 +575,28 @@ class _Combination(torch.autograd.Function):
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(A, *output)
+        ctx.save_for_forward(A, *output)
 
     @staticmethod
     def backward(ctx: Any, G: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        if G is None:
-            return (None,) * 4
-        A, root, *spectrum = ctx.saved_tensors
-        with torch.no_grad(), without_autocast(A):
-            gradient = root_gradient(A, root, symmetric_part(G), ctx.way, spectrum)
-        if torch.is_grad_enabled():
-            gradient = _Once.apply(gradient, A, G)
-        return gradient, None, None, None
+        return (None if G is None else _once(ctx.saved_tensors, ctx.way, G)), None, None, None
+
+
+class _DualCombination(_Combination):
+    """The same with tangents: torch.compile does not trace a Function that has them."""
+
+    @staticmethod
+    def jvp(ctx: Any, D: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+        with forward_ad._set_fwd_grad_enabled(True):  # torch switches it off around this
+            return _once([unpack_dual(x)[0] for x in ctx.saved_tensors], ctx.way, D), None, None
+
+
+def _once(saved: Sequence[Tensor], way: Backward, direction: Tensor) -> Tensor:
+    """The gradient for a cotangent, or the tangent for a direction: every one of these maps is self-adjoint."""
+    A, root, values, vectors = saved
+    with torch.no_grad(), forward_ad._set_fwd_grad_enabled(False), without_autocast(A):
+        derivative = root_gradient(A, root, symmetric_part(direction), way, (values, vectors))
+    return _Once.apply(derivative, A, direction)
 
 
 def combine(A: Tensor, forward: str, degree: int | None, backward: Backward, converge: bool) -> Tensor:
@@ -592,6 +610,13 @@ def combine(A: Tensor, forward: str, degree: int | None, backward: Backward, con
         if forward == "power_iteration":
             assert degree is not None
             return power_iteration(A, degree).to(dtype)
+        name = "paper.inv_sqrtm" if backward.inverse else "paper.sqrtm"
+        one_op = "the method and backward must be one op, such as mpa with exact, or fastsqrtm.sqrtm be called"
+        _check.not_functionalized(name, one_op, A)
+        compiling = torch.compiler.is_compiling()
+        if compiling and forward_ad._current_level >= 0:  # the graph would have the tangents of its forward method
+            _check.fail(name, f"{one_op}, or it be called uncompiled", "forward mode in a compiled graph")
         A = symmetric_part(A)
-        root = _Combination.apply(A, forward, degree, backward)[0]
+        function = _Combination if compiling else _DualCombination
+        root = function.apply(A, forward, degree, backward)[0]
         return (_converged_or_nan(A, root, backward.inverse) if converge else root).to(dtype)

@@ -265,7 +265,7 @@ def prepared(function: str, A: Tensor, eps: float, rel_eps: float = 0.0) -> Tens
         A = A.to(torch.promote_types(A.dtype, torch.float32))
     if not (eps or rel_eps):
         return A
-    diagonal = torch.full_like(A[..., 0], eps)
+    diagonal = torch.full_like(A.diagonal(dim1=-2, dim2=-1), eps)
     if rel_eps and A.numel():
         largest = A.detach().abs().amax((-2, -1), keepdim=True)  # keeps the squares of the norm in range
         largest = torch.where(largest > 0, largest, 1)
@@ -342,6 +342,7 @@ def _info(A: Tensor, S: Tensor | None, Z: Tensor | None, rtol: float) -> RootInf
 
 def _raise_unless(function: str, good: Tensor, A: Tensor, expected: str, found: Callable[[tuple], str]) -> None:
     """Raises with what was `found` at the first matrix that is not good."""
+    _check.known(function, "check=True", good, "call fastsqrtm.root_info(A, root) instead")
     if good.all():
         return
     index = tuple((~good).nonzero()[0].tolist())

@@ -2,7 +2,9 @@
 
 from torch import Tensor
 
+from ._ops import check as _check
 from ._ops.route import call, call_all
+from ._ops.table import OPS
 
 
 def inv(A: Tensor) -> Tensor:
@@ -35,6 +37,7 @@ def inv(A: Tensor) -> Tensor:
         >>> torch.allclose(fastsqrtm.inv(A) @ A, torch.eye(8).expand(3, 8, 8), atol=1e-4)
         True
     """
+    _check.first("inv", OPS["inv"].tensors[0], A)
     return call("inv", A)
 
 
@@ -67,5 +70,6 @@ def inv_and_logdet(A: Tensor) -> tuple[Tensor, Tensor]:
         >>> torch.allclose(logdet, torch.logdet(A), atol=1e-4)
         True
     """
+    _check.first("inv_and_logdet", OPS["inv_and_logdet"].tensors[0], A)
     Z, logdet = call_all("inv_and_logdet", A)
     return Z, logdet

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.torch_version import TorchVersion
 
 from ._ops.definition import DEFINITIONS, Definition, unpacked
 from ._ops.table import OPS as OPS
@@ -101,13 +100,8 @@ def results(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def opcheck(name: str, arguments: tuple) -> None:
-    """Run as much of torch's opcheck as works: before 2.13 an assertion in it fails where a traced backward calls
-    torch.func, as the second derivative of an exact gradient does.
-    """
-    rule = DEFINITIONS[name].rule
-    tests = ["test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
-    traced = TorchVersion(torch.__version__) >= "2.13" or not (rule and rule.uses_torch_func)
-    torch.library.opcheck(getattr(torch.ops.fastsqrtm, name).default, arguments, test_utils=tests[: 3 + traced])
+    """Run torch's opcheck."""
+    torch.library.opcheck(getattr(torch.ops.fastsqrtm, name).default, arguments)
 
 
 def time_in_turn(contenders: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:

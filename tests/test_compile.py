@@ -1,8 +1,15 @@
 """The requirements of torch on an operator: opcheck, torch.compile, torch.export, autocast."""
 
+import contextlib
+import subprocess
+import sys
+
 import pytest
 import torch
+import torch._dynamo.compiled_autograd
 import torch._dynamo.testing
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import fastsqrtm
 import op_cases
@@ -80,20 +87,141 @@ def test_inductor():
         assert testing.relative_error(ours, theirs).max() < 1e-13
 
 
-def test_compile_of_vmap_and_the_limits():
-    torch._dynamo.reset()
-    A = testing.spd(3, batch=(2,))
-    mapped = torch.compile(torch.vmap(fastsqrtm.mpa_lya), fullgraph=True, backend="aot_eager")
-    assert torch.equal(mapped(A), fastsqrtm.mpa_lya(A))
+TRANSFORMED = {
+    "vmap": lambda f: torch.func.vmap(f),
+    "grad": lambda f: torch.func.grad(lambda A: f(A).sin().sum()),
+    "vmap of grad": lambda f: torch.func.vmap(torch.func.grad(lambda A: f(A).sin().sum())),
+    "jvp": lambda f: lambda A: torch.func.jvp(f, (A,), (A.sin(),))[1],
+    "jacfwd": lambda f: torch.func.jacfwd(lambda A: f(A).sum((0, 2))),
+    "hessian": lambda f: torch.func.hessian(lambda A: f(A).sin().sum()),
+}
 
-    with pytest.raises(Exception, match="setup_context"):  # loud at least: see _ops/route.py
-        torch.compile(torch.func.grad(lambda A: fastsqrtm.mpa_lya(A).sum()), fullgraph=True, backend="aot_eager")(A)
+
+@pytest.mark.parametrize("transform", TRANSFORMED)
+@pytest.mark.parametrize("function", [fastsqrtm.sqrtm, fastsqrtm.mpa_lya, torch.ops.fastsqrtm.sqrtm])
+def test_transforms_inside_the_compiled_function(function, transform):
+    torch._dynamo.reset()
+    A = testing.spd(3, batch=(2,), dtype=torch.float64)
+    transformed = TRANSFORMED[transform](function)
+    compiled = torch.compile(transformed, fullgraph=True, backend="aot_eager")
+    assert testing.relative_error(compiled(A).reshape(1, -1), transformed(A).reshape(1, -1)).item() < 1e-14
+
+
+def primal_and_tangent(function, tensors, directions):
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(function(*map(forward_ad.make_dual, tensors, directions)))
+
+
+def scripted(name, function, tensors):
+    """The call of the op in TorchScript's own language; arguments of a call by their defaults."""
+    arguments = ", ".join(f"x{i}" for i in range(len(tensors)))
+    return torch.jit.CompilationUnit(f"""
+def function({arguments}):
+    found = torch.ops.fastsqrtm.{name}({arguments})
+    return {"found" if len(OPS[name].results) == 1 else "found[0]"} * 2 + x0
+""").function
+
+
+class Called(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *tensors):
+        return self.function(*tensors)
+
+
+GRAPHS = {
+    "compiled": lambda name, f, x: torch.compile(f, fullgraph=True, backend="aot_eager"),
+    "traced": lambda name, f, x: torch.jit.trace(f, x),
+    "scripted": scripted,
+    "exported": lambda name, f, x: torch.export.export(Called(f), x).module(),
+    "made by make_fx": lambda name, f, x: make_fx(f)(*x),
+}
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize("name", OPS)
+def test_tangents_from_outside(name, graph):
+    """A graph made without tangents passes on those it is called with, with gradients recorded or not."""
+    torch._dynamo.reset()
+    tensors = tuple(op_cases.inputs(name, 3, (2,), 4.0, torch.float64))
+    directions = tuple(x.sin() for x in tensors)
+
+    op = op_cases.dispatched(name)
+
+    def function(*tensors):
+        return 2 * results(op(*tensors))[0] + tensors[0]
+
+    recorded = GRAPHS[graph](name, function, tensors)
+    assert torch.equal(recorded(*tensors), function(*tensors))
+    expected = torch.func.jvp(function, tensors, directions)
+    for _ in range(3):  # TorchScript changes the graph after its first runs
+        found = primal_and_tangent(recorded, tensors, directions)
+        assert torch.equal(found.primal, expected[0])
+        assert testing.relative_error(found.tangent, expected[1]).max() < 1e-13
+        if graph != "compiled":  # torch refuses torch.func.jvp of one compiled with fullgraph
+            assert torch.equal(torch.func.jvp(recorded, tensors, directions)[1], found.tangent)
+
+
+def test_tangents_of_the_documented_functions_from_outside():
+    A = testing.spd(3, batch=(2,), dtype=torch.float64)
+    for function in (fastsqrtm.sqrtm, fastsqrtm.inv_sqrtm, fastsqrtm.mpa_lya, fastsqrtm.inv):
+        torch._dynamo.reset()
+
+        def whole(A, function=function):
+            return 2 * function(A) + A
+
+        expected = torch.func.jvp(whole, (A,), (A,))[1]
+        for graph in ("compiled", "traced", "exported"):
+            recorded = GRAPHS[graph](None, whole, (A,))
+            assert testing.relative_error(primal_and_tangent(recorded, (A,), (A,)).tangent, expected).max() < 1e-13
+
+
+def test_a_graph_holds_the_op_and_nothing_else():
+    graph = make_fx(lambda A: fastsqrtm.sqrtm(A))(testing.spd(3)).graph
+    assert [node.op for node in graph.nodes] == ["placeholder", "call_function", "output"]
+
+
+def test_compiled_autograd():
+    gradients = []
+    for enabled in (False, True):
+        leaf = testing.spd(3, dtype=torch.float64).requires_grad_()
+        compiler = torch.compile(backend="aot_eager", fullgraph=True)
+        with torch._dynamo.compiled_autograd._enable(compiler) if enabled else contextlib.nullcontext():
+            fastsqrtm.sqrtm(leaf).sin().sum().backward()
+        gradients.append(leaf.grad)
+    assert testing.relative_error(*gradients).item() < 1e-14
+
+
+def test_a_level_of_forward_mode_inside_the_compiled_function():
+    torch._dynamo.reset()
+    A = testing.spd(3, batch=(2,), dtype=torch.float64)
 
     def tangent(A):
-        return torch.func.jvp(fastsqrtm.mpa_lya, (A,), (A,))[1]
+        return primal_and_tangent(lambda A: 2 * fastsqrtm.sqrtm(A) + A, (A,), (A.sin(),)).tangent
 
-    with pytest.raises(Exception, match=r"forward-mode differentiation inside torch.compile is not supported"):
-        torch.compile(tangent, fullgraph=True, backend="aot_eager")(A)
+    for backend in ("eager", "aot_eager"):
+        compiled = torch.compile(tangent, fullgraph=True, backend=backend)
+        assert testing.relative_error(compiled(A), tangent(A)).max() < 1e-13
+
+
+@pytest.mark.parametrize("function", [fastsqrtm.sqrtm, torch.ops.fastsqrtm.sqrtm])
+def test_inductor_refuses_tangents_from_outside(function):
+    """Its kernels drop them, and then what reaches the op has none."""
+    torch._dynamo.reset()
+    A = testing.spd(3, dtype=torch.float64)
+    compiled = torch.compile(lambda A: function(A), fullgraph=True)
+    compiled(A)
+    with pytest.raises(RuntimeError, match=r"^fastsqrtm.sqrtm: forward mode must be inside the compiled function"):
+        primal_and_tangent(compiled, (A,), (A,))
+    inside = torch.compile(lambda A: torch.func.jvp(function, (A,), (A,))[1], fullgraph=True)
+    assert testing.relative_error(inside(A), torch.func.jvp(function, (A,), (A,))[1]).max() < 1e-13
+
+
+def test_compile_is_the_first_call_of_a_process():
+    program = "import torch, fastsqrtm; torch.compile(fastsqrtm.sqrtm, fullgraph=True, backend='eager')(torch.eye(3))"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_checks_under_compile():

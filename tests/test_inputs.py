@@ -1,7 +1,9 @@
 """The native kernels and the pure-torch path accept and refuse the same inputs."""
 
+import functools
 import math
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 
 import fastsqrtm
 import op_cases
-from fastsqrtm import paper, testing
+from fastsqrtm import paper, sqrtm, testing
 from fastsqrtm.testing import results
 from op_cases import CASES, OPS
 
@@ -310,3 +312,94 @@ def test_calls_of_the_functions(text):
 def test_numbers_of_numpy():
     assert torch.equal(fastsqrtm.mpa_lya(A, np.int32(4)), fastsqrtm.mpa_lya(A, 4))
     assert torch.equal(fastsqrtm.sqrtm(A, rtol=np.float32(0.5)), fastsqrtm.sqrtm(A, rtol=0.5))
+
+
+def nested(layout):
+    matrices = [torch.eye(3), torch.eye(3)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls the strided ones a prototype
+        return torch.nested.nested_tensor(matrices, layout=layout)
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("name", OPS)
+def test_nested_tensors(name, gradient):
+    """The op itself and its twin, with a nested tensor in each place."""
+    tensors = OPS[name].tensors
+    remedy = "(stack matrices of one size, or take those of unbind() one by one), got a nested tensor"
+    for layout, text in {torch.strided: f" {remedy}", torch.jagged: ", got jagged"}.items():
+        for place, matrix in enumerate(tensors):
+            arguments = [torch.ones(shape) for shape in op_cases.shapes(name, 3, (2,))]
+            arguments[place] = nested(layout).requires_grad_(gradient)
+            for function in (op_cases.dispatched(name), testing.twin(name)):
+                assert (
+                    failure(function, *arguments) == f"fastsqrtm.{name}: {matrix.name} must be a strided tensor{text}"
+                )
+
+
+OF_A = [getattr(fastsqrtm, name) for name in fastsqrtm.__all__ if name in OF_ONE_MATRIX]
+EXAMPLES = [*OF_A, *(functools.partial(f, method=m) for f in (paper.sqrtm, paper.inv_sqrtm) for m in ("mpa", "eigh"))]
+EXAMPLES += [lambda A: fastsqrtm.lyapunov(A, A), fastsqrtm.plan, lambda A: fastsqrtm.root_info(A, A)]
+
+
+@pytest.mark.parametrize("function", EXAMPLES)
+def test_functions_of_nested_tensors(function):
+    text = failure(function, nested(torch.strided))
+    assert text.startswith("fastsqrtm.") and ": A must be" in text.replace("B must", "A must")
+    assert text.endswith("got a nested tensor")
+
+
+@pytest.mark.parametrize("function", EXAMPLES)
+def test_symbolic_traces_say_what_makes_them_work(function):
+    text = failure(torch.fx.symbolic_trace, lambda A: function(A))
+    assert re.search(r"must be a tensor \(torch\.fx\.symbolic_trace .* torch\.fx\.wrap\(.*\), got Proxy$", text)
+
+
+torch.fx.wrap("sqrtm")
+
+
+def test_symbolic_trace():
+    A = testing.spd(3)
+    for function in (lambda A: 2 * sqrtm(A), lambda A: 2 * torch.ops.fastsqrtm.sqrtm(A)):
+        traced = torch.fx.symbolic_trace(function)
+        assert [node.op for node in traced.graph.nodes].count("call_function") == 2
+        assert torch.equal(traced(A), function(A))
+
+
+@pytest.mark.parametrize("function", [fastsqrtm.sqrtm, fastsqrtm.inv_sqrtm, fastsqrtm.sqrtm_and_inv])
+def test_where_nothing_can_be_read_check_names_what_can_be_used(function):
+    A = testing.spd(3, batch=(2,))
+    name = function.__name__
+    message = (
+        f"fastsqrtm.{name}: check=True must read whether each matrix converged: call fastsqrtm.root_info(A, root) "
+    )
+
+    def checked(A):
+        return results(function(A, check=True))[0]
+
+    class Module(torch.nn.Module):
+        def forward(self, A):
+            return checked(A)
+
+    vmap, grad = torch.func.vmap, torch.func.grad
+    mapped = f"{message}instead, got a batch inside torch.vmap"
+    assert failure(vmap(checked), A) == mapped
+    assert failure(vmap(grad(lambda A: checked(A).sum())), A) == mapped
+    assert failure(grad(lambda A: vmap(checked)(A).sum()), A) == mapped
+    exported = f"{message}instead, got a graph that is being exported"
+    assert failure(torch.export.export, Module(), (A,)) == exported
+    with pytest.raises(Exception, match=re.escape(exported)):
+        torch.export.export(Module(), (A,), strict=True)
+    assert torch.equal(grad(lambda A: checked(A).sum())(A), grad(lambda A: results(function(A))[0].sum())(A))
+
+
+def test_functionalize_of_a_combination():
+    A = testing.spd(3)
+    for function, name in ((paper.sqrtm, "sqrtm"), (paper.inv_sqrtm, "inv_sqrtm")):
+        text = failure(torch.func.functionalize(functools.partial(function, method="eigh")), A)
+        assert text == (
+            f"fastsqrtm.paper.{name}: the method and backward must be one op, such as mpa with exact, "
+            "or fastsqrtm.sqrtm be called, got a tensor inside torch.func.functionalize"
+        )
+        one_op = functools.partial(function, method="mpa")
+        assert torch.equal(torch.func.functionalize(one_op)(A), one_op(A))

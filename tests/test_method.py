@@ -331,9 +331,9 @@ def test_derivatives_of_the_terms():
     assert error(along(lambda X: torch.linalg.inv(identity + t * X), X, G, 1e-3), -t * R @ G @ R) < 1e-9
     X = X / 2
     for derivative, value in (
-        (series.pade_derivative(X, G, 3, False), lambda X: series.pade(X, 3)),
+        (series.pade_derivative(X, G, 3, 0.5), lambda X: series.pade(X, 3)),
         (series.taylor_derivative(X, G, 7, 0.5), lambda X: series.taylor(X, 7, 0.5)),
-        (series.newton_schulz_derivative(X, G, 4, True), lambda X: series.newton_schulz(X, 4, True)),
+        (series.newton_schulz_derivative(X, G, 4, -0.5), lambda X: series.newton_schulz(X, 4, True)),
     ):
         assert error(derivative[0], along(value, X, G, 1e-3)) < 1e-8
         assert error(derivative[1], value(X)) < 1e-13
@@ -343,7 +343,7 @@ def test_derivative_of_a_polynomial_is_its_own_adjoint():
     X, G, E = spd(4), symmetric(4, 1), symmetric(4, 2)
 
     def derivative(E):
-        return series.newton_schulz_derivative(X, E, 3, False)[0]
+        return series.newton_schulz_derivative(X, E, 3, 0.5)[0]
 
     assert inner(G, derivative(E)) == pytest.approx(inner(derivative(G), E), rel=1e-12)
 

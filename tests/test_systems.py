@@ -298,6 +298,57 @@ def test_singular_matrices_have_finite_gradients(backward):
     assert paper.sqrtm(indefinite, method="eigh", backward=backward).isnan().all()
 
 
+@pytest.mark.parametrize(("method", "backward"), [pair for pair in COMBINED if pair[0] != "pi"], ids=str)
+@pytest.mark.parametrize("power", FUNCTIONS)
+def test_forward_mode_of_a_combination(power, method, backward):
+    """The tangent is the adjoint of the gradient; a derivative of either raises."""
+    jvp, vjp, grad = torch.func.jvp, torch.func.vjp, torch.func.grad
+    A = spd(4, 10, (3,), dtype=torch.float64)
+    D, G = cotangent(A, 2), cotangent(A)
+
+    def root(A):
+        return FUNCTIONS[power](A, method=method, backward=backward)
+
+    S, tangent = jvp(root, (A,), (D,))
+    assert torch.equal(S, root(A))
+    assert (G * tangent).sum().item() == pytest.approx((vjp(root, A)[1](G)[0] * D).sum().item(), rel=1e-10)
+    mapped = torch.vmap(lambda A, D: jvp(root, (A,), (D,))[1])(A, D)
+    assert relative_error(mapped, tangent).max() < 1e-12
+    with torch.autograd.forward_ad.dual_level():
+        dual = root(torch.autograd.forward_ad.make_dual(A, D))
+        assert torch.equal(torch.autograd.forward_ad.unpack_dual(dual).tangent, tangent)
+
+    def along(A):
+        return jvp(root, (A,), (D,))[1].sum()
+
+    leaf = A.clone().requires_grad_()
+    for second in (
+        lambda: grad(along)(A),
+        lambda: jvp(along, (A,), (D,)),
+        lambda: jvp(grad(lambda A: root(A).square().sum()), (A,), (D,)),
+        lambda: torch.autograd.grad(along(leaf), leaf),
+    ):
+        with pytest.raises(RuntimeError, match="differentiate once"):
+            second()
+
+
+def test_no_tangent_in_a_compiled_combination():
+    """It would be that of the forward method, whatever the backward."""
+    torch._dynamo.reset()
+    A, jvp = spd(4, 10, (2,), dtype=torch.float64), torch.func.jvp
+
+    def root(A):
+        return paper.sqrtm(A, method="mpa", backward="bartels_stewart")
+
+    compiled = torch.compile(root, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(A), root(A))
+    text = "fastsqrtm.paper.sqrtm: the method and backward must be one op, .* got forward mode in a compiled graph"
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(Exception, match=text):
+        compiled(torch.autograd.forward_ad.make_dual(A, A))
+    with pytest.raises(Exception, match=text):
+        torch.compile(lambda A: jvp(root, (A,), (A,)), fullgraph=True, backend="aot_eager")(A)
+
+
 def test_transforms():
     A = spd(4, 10, (3,), dtype=torch.float64)
     for method, backward in COMBINED:

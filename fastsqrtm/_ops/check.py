@@ -3,6 +3,7 @@
 csrc/check.h has the same checks with the same texts.
 """
 
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
@@ -22,9 +23,44 @@ def fail(function: str, expected: str, got: Any) -> NoReturn:
 
 def strided(function: str, name: str, A: Any) -> None:
     if not isinstance(A, Tensor):
-        fail(function, f"{name} must be a tensor", type(A).__name__)
+        fail(function, f"{name} must be a tensor{_how_to_trace(function, A)}", type(A).__name__)
     if A.layout != torch.strided:
         fail(function, f"{name} must be a strided tensor", _name(A.layout))
+    if A.is_nested:
+        stack = "stack matrices of one size, or take those of unbind() one by one"
+        fail(function, f"{name} must be a strided tensor ({stack})", "a nested tensor")
+
+
+def _how_to_trace(function: str, A: Any) -> str:
+    if not isinstance(A, torch.fx.Proxy):
+        return ""
+    name = function.split(".")[-1]
+    return f""" (torch.fx.symbolic_trace records a call after torch.fx.wrap("{name}") where {name} is imported)"""
+
+
+def _wrapped_in(x: Tensor, is_wrapper: Callable[[Tensor], bool]) -> bool:
+    """Whether a transform of torch.func holds x. Not asked while torch.compile traces, which cannot tell."""
+    if torch.compiler.is_compiling():
+        return False
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if is_wrapper(x):
+            return True
+        x = torch._C._functorch.get_unwrapped(x)
+    return False
+
+
+def known(function: str, argument: str, x: Tensor, instead: str) -> None:
+    """Checks that the values of x can be read; under vmap and in an exported graph they cannot."""
+    expected = f"{argument} must read whether each matrix converged: {instead}"
+    if torch.compiler.is_exporting():
+        fail(function, expected, "a graph that is being exported")
+    if _wrapped_in(x, torch._C._functorch.is_batchedtensor):
+        fail(function, expected, "a batch inside torch.vmap")
+
+
+def not_functionalized(function: str, expected: str, A: Tensor) -> None:
+    if _wrapped_in(A, torch._C._functorch.is_functionaltensor):
+        fail(function, expected, "a tensor inside torch.func.functionalize")
 
 
 def first(function: str, expected: Matrix, A: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 
 from . import check
 from .table import OPS, Op
@@ -33,8 +34,6 @@ class Rule:
     save: Callable[..., tuple[Tensor, ...]]
     vjp: Callable[..., Tensor | tuple[Tensor | None, ...]]
     jvp: Callable[..., Results]
-    uses_torch_func: bool = False
-    """Whether `vjp` itself is made of torch.func transforms: torch before 2.13 cannot trace those."""
 
 
 class Definition:
@@ -45,7 +44,7 @@ class Definition:
         self.compute = compute
         self.entry_precision = entry_precision
         self.rule: Rule | None = None
-        self.overload: Callable[..., Results] | None = None
+        self.overload: OpOverload | None = None
         self.__name__ = op.name
         self.__doc__ = compute.__doc__
 

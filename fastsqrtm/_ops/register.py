@@ -2,7 +2,6 @@
 fake tensors, autograd, vmap and autocast.
 """
 
-import functools
 import os
 import warnings
 from typing import Any
@@ -53,23 +52,14 @@ def register(definition: Definition, library: torch.library.Library, define: boo
         dtypes = (matrix.dtype or tensors[0].dtype for matrix in op.results)
         return packed([tensors[0].new_empty(s, dtype=dtype) for s, dtype in zip(shapes, dtypes, strict=True)])
 
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Results, int | tuple[int, ...]]:
-        assert definition.overload is not None
-        return definition.overload(*route.batch_first(info, in_dims, args)), route.out_dims(definition)
-
     if define:
         library.define(op.name + op.schema, tags=torch.Tag.pt2_compliant_tag)
     # The lowest in rank: a native kernel for the device of the tensors takes precedence.
     library.impl(op.name, fallback, "CompositeExplicitAutograd")
     torch.library.register_fake(qualified, fake, lib=library)
     if definition.rule is not None:
-        torch.library.register_autograd(
-            qualified,
-            functools.partial(route.vjp, definition),
-            setup_context=functools.partial(route.save, definition),
-            lib=library,
-        )
-    torch.library.register_vmap(qualified, vmap, lib=library)
+        library.impl(op.name, route.autograd(definition), "Autograd", with_keyset=True)
+    torch.library.register_vmap(qualified, route.vmap(definition), lib=library)
     for device in AUTOCAST_DEVICES:
         torch.library.register_autocast(qualified, device, torch.float32, lib=library)
     definition.overload = getattr(getattr(torch.ops, library.ns), op.name).default

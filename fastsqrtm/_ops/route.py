@@ -1,13 +1,24 @@
-"""The route of a call: the op itself, or under torch.func and in forward mode a Function that applies its rule."""
+"""The derivatives of an op in the dispatcher: a kernel under the Autograd keys that applies its rule in reverse and in
+forward mode, and one for vmap. Under torch.func and in a compiled or exported graph the op is one of torch's own.
+
+torch.library.register_autograd gives an op neither forward mode, where its tangent is silently zero, nor torch.func:
+pytorch issues 168393, 170834 and 179652.
+"""
 
 import contextlib
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import (
+    get_single_level_autograd_function_allowed,
+    set_single_level_autograd_function_allowed,
+)
 from torch.autograd import forward_ad
 
-from . import sharding
+from . import check, sharding
 from .definition import DEFINITIONS, Definition, Results, unpacked
 
 
@@ -20,103 +31,162 @@ def without_autocast(A: Tensor) -> contextlib.AbstractContextManager:
     return torch.autocast(A.device.type, enabled=False) if under_autocast(A) else contextlib.nullcontext()
 
 
-def save(definition: Definition, ctx: Any, inputs: tuple, output: Results) -> tuple[Tensor, ...]:
-    op, results = definition.op, unpacked(output)
-    ctx.numbers = inputs[len(op.tensors) :]
-    if False in op.differentiable:
-        ctx.mark_non_differentiable(*(x for x, has in zip(results, op.differentiable, strict=True) if not has))
-    assert definition.rule is not None
-    saved = definition.rule.save(*inputs[: len(op.tensors)], *results)
-    ctx.save_for_backward(*saved)
-    return saved
+def unpack_dual(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A tensor without its tangent, and that. The level is named, and torch has but one: where a compiled graph enters
+    it, torch.autograd.forward_ad does not know of it.
+    """
+    return torch._C._VariableFunctions._unpack_dual(x, 0)
 
 
-def vjp(definition: Definition, ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-    assert definition.rule is not None
-    differentiable = definition.op.differentiable
-    kept: Any = cotangents
-    if False in differentiable:
-        kept = [x for x, has in zip(cotangents, differentiable, strict=True) if has]
-    kept = sharding.alike(kept)
-    with without_autocast(kept[0]):
-        gradients = definition.rule.vjp(*ctx.saved_tensors, ctx.numbers, *kept)
-    gradients = (gradients,) if isinstance(gradients, Tensor) else gradients
-    return *gradients, *(None,) * len(ctx.numbers)
+def _has_tangent(tensors: tuple) -> bool:
+    for x in tensors:  # no generator, because every call comes here
+        if x.layout == torch.strided and not x.is_nested and unpack_dual(x)[1] is not None:
+            return True
+    return False
 
 
-def batch_first(info: Any, in_dims: tuple, inputs: tuple) -> list:
-    """The inputs with the mapped dimension first, as ops take any leading dimensions; where it is missing, a view."""
-    return [
-        x if not isinstance(x, Tensor) else x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
-        for x, dim in zip(inputs, in_dims, strict=True)
-    ]
+def _refuse_compiled_kernels(name: str) -> None:
+    """Raises where the code that inductor generates calls an op at a level of forward mode: its kernels drop the
+    tangents of their inputs, and those of this op's inputs may be lost already.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("torch._inductor"):
+            check.fail(
+                name,
+                "forward mode must be inside the compiled function, as torch.func.jvp, or the function be called "
+                "uncompiled or compiled with backend='aot_eager'",
+                "a call from a kernel of torch.compile, which has no tangents",
+            )
+        frame = frame.f_back
 
 
-def out_dims(definition: Definition) -> int | tuple[int, ...]:
-    """The mapped dimension of the results: the first, in each."""
-    return 0 if len(definition.op.results) == 1 else (0,) * len(definition.op.results)
-
-
-class _Transformable(torch.autograd.Function):
-    """Any op under torch.func and in forward mode, which torch.library.register_autograd does not support.
-
-    pytorch issues 168393, 170834 and 179652.
+class _Modes:
+    """Whether gradients and tangents are recorded: a Function switches both off in its forward, and then an outer
+    transform of torch.func, to which the forward hands the op on, would record nothing.
     """
 
-    @staticmethod
-    def forward(definition: Definition, *inputs: Any) -> Results:
-        assert definition.overload is not None
-        return definition.overload(*inputs)
+    def __init__(self) -> None:
+        self.gradients, self.tangents = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
+
+    def set(self) -> None:
+        torch._C._set_grad_enabled(self.gradients)
+        torch._C._set_fwd_grad_enabled(self.tangents)
+
+
+class FastsqrtmOp(torch.autograd.Function):
+    """Any op with its rule. The name is in the `grad_fn` of results."""
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Results) -> None:
-        ctx.definition, *arguments = inputs
-        ctx.save_for_forward(*save(ctx.definition, ctx, tuple(arguments), output))
+    def forward(ctx: Any, definition: Definition, keys: Any, modes: _Modes | None, *inputs: Any) -> Results:
+        if modes is not None:
+            modes.set()  # for this forward alone: torch restores them behind it
+        output = below(definition, keys, inputs)
+        op, rule = definition.op, definition.rule
+        assert rule is not None
+        results, tensors = unpacked(output), inputs[: len(op.tensors)]
+        ctx.definition, ctx.numbers = definition, inputs[len(op.tensors) :]
+        if False in op.differentiable:
+            ctx.mark_non_differentiable(*(x for x, has in zip(results, op.differentiable, strict=True) if not has))
+        saved = rule.save(*tensors, *results)
+        ctx.save_for_backward(*saved)
+        ctx.save_for_forward(*saved)
+        return output
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *vjp(ctx.definition, ctx, *cotangents)
+        differentiable = ctx.definition.op.differentiable
+        kept: Any = cotangents
+        if False in differentiable:
+            kept = [x for x, has in zip(cotangents, differentiable, strict=True) if has]
+        kept = sharding.alike(kept)
+        with without_autocast(kept[0]):
+            gradients = ctx.definition.rule.vjp(*ctx.saved_tensors, ctx.numbers, *kept)
+        gradients = (gradients,) if isinstance(gradients, Tensor) else gradients
+        return None, None, None, *gradients, *(None,) * len(ctx.numbers)
 
     @staticmethod
-    def jvp(ctx: Any, _: None, *tangents: Any) -> Tensor | tuple[Tensor | None, ...] | None:
+    def jvp(ctx: Any, *tangents: Any) -> Tensor | tuple[Tensor | None, ...] | None:
         # torch switches forward mode off around this, and jvp of jvp would lose every term of an outer tangent that
         # goes through a torch product. With it on, the saved tensors must come without their tangent of this level.
-        tangents = tangents[: len(tangents) - len(ctx.numbers)]
+        tangents = tangents[3 : len(tangents) - len(ctx.numbers)]
         with forward_ad._set_fwd_grad_enabled(True), without_autocast(tangents[0]):
-            saved = (forward_ad.unpack_dual(x).primal for x in ctx.saved_tensors)
+            saved = (unpack_dual(x)[0] for x in ctx.saved_tensors)
             found = iter(unpacked(ctx.definition.rule.jvp(*saved, ctx.numbers, *tangents)))
         results = [next(found) if has else None for has in ctx.definition.op.differentiable]
         return results[0] if len(results) == 1 else tuple(results)
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, definition: Definition, *inputs: Any) -> tuple[Results, int | tuple[int, ...]]:
-        return apply(definition, *batch_first(info, in_dims[1:], inputs)), out_dims(definition)
+
+# Not its own `apply`, which hands it to the transforms of torch.func: they have called us.
+_apply: Callable[..., Results] = super(torch.autograd.Function, FastsqrtmOp).apply
+
+
+def below(definition: Definition, keys: Any, inputs: tuple) -> Results:
+    """The op below the Autograd keys."""
+    assert definition.overload is not None
+    try:
+        with torch._C._AutoDispatchBelowAutograd():
+            return definition.overload.redispatch(keys & torch._C._after_autograd_keyset, *inputs)
+    except NotImplementedError:  # nested tensors have no kernel, and their own words for that
+        check.call(definition.op, inputs)
+        raise
+
+
+def autograd(definition: Definition) -> Callable[..., Results]:
+    """The kernel of an op under the Autograd keys."""
+    defaults = tuple(number.default for number in definition.op.numbers)
+    count = len(definition.op.tensors)
+
+    def kernel(keys: Any, *inputs: Any) -> Results:
+        inputs += defaults[len(inputs) - count :]  # the dispatcher leaves out what equals a default
+        sharding.prepare(inputs)
+        if torch._C._are_functorch_transforms_active():
+            allowed = get_single_level_autograd_function_allowed()
+            set_single_level_autograd_function_allowed(True)
+            try:
+                return _apply(definition, keys, _Modes(), *inputs)
+            finally:
+                set_single_level_autograd_function_allowed(allowed)
+        if forward_ad._current_level >= 0:
+            _refuse_compiled_kernels(definition.op.name)
+        recorded = torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs)
+        # In a graph that is being made, looking for a tangent would leave its trace.
+        if recorded or torch._C._len_torch_dispatch_stack() or _has_tangent(inputs[:count]):
+            return _apply(definition, keys, None, *inputs)
+        return below(definition, keys, inputs)
+
+    return kernel
+
+
+def vmap(definition: Definition) -> Callable[..., tuple[Results, int | tuple[int, ...]]]:
+    """The rule of an op for torch.library.register_vmap: ops take any leading dimensions."""
+    dims = 0 if len(definition.op.results) == 1 else (0,) * len(definition.op.results)
+
+    def rule(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Results, int | tuple[int, ...]]:
+        # Where the mapped dimension is missing, a view.
+        first = list(inputs)
+        for i, (x, dim) in enumerate(zip(inputs, in_dims, strict=True)):
+            if isinstance(x, Tensor):
+                first[i] = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+        assert definition.overload is not None
+        return definition.overload(*first), dims
+
+    return rule
 
 
 def apply(definition: Definition, *inputs: Any) -> Results:
-    """The op; under torch.func transforms and in forward mode through a Function that has rules for them."""
-    compiling = torch.compiler.is_compiling()
-    sharding.prepare(inputs)
-    if not compiling and torch._C._are_functorch_transforms_active():
-        return _Transformable.apply(definition, *inputs)
-    forward_mode = any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in inputs)
-    if forward_mode and not compiling:
-        return _Transformable.apply(definition, *inputs)
-    if forward_mode:  # the compiled op would silently give a tangent of zero
-        raise RuntimeError(
-            f"fastsqrtm.{definition.op.name}: forward-mode differentiation inside torch.compile is not supported"
-        )
+    """The op."""
     assert definition.overload is not None
     return definition.overload(*inputs)
 
 
 def call(name: str, *inputs: Any) -> Tensor:
-    """Calls an op that has one result, by the route that its derivatives need."""
+    """Calls an op that has one result."""
     result = apply(DEFINITIONS[name], *inputs)
     assert isinstance(result, Tensor)
     return result
 
 
 def call_all(name: str, *inputs: Any) -> tuple[Tensor, ...]:
-    """Calls an op that has several results, by the route that its derivatives need."""
+    """Calls an op that has several results."""
     return unpacked(apply(DEFINITIONS[name], *inputs))

@@ -23,6 +23,9 @@ class Matrix:
     dims: str
     dtype: torch.dtype | None = None
 
+    def __post_init__(self) -> None:
+        _ = self.equal  # now, as torch.compile cannot trace the first access of a cached property
+
     @cached_property
     def equal(self) -> tuple[tuple[int, int], ...]:
         """The pairs of dimensions that have one letter, counted from the last."""

@@ -7,7 +7,6 @@ exact root at the point computed (`mpa_lya`).
 """
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -76,9 +75,10 @@ def newton_schulz(X: Tensor, iterations: int, inverse: bool) -> Tensor:
 # The derivative of r at X along G, and r(X).
 
 
-def pade_derivative(X: Tensor, G: Tensor, degree: int, inverse: bool) -> tuple[Tensor, Tensor]:
+def pade_derivative(X: Tensor, G: Tensor, degree: int, power: float) -> tuple[Tensor, Tensor]:
     identity = identity_like(X)
     derivative, value = torch.zeros_like(X), identity / (2 * degree + 1)
+    inverse = power < 0
     for shift, weight in pade_terms(degree):
         R = spd_solve(identity + (shift * X if inverse else X / shift), identity.expand_as(X))
         value = value + weight * (R if inverse else identity - R)
@@ -95,17 +95,73 @@ def taylor_derivative(X: Tensor, G: Tensor, degree: int, power: float) -> tuple[
     return -D, H
 
 
-def newton_schulz_derivative(X: Tensor, G: Tensor, iterations: int, inverse: bool) -> tuple[Tensor, Tensor]:
+def newton_schulz_derivative(X: Tensor, G: Tensor, iterations: int, power: float) -> tuple[Tensor, Tensor]:
     """The steps of `newton_schulz`, each matrix with its derivative along G."""
     identity = identity_like(X)
     M, dM = X, G
-    Y, dY = (identity.expand_as(X), torch.zeros_like(X)) if inverse else (X, G)
+    Y, dY = (identity.expand_as(X), torch.zeros_like(X)) if power < 0 else (X, G)
     for _ in range(iterations):
         P, dP = (3 * identity - M) / 2, -dM / 2
         Y, dY = symmetric_part(Y @ P), symmetric_part(dY @ P + Y @ dP)
         N, dN = M @ P, dM @ P + M @ dP
         M, dM = symmetric_part(N @ P), symmetric_part(dN @ P + N @ dP)
     return dY, Y
+
+
+# Further: r(X), its derivatives along G and along D, and its second derivative along both, for symmetric G and D. Twin:
+# csrc/include/fastsqrtm/detail/approximants.h, to the last bit.
+
+Second = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def pade_second(X: Tensor, G: Tensor, D: Tensor, degree: int, power: float) -> Second:
+    identity, zero, inverse = identity_like(X), torch.zeros_like(X), power < 0
+    value, along_G, along_D, second = identity / (2 * degree + 1), zero, zero, zero
+    for shift, weight in pade_terms(degree):
+        scale, factor = (shift, -weight * shift) if inverse else (1 / shift, weight / shift)
+        R = spd_solve(identity + scale * X, identity.expand_as(X))
+        RG, RD = R @ G, R @ D
+        RGR, RDR = RG @ R, RD @ R
+        K = RG @ RDR
+        value = value + weight * (R if inverse else identity - R)
+        along_G, along_D = along_G + factor * RGR, along_D + factor * RDR
+        second = second - factor * scale * (K + K.mT)
+    return value, along_G, along_D, second
+
+
+def taylor_second(X: Tensor, G: Tensor, D: Tensor, degree: int, power: float) -> Second:
+    """Horner's rule in W = I - X."""
+    W, zero = identity_like(X) - X, torch.zeros_like(X)
+    c = taylor_coefficients(degree, power)
+    value, along_G, along_D, second = identity_like(X, c[-1]).expand_as(X), zero, zero, zero
+    for c_k in reversed(c[:-1]):
+        second = second @ W - along_G @ D - along_D @ G
+        along_G, along_D = along_G @ W - value @ G, along_D @ W - value @ D
+        value = value @ W + identity_like(X, c_k)
+    return value, along_G, along_D, second
+
+
+def newton_schulz_second(X: Tensor, G: Tensor, D: Tensor, iterations: int, power: float) -> Second:
+    """The steps of `newton_schulz`, each matrix with its derivatives."""
+    identity, zero = identity_like(X), torch.zeros_like(X)
+
+    def product(A: Second, B: Second) -> Second:
+        a, a_G, a_D, a_GD = A
+        b, b_G, b_D, b_GD = B
+        return a @ b, a_G @ b + a @ b_G, a_D @ b + a @ b_D, a_GD @ b + a_G @ b_D + a_D @ b_G + a @ b_GD
+
+    def symmetric(A: Second) -> Second:
+        a, a_G, a_D, a_GD = A
+        return symmetric_part(a), symmetric_part(a_G), symmetric_part(a_D), symmetric_part(a_GD)
+
+    M: Second = (X, G, D, zero)
+    Y: Second = (identity.expand_as(X), zero, zero, zero) if power < 0 else M
+    for _ in range(iterations):
+        m, m_G, m_D, m_GD = M
+        P = (3 * identity - m) / 2, m_G / -2, m_D / -2, m_GD / -2
+        Y = symmetric(product(Y, P))
+        M = symmetric(product(product(M, P), P))
+    return Y
 
 
 # The root of A, and the gradient of <G, root> with that of the normaliser.
@@ -131,50 +187,84 @@ def exact_gradient(A: Tensor, G: Tensor, inverse: bool, series: Callable[[Tensor
     return torch.where(nu == 0, 0, symmetric_part(gradient) / sqrt_of_norm(nu) / (nu if inverse else 1))
 
 
-# The rules of the map computed: the approximant as a torch function, which torch differentiates beyond the first
-# derivative.
+# The map computed is homogeneous, f(A) = nu^p r(X) with p = 1/2, for the inverse root p = -1/2. These derivatives are
+# plain torch, which differentiates them further.
 
 
-def _approximant(root: Definition, numbers: tuple) -> Callable[[Tensor], Tensor]:
-    compute = cast(Callable[..., Tensor], root.compute)
-
-    def function(A: Tensor) -> Tensor:
-        if A.numel() == 0:
-            return A + 0
-        precision = torch.float64 if A.dtype == torch.float64 else torch.float32
-        return compute(A.to(precision), *numbers).to(A.dtype)
-
-    return function
+def _dot(A: Tensor, B: Tensor) -> Tensor:
+    return (A * B).sum((-2, -1), keepdim=True)
 
 
-def _along(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> Tensor:
-    """The derivative along the tangents as the transpose of the transpose: torch cannot nest forward mode."""
-    output, pullback, *_ = torch.func.vjp(function, *inputs)
-    return torch.func.vjp(pullback, torch.zeros_like(output))[1](tangents)[0]
+def _over_power(Y: Tensor, nu: Tensor, power: float) -> Tensor:
+    """Y / nu^power for a half-integer, one factor after the other, so that none overflows; 0 at zero, with its
+    derivatives.
+    """
+    Y, positive = Y / sqrt_of_norm(nu), torch.where(nu == 0, 1, nu)
+    for _ in range(int(power)):
+        Y = Y / positive
+    return torch.where(nu == 0, 0, symmetric_part(Y))
 
 
-def _exact(root: Definition, backward: Definition) -> Rule:
-    def vjp(A: Tensor, numbers: tuple, G: Tensor) -> Tensor:
+def derivative_along(A: Tensor, D: Tensor, p: float, series: Callable[[Tensor, Tensor], tuple]) -> Tensor:
+    """f'(A)[D] = nu^(p - 1) (r'(X)[E] + p u r(X)) with u = <X, D> and E = D - u X."""
+    X, nu = normalise(A)
+    u = _dot(X, D)
+    derivative, value = series(X, D - u * X)
+    return _over_power(derivative + p * u * value, nu, 1 - p)
+
+
+def gradient_along(
+    A: Tensor, G: Tensor, D: Tensor, p: float, series: Callable[[Tensor, Tensor, Tensor], Second]
+) -> tuple[Tensor, Tensor]:
+    """The gradient of <G, f'(A)[D]> in A, and f'(A)[D]. The first is also the derivative along D of the gradient of
+    <G, f(A)>.
+
+    <G, f'(A)[D]> = nu^(p - 1) K with K = <L, E> + p u <G, r> for L = r'(X)[G]. The gradient of K in X is
+    r''(X)[G, E] - (1 - p) u L + (p <G, r> - <L, X>) D, because the derivatives of a function of one matrix are
+    symmetric in their directions.
+    """
+    X, nu = normalise(A)
+    u = _dot(X, D)
+    E = D - u * X
+    value, L, along_E, second = series(X, G, E)
+    along = p * _dot(G, value)
+    K = _dot(L, E) + u * along
+    gradient = second - (1 - p) * u * L
+    gradient = gradient + (along - _dot(L, X)) * D
+    gradient = gradient - ((1 - p) * K + _dot(gradient, X)) * X
+    return _over_power(gradient, nu, 2 - p), _over_power(along_E + p * u * value, nu, 1 - p)
+
+
+def _widened(*tensors: Tensor) -> list[Tensor]:
+    """The symmetric parts in the precision of the ops."""
+    precision = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
+    return [symmetric_part(x.to(precision)) for x in tensors]
+
+
+def _set_rules(root: Definition, backward: Definition, power: float, first: Callable, second: Callable) -> None:
+    """Sets the rules of a root and of its gradient from the derivatives of r."""
+
+    def root_vjp(A: Tensor, numbers: tuple, G: Tensor) -> Tensor:
         return call(backward.op.name, A, G, *numbers)
 
-    def jvp(A: Tensor, numbers: tuple, dA: Tensor) -> Tensor:
-        return _along(_approximant(root, numbers), (A,), (dA,))
+    def root_jvp(A: Tensor, numbers: tuple, D: Tensor) -> Tensor:
+        if A.numel() == 0:
+            return A + D
+        wide, D = _widened(A, D)
+        return derivative_along(wide, D, power, lambda X, E: first(X, E, *numbers, power)).to(A.dtype)
 
-    return Rule(lambda A, _: (A,), vjp, jvp)
+    def backward_vjp(A: Tensor, G: Tensor, numbers: tuple, D: Tensor) -> tuple[Tensor, Tensor]:
+        if A.numel() == 0:
+            return A + G + D, A + D
+        wide, G, D = _widened(A, G, D)
+        gradient, derivative = gradient_along(wide, G, D, power, lambda X, G, E: second(X, G, E, *numbers, power))
+        return gradient.to(A.dtype), derivative.to(A.dtype)
 
+    def backward_jvp(A: Tensor, G: Tensor, numbers: tuple, D: Tensor, dG: Tensor) -> Tensor:
+        return backward_vjp(A, G, numbers, D)[0] + root_vjp(A, numbers, dG)
 
-def _exact_backward(root: Definition) -> Rule:
-    def gradient(numbers: tuple) -> Callable[[Tensor, Tensor], Tensor]:
-        function = _approximant(root, numbers)
-        return lambda A, G: torch.func.vjp(function, A)[1](G)[0]
-
-    def vjp(A: Tensor, G: Tensor, numbers: tuple, cotangent: Tensor) -> tuple[Tensor, ...]:
-        return torch.func.vjp(gradient(numbers), A, G)[1](cotangent)
-
-    def jvp(A: Tensor, G: Tensor, numbers: tuple, *tangents: Tensor) -> Tensor:
-        return _along(gradient(numbers), (A, G), tangents)
-
-    return Rule(lambda A, G, _: (A, G), vjp, jvp, uses_torch_func=True)
+    root.rule = Rule(lambda A, _: (A,), root_vjp, root_jvp)
+    backward.rule = Rule(lambda A, G, _: (A, G), backward_vjp, backward_jvp)
 
 
 @op
@@ -209,7 +299,7 @@ def ns_inv(A: Tensor, iterations: int) -> Tensor:
 
 @op
 def mpa_backward(A: Tensor, G: Tensor, degree: int) -> Tensor:
-    return exact_gradient(A, G, False, lambda X, G: pade_derivative(X, G, degree, False))
+    return exact_gradient(A, G, False, lambda X, G: pade_derivative(X, G, degree, 0.5))
 
 
 @op
@@ -219,12 +309,12 @@ def mtp_backward(A: Tensor, G: Tensor, degree: int) -> Tensor:
 
 @op
 def ns_backward(A: Tensor, G: Tensor, iterations: int) -> Tensor:
-    return exact_gradient(A, G, False, lambda X, G: newton_schulz_derivative(X, G, iterations, False))
+    return exact_gradient(A, G, False, lambda X, G: newton_schulz_derivative(X, G, iterations, 0.5))
 
 
 @op
 def mpa_inv_backward(A: Tensor, G: Tensor, degree: int) -> Tensor:
-    return exact_gradient(A, G, True, lambda X, G: pade_derivative(X, G, degree, True))
+    return exact_gradient(A, G, True, lambda X, G: pade_derivative(X, G, degree, -0.5))
 
 
 @op
@@ -234,18 +324,15 @@ def mtp_inv_backward(A: Tensor, G: Tensor, degree: int) -> Tensor:
 
 @op
 def ns_inv_backward(A: Tensor, G: Tensor, iterations: int) -> Tensor:
-    return exact_gradient(A, G, True, lambda X, G: newton_schulz_derivative(X, G, iterations, True))
+    return exact_gradient(A, G, True, lambda X, G: newton_schulz_derivative(X, G, iterations, -0.5))
 
 
-for _root, _backward in (
-    (mpa, mpa_backward),
-    (mtp, mtp_backward),
-    (ns, ns_backward),
-    (mpa_inv, mpa_inv_backward),
-    (mtp_inv, mtp_inv_backward),
-    (ns_inv, ns_inv_backward),
-):
-    _root.rule, _backward.rule = _exact(_root, _backward), _exact_backward(_root)
+_set_rules(mpa, mpa_backward, 0.5, pade_derivative, pade_second)
+_set_rules(mtp, mtp_backward, 0.5, taylor_derivative, taylor_second)
+_set_rules(ns, ns_backward, 0.5, newton_schulz_derivative, newton_schulz_second)
+_set_rules(mpa_inv, mpa_inv_backward, -0.5, pade_derivative, pade_second)
+_set_rules(mtp_inv, mtp_inv_backward, -0.5, taylor_derivative, taylor_second)
+_set_rules(ns_inv, ns_inv_backward, -0.5, newton_schulz_derivative, newton_schulz_second)
 
 
 # The same maps with the paper's gradient. The last number is the iterations of the Lyapunov solve in it.

@@ -142,6 +142,10 @@ void refusals() {
                [] { fastsqrtm::paper::sqrtm(at::ones({3}), Options().method("mtp")); });
   expect_error("fastsqrtm.sqrtm: A must be a strided tensor, got sparse_coo",
                [] { fastsqrtm::sqrtm(at::eye(3).to_sparse()); });
+  expect_error(
+      "fastsqrtm.sqrtm: A must be a strided tensor (stack matrices of one size, or take those of unbind() one by "
+      "one), got a nested tensor",
+      [] { fastsqrtm::sqrtm(at::_nested_tensor_from_tensor_list({at::eye(3), at::eye(3)})); });
   expect_error("fastsqrtm.lyapunov: C must be on the device of B (cpu), got meta",
                [] { fastsqrtm::lyapunov(at::eye(3), at::eye(3, at::kMeta)); });
   expect_error("fastsqrtm.sqrtm_and_inv: rtol must be from 0 to 1, got 2",
@@ -222,6 +226,18 @@ void any_number_of_numbers_and_results() {
   expect(at::allclose(gradient(Z, A, true), gradient(fastsqrtm::autograd::inv_sqrtm(A), A)), "the other one");
 }
 
+void a_tangent_is_refused(const Tensor& A) {
+  const uint64_t level = torch::autograd::forward_ad::enter_dual_level();
+  const Tensor dual = at::_make_dual(A, at::ones_like(A), int64_t(level));
+  const std::string text = " has a tangent: forward mode is in Python alone, so unpack the primal tensor";
+  expect_error("fastsqrtm.sqrtm: A" + text, [&] { fastsqrtm::sqrtm(dual); });
+  expect_error("fastsqrtm.sqrtm: A" + text, [&] { fastsqrtm::autograd::sqrtm(dual); });
+  expect_error("fastsqrtm.lyapunov: C" + text, [&] { fastsqrtm::lyapunov(A, dual); });
+  const Tensor primal = std::get<0>(at::_unpack_dual(dual, int64_t(level)));
+  expect(at::equal(fastsqrtm::sqrtm(primal), fastsqrtm::sqrtm(A)), "a primal tensor has no tangent");
+  torch::autograd::forward_ad::exit_dual_level(level);
+}
+
 void the_dispatcher_learns_to_differentiate() {
   const Tensor A = spd(4).requires_grad_();
   expect_error(
@@ -251,7 +267,9 @@ int main() {
   refusals();
   signatures_are_those_of_the_dispatcher();
   any_number_of_numbers_and_results();
+  a_tangent_is_refused(spd(4));
   the_dispatcher_learns_to_differentiate();
+  a_tangent_is_refused(spd(4));
   std::printf("fastsqrtm %s: %d failures\n", fastsqrtm::version().c_str(), failures);
   return failures != 0;
 }

@@ -1,7 +1,7 @@
 /// @file
 /// The ops and functions of fastsqrtm.h and paper.h again, differentiable, in the namespace fastsqrtm::autograd.
 /// Gradients agree with those of Python to the last bit and can be differentiated again to any order. C++ has neither
-/// forward mode nor vmap.
+/// vmap nor forward mode: a tensor with a tangent is an error.
 ///
 /// The functions work as well in a process that has imported the Python package: they bypass its rules, which are the
 /// same.
@@ -22,6 +22,7 @@ using torch::autograd::variable_list;
 
 namespace detail {
 
+using fastsqrtm::detail::check_no_tangent;
 using fastsqrtm::detail::Dispatched;
 using fastsqrtm::detail::Op;
 using fastsqrtm::detail::ResultType;
@@ -96,6 +97,7 @@ struct Node : torch::autograd::Function<Node<op>> {
 struct Differentiable {
   template <const Signature& op, class... Args>
   static ResultType<op> call(const Args&... args) {
+    check_no_tangent(op, {fastsqrtm::detail::as_tensor(args)...});
     return as_results<op>(Node<op>::apply(args...), std::make_index_sequence<op.result_count>{});
   }
 };
@@ -232,21 +234,13 @@ struct BothRootsBackward {
   }
 };
 
-/// The gradient of an approximant, differentiated by torch.
+/// The gradient of an approximant.
 template <Series series, bool inverse>
 struct ApproximantBackward {
   static variable_list save(const variable_list& x, const variable_list&) { return x; }
   template <class Numbers>
   static variable_list vjp(const variable_list& saved, const Numbers& numbers, const variable_list& cotangent) {
-    const bool again = at::GradMode::is_enabled();
-    at::AutoGradMode record(true);
-    const auto variable = [](const Tensor& x) {
-      return x.requires_grad() ? x.view_as(x) : x.detach().requires_grad_();
-    };
-    const Tensor A = variable(saved[0]), G = variable(saved[1]);
-    const Tensor root = approximant(series, inverse, A, numbers.template get<2>());
-    const Tensor gradient = torch::autograd::grad({root}, {A}, {G}, true, true)[0];
-    return torch::autograd::grad({gradient}, {A, G}, cotangent, again, again, true);
+    return gradient_along(series, inverse, joined(saved, cotangent), numbers.template get<2>());
   }
 };
 

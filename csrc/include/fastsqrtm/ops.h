@@ -56,6 +56,18 @@ inline const at::Tensor* as_tensor(const at::Tensor& x) { return &x; }
 inline const at::Tensor* as_tensor(int64_t) { return nullptr; }
 inline const at::Tensor* as_tensor(double) { return nullptr; }
 
+/// Refuses a tensor with a tangent of forward mode, which a C++ rule would drop.
+inline void check_no_tangent(const Signature& op, std::initializer_list<const at::Tensor*> arguments) {
+  const Argument* argument = op.arguments.data();
+  for (const at::Tensor* x : arguments) {
+    if (!x) break;  // tensors come first
+    if (x->_fw_grad(/*level=*/0).defined())
+      fail(c10::str("fastsqrtm.", op.name, ": ", argument->name,
+                    " has a tangent: forward mode is in Python alone, so unpack the primal tensor"));
+    ++argument;
+  }
+}
+
 /// Refuses the tensors for which the dispatcher would fail before it reaches the checks of the kernels.
 inline void check(const Signature& op, const c10::OperatorHandle& handle,
                   std::initializer_list<const at::Tensor*> arguments) {
@@ -67,6 +79,10 @@ inline void check(const Signature& op, const c10::OperatorHandle& handle,
   for (const at::Tensor* x : arguments) {
     if (!x) break;  // tensors come first
     if (x->layout() != at::kStrided) complain(std::string("must be a strided tensor, got ") + layout_name(x->layout()));
+    if (x->is_nested())
+      complain(
+          "must be a strided tensor (stack matrices of one size, or take those of unbind() one by one), got a nested "
+          "tensor");
     // The kernels look at shape and dtype before they look at the device, so these errors have precedence here.
     const bool fits = x->sizes() == first.sizes() || argument->dimensions != op.arguments[0].dimensions;
     if (x->device() != first.device() && fits && x->dtype() == first.dtype())
@@ -91,6 +107,7 @@ struct Dispatched {
       return c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), "").template typed<Function>();
     }();
     check(op, handle, {as_tensor(args)...});
+    if (!handle.hasKernelForDispatchKey(c10::DispatchKey::Autograd)) check_no_tangent(op, {as_tensor(args)...});
     try {
       return handle.call(args...);
     } catch (const std::runtime_error& error) {  // a library of torch's stable ABI throws no c10::Error
