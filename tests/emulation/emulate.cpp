@@ -565,7 +565,9 @@ void singular(const Case& c, Element element, int n, bool large) {
 }
 
 void singular_in_blocks(const Case& c, Element element, int n) { singular(c, element, n, false); }
-void large_singular(const Case& c, Element element, int n) { singular(c, element, n, true); }
+void large_singular(const Case& c, Element element, int n) {
+  if (c.distinct || n < 16) singular(c, element, n, true);  // blocks of 1024 threads take long
+}
 
 void large_path(const Case& c, int n) {
   Setting large;
