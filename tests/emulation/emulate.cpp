@@ -446,7 +446,8 @@ struct Degenerate {
   bool separated;
 };
 
-std::vector<Degenerate> degenerate_matrices(int n) {
+// `floor`: of the eigenvalues of inverse roots; are_inverted: the roots are, for a gradient.
+std::vector<Degenerate> degenerate_matrices(int n, double floor, bool are_inverted) {
   const auto with = [n](auto eigenvalue) {
     std::vector<double> values(n);
     for (int i = 0; i < n; ++i) values[i] = eigenvalue(i);
@@ -468,6 +469,11 @@ std::vector<Degenerate> degenerate_matrices(int n) {
   if (n == 1) return all;
   all.push_back({"half the rank", with([&](int i) { return i < (n + 1) / 2 ? spread(i) : 0.0; }), false});
   all.push_back({"rank one", rank_one(n), false});
+  // The root of the first counts as singular when it is inverted, that of the second does not.
+  for (double w : {floor / 400, floor}) {
+    if (!are_inverted) continue;
+    all.push_back({"one eigenvalue near zero", with([&](int i) { return i == n - 1 ? w : spread(i); }), false});
+  }
   all.push_back({"one eigenvalue below zero", with([&](int i) { return i == n - 1 ? -1e-3 : spread(i); }), true});
   Matrix a = with([](int i) { return i == 0 ? 1.0 : i % 2 == 1 ? -0.01 : 0.1; });
   all.push_back({"half of them below zero", a, true});
@@ -520,7 +526,7 @@ void singular(const Case& c, Element element, int n, bool large) {
   const double floor = computed_rounding(element), rounding = rounding_of(element);
   std::vector<Degenerate> kinds;
   std::vector<std::vector<Matrix>> values(c.in.size());
-  for (const Degenerate& kind : degenerate_matrices(n)) {
+  for (const Degenerate& kind : degenerate_matrices(n, floor, !c.is_root)) {
     const Matrix root = reference::semidefinite_root(kind.matrix, n, floor, false);
     if (!c.is_root && std::isnan(root[0])) continue;
     kinds.push_back(kind);
@@ -551,7 +557,8 @@ void singular(const Case& c, Element element, int n, bool large) {
     } else if (!c.is_root) {
       // Rounded to a half type the root may need a ridge as well.
       const Matrix s = reference::symmetric_part(inputs[0].values[m], n);
-      const double bound = frobenius(inputs[1].values[m]) / (2 * std::sqrt(floor) * frobenius(s));
+      const double least = std::sqrt(floor) / 4;  // of an eigenvalue that does not count as 0
+      const double bound = frobenius(inputs[1].values[m]) / (2 * least * frobenius(s));
       error = c.in.size() > 2 || frobenius(got[m]) <= 1.01 * bound ? 0 : INFINITY;
       expect(!std::isnan(frobenius(got[m])), label + ", " + kinds[m].name + ": NaN");  // float16 may overflow
     }
