@@ -141,7 +141,7 @@ def test_a_pair_of_roots_is_its_two_roots(n, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n", [1, 7, 16, 33, 64, 96, 128, 200])
 @pytest.mark.parametrize("name", ACCURATE)
-def test_singular_matrices_get_a_ridge(name, n, dtype):
+def test_singular_matrices(name, n, dtype):
     """Their neighbours do not change; indefinite matrices are NaN, the results of zero are known."""
     generator = torch.Generator().manual_seed(n)
     tensors = op_inputs(name, n, 7, dtype)
@@ -159,7 +159,15 @@ def test_singular_matrices_get_a_ridge(name, n, dtype):
     assert out[4].isnan().all()
     if name == "sqrtm":
         error = testing.relative_error(out[1].double() @ out[1].double(), arguments[0][1].double())
-        assert error < (1e-6 if dtype == torch.float64 else 1e-3)  # eigenvalues below the interval of the approximant
+        assert error < 1e3 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("n", [1, 7, 33, 96, 130])
+@pytest.mark.parametrize("name", ["sqrtm", "inv_sqrtm"])
+def test_the_root_of_the_identity_is_exact(name, n, dtype):
+    identity = torch.eye(n, dtype=dtype, device="cuda").expand(2, n, n)
+    assert torch.equal(op(name)(identity), identity)
 
 
 @pytest.mark.parametrize("rtol", [0.0, 1e-5, 1e-2])

@@ -75,7 +75,9 @@ def passes(program, *arguments):
 def test_every_pass_by_every_path(build, name):
     """In float32, where teams share a warp and where they are whole warps. The slow tests have the rest."""
     passes(build("quick"), "values", name, "float32", 13, 33)
+    passes(build("quick"), "singular", name, "float32", 13, 33)
     passes(build("quick"), "large_brief", name, 20)
+    passes(build("quick"), "large_singular", name, "float32", 5)
 
 
 @pytest.mark.slow
@@ -92,6 +94,16 @@ def test_ill_conditioned_matrices(build, name):
     """Runs the accurate passes; the others skip it."""
     passes(build("plain"), "hard", name, "float32", 5, 13, 16, 33, 64, 100)
     passes(build("plain"), "hard", name, "float64", 3, 16, 31, 48)
+
+
+@pytest.mark.slow
+@every_pass
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_singular_and_indefinite_matrices(build, name, dtype):
+    """Runs the accurate roots and their gradients; the others skip it."""
+    sizes = {"float32": (1, 2, 3, 5, 16, 33, 64, 96, 128), "float64": (1, 2, 3, 5, 16, 33, 64, 96)}.get(dtype, (5, 33))
+    passes(build("plain"), "singular", name, dtype, *sizes)
+    passes(build("plain"), "large_singular", name, dtype, 2, 5, 34)
 
 
 @pytest.mark.slow
@@ -113,14 +125,16 @@ def test_sanitizers_find_nothing(build, kind, name):
     """Every variant of the kernel, and the path for large matrices."""
     for dtype, sizes in VARIANTS.items():
         passes(build(kind), "brief", name, dtype, *sizes)
+    passes(build(kind), "singular", name, "float32", 13, 33)
     passes(build(kind), "large_brief", name, 33)
+    passes(build(kind), "large_singular", name, "float32", 17)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["thread", "address"])
 @every_pass
 def test_sanitizers_find_nothing_where_neighbours_differ(build, kind, name):
-    """A matrix that needs a ridge, or never stops, shares a warp with others that do not, or that do.
+    """A matrix that needs a second attempt, or never stops, shares a warp with others that do not, or that do.
 
     Runs the passes whose loops follow the matrix; the others skip it."""
     passes(build(kind), "neighbours", name, 7, 13, 31)

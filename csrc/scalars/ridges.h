@@ -1,4 +1,5 @@
-// The ridges of zolotarev.h and their unit, for the kernels of both devices, which cannot index a host array.
+// What the kernels of both devices add to a matrix or take for rounding: the ridges of zolotarev.h, which a kernel
+// cannot index as a host array, their unit, and the limit for negative eigenvalues.
 #pragma once
 
 #include "element.h"
@@ -21,8 +22,7 @@ FASTSQRTM_HOST_DEVICE constexpr T machine_epsilon() {
 }
 
 // Unit of the ridges tried when a root is inverted. For half-precision storage the last ridge must cover the rounding
-// of the entries, which alone can make the matrix indefinite. A matrix whose root is taken enlarges only its last
-// ridge.
+// of the entries, which alone can make the matrix indefinite.
 template <typename T>
 FASTSQRTM_HOST_DEVICE constexpr T ridge_unit(Element element) {
   return element == Element::bfloat16  ? T(0x1p-8 / last_ridge)
@@ -30,9 +30,16 @@ FASTSQRTM_HOST_DEVICE constexpr T ridge_unit(Element element) {
                                        : machine_epsilon<T>();
 }
 
-// The last ridge of the matrix whose root is taken.
-inline double last_ridge_of(Element element) {
-  return last_ridge * (element == Element::float64 ? ridge_unit<double>(element) : ridge_unit<float>(element));
+// A matrix whose root is taken may have eigenvalues down to minus this part of its norm: they count as 0. It covers the
+// rounding of its entries in any type of elements.
+constexpr double largest_negative = 0x1p-6;
+
+// The gradient of a root divides by sums of two eigenvalues of the root. One below a quarter of `root_floor` of the
+// norm counts as singular, and its eigenvalues b become b + root_floor^2 / (b + root_floor), at least root_floor: the
+// square root of the machine epsilon, to which a root is determined at an eigenvalue 0.
+template <typename T>
+FASTSQRTM_HOST_DEVICE constexpr T root_floor() {
+  return static_cast<T>(sizeof(T) == 8 ? 0x1p-26 : 0x1.6a09e6p-12);
 }
 
 }  // namespace fastsqrtm

@@ -4,10 +4,12 @@
 //   emulate values <pass> <dtype> <n>...              values, with general strides and three matrices
 //   emulate brief <pass> <dtype> <n>...               every path through the kernel once, for the slow builds
 //   emulate hard <pass> <float64|float32> <n>...      an accurate pass on ill-conditioned matrices
+//   emulate singular <pass> <dtype> <n>...            an accurate pass on singular and indefinite matrices
 //   emulate answers <pass> <n>...                     the documented answers: zero, NaN, singular
 //   emulate neighbours <pass> <n>...                  the same, for passes whose loops depend on the matrix
 //   emulate manners <pass>                            the contracts of a pass in addition to its values
 //   emulate large <pass> <n>...                       the path for large matrices
+//   emulate large_singular <pass> <dtype> <n>...      singular, on the path for large matrices
 //   emulate large_brief <pass> <n>...                 every step of it once, for the slow builds
 //   emulate far <pass>                                offsets beyond 2^31 elements
 //   emulate plans                                     the choice of variants, the walk over a large batch
@@ -356,10 +358,11 @@ bool (*of_zero(const Case& c))(const Matrix&, int) {
   return c.both_roots() ? is_zero_and_infinite : c.is_inverse() ? is_infinite_identity : is_zero;
 }
 
-Matrix indefinite_matrix(int n) {
-  Matrix a(n * n, 0.0);
-  for (int i = 0; i < n; ++i) a[i * (n + 1)] = i == n / 2 ? -1 : 0.01;
-  return a;
+bool is_identity(const Matrix& a, int n) {
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (a[i] != (i % (n * n) % (n + 1) == 0 ? 1 : 0)) return false;
+  }
+  return true;
 }
 
 // v v^T: singular, and in about half of the cases indefinite by rounding.
@@ -367,6 +370,21 @@ Matrix rank_one(int n) {
   const Matrix v = random_matrix(n);
   Matrix a(n * n);
   for (int i = 0; i < n * n; ++i) a[i] = v[i / n] * v[i % n];
+  return a;
+}
+
+// v v^T less a twentieth of its norm on the diagonal: no rounding makes it so indefinite.
+Matrix rank_one_less(int n) {
+  Matrix a = rank_one(n);
+  double trace = 0;
+  for (int i = 0; i < n; ++i) trace += a[i * (n + 1)];
+  for (int i = 0; i < n; ++i) a[i * (n + 1)] -= trace / 20;
+  return a;
+}
+
+Matrix indefinite_matrix(int n) {
+  Matrix a(n * n, 0.0);
+  for (int i = 0; i < n; ++i) a[i * (n + 1)] = i == n / 2 ? -1 : 0.01;
   return a;
 }
 
@@ -399,8 +417,163 @@ void answers(const Case& c, int n, Element element, const Setting& setting) {
   bad[n * n / 2] = INFINITY;
   if (n > 1) one.check(bad, "infinite element", is_nan);
   one.check(rank_one(n), "rank one", is_finite);
-  // Rounding makes it as indefinite as the precision of its entries is coarse: this takes the last ridge.
-  if (c.is_root) OneOfThree(c, n, Element::bfloat16, setting).check(rank_one(n), "rank one", is_finite);
+  if (!c.is_root) return;
+  if (n > 1) one.check(rank_one_less(n), "indefinite matrix with many entries", is_nan);
+  Matrix identity(n * n, 0.0);
+  for (int i = 0; i < n; ++i) identity[i * (n + 1)] = 1;
+  one.check(identity, "identity", is_identity);
+  // Rounding makes it as indefinite as the precision of its entries is coarse.
+  OneOfThree(c, n, Element::bfloat16, setting).check(rank_one(n), "rank one", is_finite);
+}
+
+double frobenius(const Matrix& a) {
+  double sum = 0;
+  for (double x : a) sum += x * x;
+  return std::sqrt(sum);
+}
+
+double distance(const Matrix& a, const Matrix& b) {
+  Matrix difference = a;
+  for (std::size_t i = 0; i < a.size(); ++i) difference[i] -= b[i];
+  return frobenius(difference);
+}
+
+// A kind of matrix for `singular`. `separated`: no eigenvalue is so near the floor that rounding decides its inverse
+// root.
+struct Degenerate {
+  const char* name;
+  Matrix matrix;
+  bool separated;
+};
+
+// `floor`: of the eigenvalues of inverse roots; are_inverted: the roots are, for a gradient.
+std::vector<Degenerate> degenerate_matrices(int n, double floor, bool are_inverted) {
+  const auto with = [n](auto eigenvalue) {
+    std::vector<double> values(n);
+    for (int i = 0; i < n; ++i) values[i] = eigenvalue(i);
+    return reference::with_eigenvalues(values, random_matrix(n), n);
+  };
+  const auto diagonal = [n](auto entry) {
+    Matrix a(n * n, 0.0);
+    for (int i = 0; i < n; ++i) a[i * (n + 1)] = entry(i);
+    return a;
+  };
+  std::vector<Degenerate> all;
+  const auto spread = [n](int i) { return std::pow(30.0, -double(i) / n); };
+  all.push_back({"diagonal", diagonal([](int i) { return 4.0 * (i + 1) * (i + 1); }), true});
+  all.push_back(
+      {"diagonal, singular", diagonal([](int i) { return i % 3 == 1   ? 0.0
+                                                         : i % 3 == 2 ? -1e-2
+                                                                      : 1.0; }), true});
+  all.push_back({"diagonal, indefinite", diagonal([](int i) { return i % 3 == 2 ? -2e-2 : 1.0; }), true});
+  if (n == 1) return all;
+  all.push_back({"half the rank", with([&](int i) { return i < (n + 1) / 2 ? spread(i) : 0.0; }), false});
+  all.push_back({"rank one", rank_one(n), false});
+  // The root of the first counts as singular when it is inverted, that of the second does not.
+  for (double w : {floor / 400, floor}) {
+    if (!are_inverted) continue;
+    all.push_back({"one eigenvalue near zero", with([&](int i) { return i == n - 1 ? w : spread(i); }), false});
+  }
+  all.push_back({"one eigenvalue below zero", with([&](int i) { return i == n - 1 ? -1e-3 : spread(i); }), true});
+  Matrix a = with([](int i) { return i == 0 ? 1.0 : i % 2 == 1 ? -0.01 : 0.1; });
+  all.push_back({"half of them below zero", a, true});
+  // Near the limit, below it, where the sign is lost, and far below; two and more of the last two.
+  for (double w : {-0.9 / 64, -1.1 / 64, -2.02 / 64, -3.1 / 64, -0.5}) {
+    all.push_back({"at the limit", with([&](int i) { return i == n - 1 ? w : i == 0 ? 1.0 : 1e-2; }), true});
+    all.push_back({"many at the limit", with([&](int i) { return i == 0 ? 1.0 : w; }), true});
+  }
+  a = with([&](int i) { return spread(i); });
+  for (int i = 0; i < n; ++i) a[i * n + n / 2] = a[n / 2 * n + i] = 0;
+  all.push_back({"a row of zeros", a, false});
+  return all;
+}
+
+double rounding_of(Element element) {
+  switch (element) {
+    case Element::float64:
+      return 0x1p-52;
+    case Element::float32:
+      return 0x1p-23;
+    case Element::float16:
+      return 0x1p-11;
+    case Element::bfloat16:
+      return 0x1p-8;
+  }
+  return 0;
+}
+double computed_rounding(Element element) { return compute_bytes(element) == 8 ? 0x1p-52 : 0x1p-23; }
+
+// The error of one root of a matrix that may be singular, in a measure that rounding leaves small: the root magnifies
+// the error of an eigenvalue near 0, but its square does not. The inverse root of such an eigenvalue is bounded, and it
+// is right on the others.
+double degenerate_root_error(const Matrix& got, const Matrix& a, int n, bool is_inverse, bool separated, double floor) {
+  const Matrix root = reference::semidefinite_root(a, n, floor, false);
+  if (std::isnan(root[0])) return all_nan(got) ? 0 : INFINITY;
+  if (!is_inverse) {
+    const Matrix square = reference::multiply(root, root, n);
+    return distance(reference::multiply(got, got, n), square) / frobenius(square);
+  }
+  const Matrix inverse = reference::semidefinite_root(a, n, floor, true);
+  if (separated) return distance(got, inverse) / frobenius(inverse);
+  if (!(frobenius(got) <= 1.01 * std::sqrt(n) * frobenius(inverse))) return INFINITY;
+  const Matrix product = reference::multiply(root, reference::multiply(got, root, n), n);
+  return distance(product, root) / frobenius(root) * std::sqrt(floor);
+}
+
+// Matrices that the rational approximation does not take, and the gradients of their roots.
+void singular(const Case& c, Element element, int n, bool large) {
+  if (!c.is_accurate() || (c.pass == "roots_backward" ? c.in[0] != 0 : !c.is_root)) return;
+  const double floor = computed_rounding(element), rounding = rounding_of(element);
+  std::vector<Degenerate> kinds;
+  std::vector<std::vector<Matrix>> values(c.in.size());
+  for (const Degenerate& kind : degenerate_matrices(n, floor, !c.is_root)) {
+    const Matrix root = reference::semidefinite_root(kind.matrix, n, floor, false);
+    if (!c.is_root && std::isnan(root[0])) continue;
+    kinds.push_back(kind);
+    values[0].push_back(c.is_root ? kind.matrix : root);
+    for (std::size_t i = 1; i < values.size(); ++i)
+      values[i].push_back(i == 2 ? reference::semidefinite_root(kind.matrix, n, floor, true) : random_matrix(n));
+  }
+  std::vector<Batch> inputs;
+  for (const auto& matrices : values) inputs.push_back(make_batch(matrices, n, element, View::padded));
+  Setting setting;
+  setting.large = large;
+  const std::vector<Matrix> got = run_case(c, n, inputs, setting);
+  const std::string label = label_of(large ? "large singular" : "singular", c, element, n);
+  double worst = 0;
+  for (std::size_t m = 0; m < kinds.size(); ++m) {
+    expect(all_nan(got[m]) || is_symmetric(got[m], n), label + ", " + kinds[m].name + ": the result is not symmetric");
+    double error = 0;
+    for (std::size_t k = 0; c.is_root && k < c.out.size(); ++k) {
+      const Matrix result(got[m].begin() + k * n * n, got[m].begin() + (k + 1) * n * n);
+      error = std::fmax(
+          error, degenerate_root_error(result, inputs[0].values[m], n, c.out[k] == 1, kinds[m].separated, floor));
+    }
+    if (!c.is_root && rounding == floor) {
+      std::vector<Matrix> seen;
+      for (const Batch& batch : inputs) seen.push_back(batch.values[m]);
+      seen[0] = reference::lifted_root(seen[0], n, std::sqrt(floor));
+      error = relative_error(got[m], c.reference(seen, n, setting), n) * std::sqrt(floor);
+    } else if (!c.is_root) {
+      // Rounded to a half type the root may need a ridge as well.
+      const Matrix s = reference::symmetric_part(inputs[0].values[m], n);
+      const double least = std::sqrt(floor) / 4;  // of an eigenvalue that does not count as 0
+      const double bound = frobenius(inputs[1].values[m]) / (2 * least * frobenius(s));
+      error = c.in.size() > 2 || frobenius(got[m]) <= 1.01 * bound ? 0 : INFINITY;
+      expect(!std::isnan(frobenius(got[m])), label + ", " + kinds[m].name + ": NaN");  // float16 may overflow
+    }
+    worst = std::fmax(worst, error / rounding);
+    // In float64 the reference has roundings of its own.
+    const double allowed = c.is_root ? 20 + n : 5;
+    expect(error <= allowed * (element == Element::float64 ? 5 : 1) * rounding,
+           label + ", " + kinds[m].name + ": the error is too large, " + std::to_string(error / rounding));
+  }
+  std::printf("%-60s error %.1f roundings\n", label.c_str(), worst);
+}
+
+void singular_in_blocks(const Case& c, Element element, int n) { singular(c, element, n, false); }
+void large_singular(const Case& c, Element element, int n) {
+  if (c.distinct || n < 16) singular(c, element, n, true);  // blocks of 1024 threads take long
 }
 
 void large_path(const Case& c, int n) {
@@ -732,8 +905,11 @@ bool check_pass(const std::string& command, const std::string& pass, const std::
     return any;
   };
   using Check = void (*)(const Case&, Element, int);
-  for (const auto& [name, check] :
-       {std::pair<const char*, Check>{"values", values}, {"brief", brief}, {"hard", hard}}) {
+  for (const auto& [name, check] : {std::pair<const char*, Check>{"values", values},
+                                    {"brief", brief},
+                                    {"hard", hard},
+                                    {"singular", singular_in_blocks},
+                                    {"large_singular", large_singular}}) {
     if (command != name || rest.size() < 2) continue;
     const Element element = element_of(rest[0]);
     return for_each(1, [&, check = check](const Case& c, int n) { check(c, element, n); });

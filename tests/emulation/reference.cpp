@@ -278,6 +278,45 @@ Matrix power(const Matrix& a, int n, double power) {
   return multiply(transposed(q, n), scaled_rows, n);
 }
 
+Matrix semidefinite_root(const Matrix& a, int n, double floor, bool inverse) {
+  Matrix q;
+  const Matrix symmetric = symmetric_part(a, n);
+  std::vector<double> values = eigenvalues_of(symmetric, q, n);
+  double nu = norm(symmetric), one_norm = 0;
+  for (int i = 0; i < n; ++i) {
+    double sum = 0;
+    for (int j = 0; j < n; ++j) sum += std::fabs(symmetric[i * n + j]);
+    one_norm = std::fmax(one_norm, sum);
+  }
+  nu = std::fmin(nu, one_norm);
+  Matrix scaled_rows = q;
+  for (int i = 0; i < n * n; ++i) {
+    const double w = values[i / n];
+    if (w < -nu / 64) return Matrix(n * n, NAN);
+    scaled_rows[i] *= inverse ? 1 / std::sqrt(std::fmax(w, floor * nu)) : std::sqrt(std::fmax(w, 0));
+  }
+  return multiply(transposed(q, n), scaled_rows, n);
+}
+
+Matrix lifted_root(const Matrix& b, int n, double floor) {
+  Matrix q;
+  const double s = norm(symmetric_part(b, n));
+  const std::vector<double> values = eigenvalues_of(symmetric_part(scaled(b, 1 / s), n), q, n);
+  double inverse_trace = 0, inverse_squares = 0, least = 1;
+  for (double w : values) {
+    least = std::fmin(least, w);
+    inverse_trace += 1 / w;
+    inverse_squares += 1 / (w * w);
+  }
+  if (least > 0 && inverse_squares * floor < 4 * inverse_trace) return b;
+  Matrix scaled_rows = q;
+  for (int i = 0; i < n * n; ++i) {
+    const double w = values[i / n];
+    scaled_rows[i] *= s * (w + floor * floor / (w + floor));
+  }
+  return multiply(transposed(q, n), scaled_rows, n);
+}
+
 double log_determinant(const Matrix& a, int n) {
   Matrix q;
   double sum = 0;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/library/kernels.cuh"
+#include "cuda/steps/diagonal.cuh"
 
 namespace fastsqrtm {
 namespace cuda {
@@ -17,14 +18,16 @@ struct ColumnSums {
 
 template <typename T>
 struct NewtonState {
-  T bound;        // roots: of the largest eigenvalue of A / ||A||_F
-  T unit;         // of the ridges
-  T ridge;        // added to the diagonal
-  T norm_b;       // 1-norm of B
-  T keep, take;   // a step is keep (B, C) + take (W, W C W)
-  T theta;        // mean of the diagonal of B
-  int has_ridge;  // it has been found
-  int done;       // B is near enough to theta I: further steps change nothing
+  T bound;          // roots: of the largest eigenvalue of A / ||A||_F
+  Entries entries;  // roots: of A
+  int singular;     // the inverse is too large
+  T unit;           // of the ridges
+  T ridge;          // added to the diagonal
+  T norm_b;         // 1-norm of B
+  T keep, take;     // a step is keep (B, C) + take (W, W C W)
+  T theta;          // mean of the diagonal of B
+  int has_ridge;    // it has been found
+  int done;         // B is near enough to theta I: further steps change nothing
 };
 
 // One column a lane; a block of 32 x 8 threads has 32 columns of matrix blockIdx.y.
@@ -64,18 +67,53 @@ __device__ __forceinline__ T one_norm_of(const ColumnSums<T>* sums, int n, T the
 
 // The kernels that follow have one block of 256 threads a matrix.
 
-// The initial state, from the column sums of the matrix that the ridges may be added to, in units of `unit` of its
-// norm. A matrix whose root is taken will be divided by `bound`, after which its norm counts as 1.
+// The initial state of a matrix whose root is taken, from its column sums. It will be divided by `bound`.
 template <typename T>
-__global__ void begin_newton_kernel(const ColumnSums<T>* sums, int n, bool roots, T unit, NewtonState<T>* states) {
+__global__ void begin_roots_kernel(const ColumnSums<T>* sums, int n, NewtonState<T>* states) {
+  T* shared = reinterpret_cast<T*>(dynamic_shared());
+  sums += static_cast<int64_t>(blockIdx.x) * n;
+  const T norm = one_norm_of(sums, n, T(0), shared);
+  NewtonState<T> state = {};
+  state.bound = norm > T(0) && norm < T(1) ? norm : T(1);
+  T worst = 0;
+  for (int c = threadIdx.x; c < n; c += norm_threads) {
+    const bool other = !(sums[c].absolute == T(0) && sums[c].diagonal == sums[c].diagonal);
+    const bool negative = sums[c].diagonal < T(-largest_negative) * state.bound;
+    worst = max_or_nan(worst, rank_of_entries<T>(other, negative));
+  }
+  worst = reduce_block(worst, shared, [](T a, T b) { return max_or_nan(a, b); });
+  if (threadIdx.x > 0) return;
+  state.entries = entries_of_rank(worst);
+  states[blockIdx.x] = state;
+}
+
+// The initial state, from the column sums of the matrix that the ridges may be added to, in units of `unit` of its
+// norm.
+template <typename T>
+__global__ void begin_newton_kernel(const ColumnSums<T>* sums, int n, T unit, NewtonState<T>* states) {
   T* shared = reinterpret_cast<T*>(dynamic_shared());
   const T norm = one_norm_of(sums + static_cast<int64_t>(blockIdx.x) * n, n, T(0), shared);
   if (threadIdx.x > 0) return;
   NewtonState<T> state = {};
-  state.bound = roots && norm > T(0) && norm < T(1) ? norm : T(1);
-  state.unit = unit * (roots ? T(1) : norm);
+  state.unit = unit * norm;
   state.ridge = not_a_number<T>();  // stays so if every ridge leaves the matrix indefinite
   states[blockIdx.x] = state;
+}
+
+// Decides from the column sums of an inverse if its estimated norm is more than `largest`, or NaN.
+template <typename T>
+__global__ void singular_inverse_kernel(const ColumnSums<T>* sums, int n, T largest, NewtonState<T>* states) {
+  T* shared = reinterpret_cast<T*>(dynamic_shared());
+  const auto add = [](T a, T b) { return a + b; };
+  sums += static_cast<int64_t>(blockIdx.x) * n;
+  T trace = 0, squares = 0;
+  for (int c = threadIdx.x; c < n; c += norm_threads) {
+    trace += sums[c].diagonal;
+    squares += sums[c].squares + sums[c].diagonal * sums[c].diagonal;
+  }
+  trace = reduce_block(trace, shared, add);
+  squares = reduce_block(squares, shared, add);
+  if (threadIdx.x == 0 && !(squares <= largest * trace)) states[blockIdx.x].singular = 1;
 }
 
 // norm_b, the 1-norm of B
@@ -125,13 +163,19 @@ __global__ void progress_kernel(const ColumnSums<T>* sums, int n, T tolerance, N
 
 // The kernels that follow are elementwise again.
 
-// factor = M / bound + shift I with shift in units of the matrix's own, and its address.
+// M <- M / bound
+template <typename T>
+__global__ void divide_by_bound_kernel(T* matrix, int64_t matrices, int n, const NewtonState<T>* states) {
+  for_elements(matrices, n, [&](int64_t m, int, int, int64_t at) { matrix[at] *= reciprocal(states[m].bound); });
+}
+
+// factor = M + (shift + ridge) I with the ridge in units of the matrix's own, and its address.
 template <typename T>
 __global__ void ridge_trial_kernel(const T* matrix, int64_t matrices, int n, const NewtonState<T>* states, T shift,
-                                   T* factor, T** factors) {
+                                   T ridge, T* factor, T** factors) {
   const int64_t size = static_cast<int64_t>(n) * n;
   for_elements(matrices, n, [&](int64_t m, int i, int j, int64_t at) {
-    factor[at] = matrix[at] * reciprocal(states[m].bound) + (i == j ? shift * states[m].unit : T(0));
+    factor[at] = matrix[at] + (i == j ? shift + ridge * states[m].unit : T(0));
     if (i == 0 && j == 0) factors[m] = factor + m * size;
   });
 }
@@ -145,12 +189,21 @@ __global__ void ridge_choice_kernel(const int* info, int64_t matrices, T ridge, 
   states[m].ridge = ridge * states[m].unit;
 }
 
-// M <- M / bound + ridge I
+// out = M + (shift + the chosen ridge) I
 template <typename T>
-__global__ void add_ridge_kernel(T* matrix, int64_t matrices, int n, const NewtonState<T>* states) {
+__global__ void add_ridge_kernel(const T* matrix, int64_t matrices, int n, const NewtonState<T>* states, T shift,
+                                 T* out) {
   for_elements(matrices, n, [&](int64_t m, int i, int j, int64_t at) {
     const T off = states[m].has_ridge ? T(0) : not_a_number<T>();
-    matrix[at] = matrix[at] * reciprocal(states[m].bound) + (i == j ? states[m].ridge : off);
+    out[at] = matrix[at] + (i == j ? shift + states[m].ridge : off);
+  });
+}
+
+// M <- M + ridge I + floor^2 R for the singular matrices M, with R = (M + (ridge + floor) I)^-1.
+template <typename T>
+__global__ void lift_kernel(T* matrix, int64_t matrices, int n, const NewtonState<T>* states, T floor, const T* r) {
+  for_elements(matrices, n, [&](int64_t m, int i, int j, int64_t at) {
+    if (states[m].singular) matrix[at] += floor * floor * r[at] + (i == j ? states[m].ridge : T(0));
   });
 }
 

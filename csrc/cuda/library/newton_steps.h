@@ -1,7 +1,7 @@
 // Ridges, inverses and Newton steps of the accurate passes on the path for large matrices. Inverses are batched
 // Cholesky factorisations and triangular solves of the identity.
 //
-// The host launches a fixed number of steps; a matrix that needs fewer stays as it is from there on. No pass is
+// The host launches a fixed number of steps; a matrix that needs fewer stays as it is from there on. No solve is
 // repeated to try a ridge: a factorisation, a third of a product, shows beforehand which ridge a matrix needs.
 #pragma once
 
@@ -28,30 +28,36 @@ class NewtonSteps {
   const Factorisations<T>& factorisations() const { return f_; }
   const NewtonState<T>* states() const { return states_; }
 
-  // The initial state, from the matrix that the ridges are added to. Roots: the matrix whose root is taken.
-  void begin(const T* matrix, bool roots) {
-    const T unit = roots ? machine_epsilon<T>() : ridge_unit<T>(large_.problem().element);
-    with_sums(matrix, &begin_newton_kernel<T>, roots, unit);
+  // The initial state of A, whose root is taken, with A divided by a bound of its largest eigenvalue.
+  void begin_roots(T* a) {
+    with_sums(a, &begin_roots_kernel<T>);
+    large_.elements(batch_, &divide_by_bound_kernel<T>, a, batch_, n_, states_);
   }
 
-  // Tests if M + shift I is positive definite, with shift in units of the matrix's own. The first success sets the
-  // ridge of the matrix to `ridge`.
-  void try_ridge(const T* matrix, T shift, T ridge, T* factor) {
-    large_.elements(batch_, &ridge_trial_kernel<T>, matrix, batch_, n_, states_, shift, factor, f_.factors);
-    large_.library().factor(f_.factors, f_.info, n_, batch_);
-    large_.library().run(&ridge_choice_kernel<T>, (batch_ + 255) / 256, 1, 256, 1, 0, f_.info, batch_, ridge, states_);
+  // Marks the matrices whose inverse has an estimated norm of more than `largest`.
+  void find_singular(const T* inverse, T largest) { with_sums(inverse, &singular_inverse_kernel<T>, largest); }
+
+  // The initial state of the matrix that a Lyapunov equation has.
+  void begin(const T* matrix) { with_sums(matrix, &begin_newton_kernel<T>, ridge_unit<T>(large_.problem().element)); }
+
+  // Adds to M the ridge that makes it invertible.
+  void add_ridge(T* matrix, T* factor) {
+    find_ridge(matrix, T(0), ridge_count, factor);
+    large_.elements(batch_, &add_ridge_kernel<T>, matrix, batch_, n_, states_, T(0), matrix);
   }
 
-  void add_ridge(T* matrix) { large_.elements(batch_, &add_ridge_kernel<T>, matrix, batch_, n_, states_); }
-
-  // Adds to M the ridge that makes it invertible, one ridge on top of the other as the CPU does.
-  void find_ridge(T* matrix, T* factor) {
-    int ridge = 0;
-    for (int attempt = 0; attempt < ridge_count; ++attempt) {
-      ridge += ridge_of(attempt);
-      try_ridge(matrix, static_cast<T>(ridge), static_cast<T>(ridge), factor);
-    }
-    add_ridge(matrix);
+  // Where the root M is singular, M <- M + floor^2 (M + floor I)^-1. If rounding to a half type has left M + floor I
+  // indefinite, M gets a ridge first; other roundings are smaller than the floor. The other three are workspace.
+  void lift_singular(T* matrix, T* factor, T* right, T* shifted) {
+    constexpr T floor = root_floor<T>();
+    invert(matrix, factor, right, shifted);
+    find_singular(shifted, T(4) / floor);
+    const Element element = large_.problem().element;
+    const bool half = element == Element::float16 || element == Element::bfloat16;
+    find_ridge(matrix, floor, half ? ridge_count : 1, factor);
+    large_.elements(batch_, &add_ridge_kernel<T>, matrix, batch_, n_, states_, floor, shifted);
+    invert(shifted, factor, right, shifted);
+    large_.elements(batch_, &lift_kernel<T>, matrix, batch_, n_, states_, floor, shifted);
   }
 
   void invert(const T* matrix, T* factor, T* right, T* out) {
@@ -87,6 +93,20 @@ class NewtonSteps {
   }
 
  private:
+  // Finds the first of `attempts` ridges that makes M + shift I positive definite, one on top of the other as the CPU
+  // does.
+  void find_ridge(const T* matrix, T shift, int attempts, T* factor) {
+    int sum = 0;
+    for (int attempt = 0; attempt < attempts; ++attempt) {
+      sum += ridge_of(attempt);
+      const T ridge = static_cast<T>(sum);
+      large_.elements(batch_, &ridge_trial_kernel<T>, matrix, batch_, n_, states_, shift, ridge, factor, f_.factors);
+      large_.library().factor(f_.factors, f_.info, n_, batch_);
+      large_.library().run(&ridge_choice_kernel<T>, (batch_ + 255) / 256, 1, 256, 1, 0, f_.info, batch_, ridge,
+                           states_);
+    }
+  }
+
   // Runs a kernel with a block for each matrix on the column sums of `matrix`.
   template <class Kernel, class... Arguments>
   void with_sums(const T* matrix, Kernel kernel, const Arguments&... arguments) {

@@ -145,8 +145,8 @@ void LyapunovNewton::run_large(Large& large, const Arguments<typename Large::sca
   large.symmetrise(arguments.b, b);
   large.find_norms();
   large.scale(b, Scale::inverse_norm, T(1), T(0));
-  newton.begin(b, false);
-  newton.find_ridge(b, v);
+  newton.begin(b);
+  newton.add_ridge(b, v);
   newton.invert(b, v, u, w);
   large.elements(large.batch, &load_kernel<T>, large.problem(), arguments.c, c, large.norms(), Scale::inverse_norm);
   const T* x = newton.solve(b, w, c, u, v, arguments.tolerance);

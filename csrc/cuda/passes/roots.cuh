@@ -1,5 +1,6 @@
 // Root and inverse root by Zolotarev's approximant and Denman-Beavers steps, one launch: a sweep for every pole and
-// every inverse. Counterparts: sqrtm, inv_sqrtm and sqrtm_and_inv in csrc/cpu and fastsqrtm/_reference/roots.py.
+// every inverse. A matrix that turns out to be singular or indefinite by rounding is done again by its eigenvalues.
+// Counterparts: sqrtm, inv_sqrtm and sqrtm_and_inv in csrc/cpu and fastsqrtm/_reference/roots.py.
 #pragma once
 
 #include "cuda/pass.h"
@@ -22,7 +23,6 @@ struct Roots {
     T inverse_shift[max_poles] = {};
     T weight[max_poles] = {};
     T half_scale[max_newton_steps] = {};
-    T last_ridge;
     T largest_inverse;
 
     Arguments(const passes::Roots& pass, const Operands& operands, const Plan& plan)
@@ -34,8 +34,7 @@ struct Roots {
           poles(pass.design.poles),
           newton_steps(pass.design.newton_steps),
           constant(static_cast<T>(pass.design.constant)),
-          last_ridge(static_cast<T>(last_ridge_of(operands.problem.element))),
-          largest_inverse(static_cast<T>(pass.design.largest_inverse(machine_epsilon<T>()))) {
+          largest_inverse(static_cast<T>(pass.design.largest_inverse(lowest_eigenvalue(sizeof(T)) / 4))) {
       for (int j = 0; j < poles; ++j) {
         inverse_shift[j] = static_cast<T>(1 / pass.design.shifts[j]);
         weight[j] = static_cast<T>(pass.design.weights[j]);
@@ -81,6 +80,8 @@ struct Roots {
 #ifdef FASTSQRTM_KERNELS
 
 #include "cuda/library/newton_steps.h"
+#include "cuda/steps/diagonal.cuh"
+#include "cuda/steps/jacobi.cuh"
 #include "cuda/steps/newton_lyapunov.cuh"
 #include "cuda/tile/memory.cuh"
 #include "cuda/tile/norm.cuh"
@@ -89,9 +90,109 @@ struct Roots {
 namespace fastsqrtm {
 namespace cuda {
 
-// A matrix that turns out to be indefinite in this precision is done again, from the load on, with a ridge on the
-// diagonal.
-//
+// How the entries of A / nu, which has a norm between 1/sqrt(n) and 1, are to be taken; the same for all lanes.
+template <class V, int split, typename T>
+__device__ __forceinline__ Entries entries_of(const Fragment<V, split>& f, const Owner<V, split>& owner, T* scratch) {
+  bool other = false, negative = false;
+#pragma unroll
+  for (int r = 0; r < f.rows; ++r) {
+#pragma unroll
+    for (int c = 0; c < V::tile; ++c) other = other || !(f.under[r][c] == T(0));
+  }
+#pragma unroll
+  for (int c = 0; c < V::tile; ++c) {
+    other = other || !(f.diagonal[c] == T(0) || c == owner.row);
+    negative = negative || f.diagonal[c] < T(-largest_negative);
+  }
+  return entries_of_rank(team_max<V>(rank_of_entries<T>(other, negative), scratch));
+}
+
+// f = M^T M. Each lane has the whole sums of its elements: a split of the inner dimension, as in product.cuh, would
+// take more registers than the sweeps.
+template <class V, int split, typename T>
+__device__ __forceinline__ void multiply_with_transpose(const T* m, int n, const Owner<V, split>& owner,
+                                                        Fragment<V, split>& f) {
+  using L = Layout<V>;
+  f.apply([](T) { return T(0); });
+#pragma unroll 1
+  for (int k = 0; k < n; ++k) {
+    const T* row = m + k * V::padded;
+    const int turn = k / V::tile;
+    if (owner.i < V::tiles) {
+      T left[f.rows], right[V::tile];
+      L::load(row, L::rotate(owner.i, turn), owner.slice * f.rows, left);
+      L::load(row, L::rotate(owner.j, turn), 0, right);
+#pragma unroll
+      for (int r = 0; r < f.rows; ++r) {
+#pragma unroll
+        for (int c = 0; c < V::tile; ++c) f.under[r][c] += left[r] * right[c];
+      }
+    }
+    if (owner.d < V::tiles) {
+      T left[1], right[V::tile];
+      L::load(row, L::rotate(owner.d, turn), owner.row, left);
+      L::load(row, L::rotate(owner.d, turn), 0, right);
+#pragma unroll
+      for (int c = 0; c < V::tile; ++c) f.diagonal[c] += left[0] * right[c];
+    }
+  }
+}
+
+// The roots by the eigenvalues of A / nu, which h holds, into the triangles x and y. W takes the place of A and X.
+// `second` is workspace for a number a row. Addresses and owners are computed anew, so that the registers of the sweeps
+// do not have to keep them.
+template <class V, int split, typename T>
+__device__ __forceinline__ void roots_by_eigenvalues(T* shared, T* second, T* scratch, int n, bool has_root,
+                                                     bool has_inverse, Fragment<V, split>& h) {
+  using Part = Triangle<V, split>;
+  T* base = reinterpret_cast<T*>(dynamic_shared());
+  T* work = base + opaque(static_cast<int>(shared - base));
+  const Part x{work + Part::elements}, y{work + 2 * Part::elements};
+  const Owner<V, split> owner(opaque(threadIdx.x));
+  const SharedRows<V> rows{work};
+  const PairLanes<V> lanes{scratch};
+  T trace = 0;
+#pragma unroll
+  for (int c = 0; c < V::tile; ++c) trace += c == owner.row ? h.diagonal[c] : T(0);
+  trace = team_sum<V>(trace, scratch);
+  add_identity(h, owner, n, T(jacobi_shift));
+  write(work, owner, h, T(1));
+  sync_team<V::threads>();
+  make_orthogonal(rows, lanes, n);
+  T largest = T(-1), sum = 0;  // of -lambda, of lambda
+#pragma unroll 1
+  for (int first = 0; first < V::padded; first += lanes.groups) {
+    const int row = first + lanes.group();
+    const bool present = row < n;
+    const RowScales<T> scales(squared_norm(rows, lanes, row, present), has_inverse);
+    if (!present) continue;
+    scale_row(rows, lanes, row, scales.first);
+    largest = max_or_nan(largest, -scales.lambda);
+    if (lanes.member() > 0) continue;
+    sum += scales.lambda;
+    second[row] = scales.second;
+  }
+  largest = team_max<V>(largest, scratch);
+  const bool indefinite = has_negative(largest, team_sum<V>(sum, scratch), trace);
+#pragma unroll 1
+  for (int part = has_inverse ? 0 : 1; part < (has_root ? 2 : 1); ++part) {
+    if (part == 1 && has_inverse) {
+      sync_team<V::threads>();  // all have read M
+#pragma unroll 1
+      for (int row = lanes.group(); row < n; row += lanes.groups) scale_row(rows, lanes, row, second[row]);
+      sync_team<V::threads>();
+    }
+    multiply_with_transpose(work, n, owner, h);
+    if (indefinite) h.apply([](T) { return not_a_number<T>(); });
+    if (part == 0) {
+      y.store(h);
+    } else {
+      sync_team<V::threads>();  // all have read M
+      x.store(h);
+    }
+  }
+}
+
 // If a block has one matrix, several teams may share it, teams > 1: each has its own pole, and in a Newton step the
 // first inverts X, the second Y. They do the same arithmetic in the same order as one team does.
 template <class V>
@@ -128,7 +229,8 @@ FASTSQRTM_DEVICE void Roots::run(const Arguments<typename V::scalar>& arguments)
   };
 
   bool settled = false;
-  for (int attempt = 0;; ++attempt) {
+#pragma unroll 1
+  for (bool by_eigenvalues = false;; by_eigenvalues = true) {
     load_matrix<V>(work, arguments.a, arguments.problem, index, team * V::threads + static_cast<int>(threadIdx.x),
                    teams * V::threads);
     sync_matrix();
@@ -144,84 +246,89 @@ FASTSQRTM_DEVICE void Roots::run(const Arguments<typename V::scalar>& arguments)
     const T bound = column_norm > T(0) && column_norm < T(1) ? column_norm : T(1);
     const T inverse_bound = reciprocal(bound);
     h.apply([inverse_bound](T value) { return value * inverse_bound; });
-    add_identity(h, owner, n,
-                 attempt + 1 == ridge_count ? arguments.last_ridge : T(ridge_of(attempt)) * machine_epsilon<T>());
+    const bool finite = !norm.is_zero && norm.ratio == norm.ratio;
+    const Entries entries = entries_of(h, owner, scratch);
     sync_matrix();  // the packed triangles take the place of the matrix
-    if (team == 0) {
-      const T constant = arguments.constant;
-      a.store(h);
-      h.apply([constant](T value) { return constant * value; });
-      x.store(h);
-      h.apply([](T) { return T(0); });
-      add_identity(h, owner, n, constant);
-      y.store(h);
-    }
-    if (joined) __syncthreads();
-    const auto add_term = [&](int j) {
-      const T inverse_shift = arguments.inverse_shift[j], weight = arguments.weight[j];
-      y.update(h, [=](T sum, T value) { return std::fma(-weight * inverse_shift, value, sum); });
-      add_identity(h, owner, n, T(1));
-      x.update(h, [weight](T sum, T value) { return std::fma(weight, value, sum); });
-    };
-    for (int round = 0; round < arguments.poles; round += teams) {
-      const T inverse_shift = round + team < arguments.poles ? arguments.inverse_shift[round + team] : T(0);
-      a.load(h);
-      h.apply([inverse_shift](T value) { return inverse_shift * value; });
-      sweep<true>(h, owner, used_tiles, false, panels);  // -(I + A/t)^-1 = -t (A + t I)^-1
-      clear_padding(h, owner, n);
-      if (!joined) {
-        add_term(round);
-        continue;
-      }
-      Triangle<V, split>{after_triangles + team * triangle}.store(h);
-      __syncthreads();
-      for (int g = 0; team == 0 && g < teams && round + g < arguments.poles; ++g) {
-        Triangle<V, split>{after_triangles + g * triangle}.load(h);
-        add_term(round + g);
-      }
-      __syncthreads();
-    }
-    for (int k = 0; k < arguments.newton_steps; ++k) {
-      // The last step computes only the roots asked for.
-      const bool last = k + 1 == arguments.newton_steps;
-      const bool next_x = !last || has_root, next_y = !last || has_inverse;
-      const T half = arguments.half_scale[k];
-      const auto step = [half](T old, T minus_inverse) { return half * (old - minus_inverse); };
-      if (next_y && team == 0) {
-        x.load(h);
-        sweep_own(h, owner, n, used_tiles, panels);
-        if (k == 0) {
-          // The rounding of an inverse that large would show in the root of every eigenvalue, so it counts as failed.
-          T trace = 0;
-#pragma unroll
-          for (int c = 0; c < V::tile; ++c) trace -= c == owner.row ? h.diagonal[c] : T(0);
-          const T squares = team_sum<V>(sum_of_squares(h, T(1)), scratch);
-          if (squares > arguments.largest_inverse * team_sum<V>(trace, scratch))
-            h.apply([](T) { return not_a_number<T>(); });
-        }
+    if (by_eigenvalues) {
+      if (team == 0) roots_by_eigenvalues(work, own, scratch, n, has_root, has_inverse, h);
+      if (joined) __syncthreads();  // X and Y are there
+    } else {
+      if (team == 0) {
+        const T constant = arguments.constant;
         a.store(h);
-      }
-      if (next_x && team == (joined ? 1 : 0)) {
-        y.load(h);
-        sweep_own(h, owner, n, used_tiles, panels);
-      }
-      if (joined) __syncthreads();  // X and Y have been read
-      if (next_x && team == (joined ? 1 : 0)) x.update(h, step);
-      if (next_y && team == 0) {
-        a.load(h);
-        y.update(h, step);
+        h.apply([constant](T value) { return constant * value; });
+        x.store(h);
+        h.apply([](T) { return T(0); });
+        add_identity(h, owner, n, constant);
+        y.store(h);
       }
       if (joined) __syncthreads();
+      const auto add_term = [&](int j) {
+        const T inverse_shift = arguments.inverse_shift[j], weight = arguments.weight[j];
+        y.update(h, [=](T sum, T value) { return std::fma(-weight * inverse_shift, value, sum); });
+        add_identity(h, owner, n, T(1));
+        x.update(h, [weight](T sum, T value) { return std::fma(weight, value, sum); });
+      };
+      for (int round = 0; round < arguments.poles; round += teams) {
+        const T inverse_shift = round + team < arguments.poles ? arguments.inverse_shift[round + team] : T(0);
+        a.load(h);
+        h.apply([inverse_shift](T value) { return inverse_shift * value; });
+        sweep<true>(h, owner, used_tiles, false, panels);  // -(I + A/t)^-1 = -t (A + t I)^-1
+        clear_padding(h, owner, n);
+        if (!joined) {
+          add_term(round);
+          continue;
+        }
+        Triangle<V, split>{after_triangles + team * triangle}.store(h);
+        __syncthreads();
+        for (int g = 0; team == 0 && g < teams && round + g < arguments.poles; ++g) {
+          Triangle<V, split>{after_triangles + g * triangle}.load(h);
+          add_term(round + g);
+        }
+        __syncthreads();
+      }
+      for (int k = 0; k < arguments.newton_steps; ++k) {
+        // The last step computes only the roots asked for.
+        const bool last = k + 1 == arguments.newton_steps;
+        const bool next_x = !last || has_root, next_y = !last || has_inverse;
+        const T half = arguments.half_scale[k];
+        const auto step = [half](T old, T minus_inverse) { return half * (old - minus_inverse); };
+        if (next_y && team == 0) {
+          x.load(h);
+          sweep_own(h, owner, n, used_tiles, panels);
+          if (k == 0) {
+            // The rounding of an inverse that large would show in the root of every eigenvalue, so it counts as failed.
+            T trace = 0;
+#pragma unroll
+            for (int c = 0; c < V::tile; ++c) trace -= c == owner.row ? h.diagonal[c] : T(0);
+            const T squares = team_sum<V>(sum_of_squares(h, T(1)), scratch);
+            if (squares > arguments.largest_inverse * team_sum<V>(trace, scratch))
+              h.apply([](T) { return not_a_number<T>(); });
+          }
+          a.store(h);
+        }
+        if (next_x && team == (joined ? 1 : 0)) {
+          y.load(h);
+          sweep_own(h, owner, n, used_tiles, panels);
+        }
+        if (joined) __syncthreads();  // X and Y have been read
+        if (next_x && team == (joined ? 1 : 0)) x.update(h, step);
+        if (next_y && team == 0) {
+          a.load(h);
+          y.update(h, step);
+        }
+        if (joined) __syncthreads();
+      }
     }
-    // A failed sweep has turned everything computed with it into NaN.
+    // A failed sweep has turned everything computed with it into NaN, as an eigenvalue far below 0 has.
     bool lane_failed = false;
     for (int part = has_root ? 0 : 1; part < (has_inverse ? 2 : 1); ++part) {
       (part == 0 ? x : y).load(h);
       lane_failed = lane_failed || has_nan(h);
     }
     const bool failed = team_max<V>(lane_failed ? T(1) : T(0), scratch) != T(0);
-    const bool finite = !norm.is_zero && norm.ratio == norm.ratio;
-    const bool retry = !settled && failed && finite && attempt + 1 < ridge_count;
+    const bool diagonal = finite && entries != Entries::many;
+    const bool retry = !settled && !by_eigenvalues && failed && finite && !diagonal;
     if (joined) __syncthreads();  // all have seen X and Y
     for (int part = has_root ? 0 : 1; team == 0 && part < (has_inverse ? 2 : 1); ++part) {
       const bool is_root = part == 0;
@@ -231,6 +338,11 @@ FASTSQRTM_DEVICE void Roots::run(const Arguments<typename V::scalar>& arguments)
       if (norm.is_zero) {
         h.apply([](T) { return T(0); });
         h.add_to_diagonal(owner, is_root ? T(0) : infinity<T>());
+      } else if (diagonal) {
+        const T entry = load_diagonal<T>(arguments.a, arguments.problem, index, owner.diagonal_row());
+        const bool indefinite = entries == Entries::indefinite_diagonal;
+        h.apply([indefinite](T) { return indefinite ? not_a_number<T>() : T(0); });
+        h.add_to_diagonal(owner, root_of_entry(entry, norm, bound, !is_root));
       }
       sync_team<V::threads>();  // the output takes the place of A and X
       write_lower(work, owner, h);
@@ -290,17 +402,117 @@ __global__ void poles_sum_kernel(Roots::Arguments<T> arguments, const T* a, cons
       });
 }
 
+// The rows of a matrix in global memory, and the warps of a block that works on it.
+template <typename T>
+struct GlobalRows {
+  static constexpr int run_length = 1;
+  T* matrix;
+  int runs;  // n
+
+  __device__ __forceinline__ T* run(int row, int k) const { return matrix + static_cast<int64_t>(row) * runs + k; }
+};
+template <typename T>
+struct PairWarps {
+  static constexpr int threads = 1024;
+  static constexpr int lanes = 32, groups = threads / lanes;
+
+  T* shared;  // a number a warp
+
+  static __device__ __forceinline__ int group() { return static_cast<int>(threadIdx.x) / lanes; }
+  static __device__ __forceinline__ int member() { return static_cast<int>(threadIdx.x) % lanes; }
+  static __device__ __forceinline__ T sum(T value) {
+    for (int step = lanes / 2; step >= 1; step /= 2) value += __shfl_xor_sync(all_lanes, value, step, lanes);
+    return value;
+  }
+  static __device__ __forceinline__ void sync() { __syncthreads(); }
+  static __device__ __forceinline__ bool any(bool own) { return __syncthreads_or(own) != 0; }
+  // f of the values of all warps, for all threads.
+  template <class F>
+  __device__ __forceinline__ T reduce(T value, F f) const {
+    __syncthreads();
+    if (member() == 0) shared[group()] = value;
+    __syncthreads();
+    value = shared[0];
+    for (int warp = 1; warp < groups; ++warp) value = f(value, shared[warp]);
+    return value;
+  }
+};
+
+// The roots x and y, either of which may be absent, by the eigenvalues of A / nu, for the matrices of which the first
+// attempt has left NaN or whose inverse it has found too large. One block of PairWarps::threads a matrix. `work` has a
+// matrix for each, `second` a number for each row.
+template <typename T>
+__global__ void __launch_bounds__(PairWarps<T>::threads)
+    roots_by_eigenvalues_kernel(const T* a, int n, const Norm<T>* norms, const NewtonState<T>* states, T* work,
+                                T* second, T* x, T* y) {
+  const int64_t matrix = blockIdx.x, size = static_cast<int64_t>(n) * n, start = matrix * size;
+  const Norm<T> norm = norms[matrix];
+  if (norm.is_zero || norm.ratio != norm.ratio || states[matrix].entries != Entries::many) return;
+  bool lane_failed = states[matrix].singular != 0;
+  for (int part = 0; part < 2; ++part) {
+    const T* root = part == 0 ? y : x;
+    for (int i = threadIdx.x; root && i < n; i += PairWarps<T>::threads) {
+      const T value = root[start + static_cast<int64_t>(i) * (n + 1)];
+      lane_failed = lane_failed || value != value;
+    }
+  }
+  const PairWarps<T> lanes{reinterpret_cast<T*>(dynamic_shared())};
+  if (!lanes.any(lane_failed)) return;
+  const GlobalRows<T> rows{work + start, n};
+  for (int64_t i = threadIdx.x; i < size; i += PairWarps<T>::threads) {
+    rows.matrix[i] = a[start + i] + (i % (n + 1) == 0 ? T(jacobi_shift) : T(0));
+  }
+  __syncthreads();
+  make_orthogonal(rows, lanes, n);
+  second += matrix * n;
+  T largest = T(-1), sum = 0;  // of -lambda, of lambda less the entry on the diagonal
+  for (int row = lanes.group(); row < n; row += lanes.groups) {
+    const RowScales<T> scales(squared_norm(rows, lanes, row, true), y != nullptr);
+    scale_row(rows, lanes, row, scales.first);
+    largest = max_or_nan(largest, -scales.lambda);
+    sum += scales.lambda - a[start + static_cast<int64_t>(row) * (n + 1)];
+    if (lanes.member() == 0) second[row] = scales.second;
+  }
+  largest = lanes.reduce(largest, [](T p, T q) { return max_or_nan(p, q); });
+  sum = lanes.reduce(sum, [](T p, T q) { return p + q; });
+  const bool indefinite = has_negative(largest, sum, T(0));
+  for (int part = 0; part < 2; ++part) {
+    T* root = part == 0 ? y : x;
+    if (!root) continue;
+    if (part == 1 && y) {
+      __syncthreads();  // all have read M
+      for (int row = lanes.group(); row < n; row += lanes.groups) scale_row(rows, lanes, row, second[row]);
+      __syncthreads();
+    }
+    for (int64_t at = threadIdx.x; at < size; at += PairWarps<T>::threads) {
+      const T* row = rows.matrix + at / n;
+      const T* column = rows.matrix + at % n;
+      T value = 0;
+      for (int64_t k = 0; k < size; k += n) value = std::fma(row[k], column[k], value);
+      root[start + at] = indefinite ? not_a_number<T>() : value;
+    }
+  }
+}
+
 // out = x, the root or the inverse root of A / bound, scaled back.
 template <typename T>
-__global__ void store_roots_kernel(Problem problem, const T* x, const Norm<T>* norms, const NewtonState<T>* states,
-                                   Power power, void* out) {
+__global__ void store_roots_kernel(Problem problem, Input a, const T* x, const Norm<T>* norms,
+                                   const NewtonState<T>* states, Power power, void* out) {
   const bool inverse = power == Power::minus_half;
   with_element<T>(problem.element, [&](auto* type) {
     using S = std::remove_pointer_t<decltype(type)>;
     for_elements(problem.batch, problem.n, [&](int64_t m, int i, int j, int64_t at) {
-      const T bound = square_root(states[m].bound);
-      T value = x[at] * (inverse ? norms[m].inverse_root() * reciprocal(bound) : norms[m].root() * bound);
-      if (norms[m].is_zero) value = inverse && i == j ? infinity<T>() : T(0);
+      const Norm<T> norm = norms[m];
+      const NewtonState<T> state = states[m];
+      const T bound = square_root(state.bound);
+      T value = x[at] * (inverse ? norm.inverse_root() * reciprocal(bound) : norm.root() * bound);
+      if (norm.is_zero) {
+        value = inverse && i == j ? infinity<T>() : T(0);
+      } else if (state.entries == Entries::indefinite_diagonal) {
+        value = not_a_number<T>();
+      } else if (state.entries == Entries::diagonal) {
+        value = i == j ? root_of_entry(load_diagonal<T>(a, problem, m, i), norm, state.bound, inverse) : T(0);
+      }
       static_cast<S*>(out)[at] = to_element<S>(value);
     });
   });
@@ -322,15 +534,7 @@ void Roots::run_large(Large& large, const Arguments<typename Large::scalar>& arg
   large.symmetrise(arguments.a, a);
   large.find_norms();
   large.scale(a, Scale::inverse_norm, T(1), T(0));
-  newton.begin(a, true);
-  // The guard keeps A far enough from singular that X and Y stay definite by rounding as well.
-  constexpr T guard = 2;
-  for (int attempt = 0; attempt < ridge_count; ++attempt) {
-    const T ridge =
-        attempt + 1 == ridge_count ? arguments.last_ridge / machine_epsilon<T>() : static_cast<T>(ridge_of(attempt));
-    newton.try_ridge(a, ridge - guard, ridge, factor);
-  }
-  newton.add_ridge(a);
+  newton.begin_roots(a);
   large.elements(batch * poles, &pole_kernel<T>, arguments, a, factor, right, f.factors, f.rights);
   large.solve(f, batch * poles);
   large.tiles(&poles_sum_kernel<T>, arguments, a, right, f.info, Power::half, x);
@@ -343,12 +547,19 @@ void Roots::run_large(Large& large, const Arguments<typename Large::scalar>& arg
     const int64_t first = next_y ? 0 : batch, count = next_x && next_y ? 2 * batch : batch;
     large.elements(2 * batch, &inverse_kernel<T>, x, 2 * batch, n, factor, right, f.factors, f.rights);
     large.solve(f, count, first);
+    // The rounding of an inverse that large would show in the root of every eigenvalue, so it counts as failed.
+    if (k == 0 && next_y) newton.find_singular(right, arguments.largest_inverse);
     if (next_x) large.tiles(&add_inverse_kernel<T>, right + batch * size, f.info + batch, n, half, half, x);
     if (next_y) large.tiles(&add_inverse_kernel<T>, right, f.info, n, half, half, y);
   }
+  // W takes the place of a factor, the numbers of the rows that of a right side.
+  large.library().run(&roots_by_eigenvalues_kernel<T>, batch, 1, PairWarps<T>::threads, 1,
+                      PairWarps<T>::groups * sizeof(T), a, n, large.norms(), newton.states(), factor, right,
+                      arguments.root ? x : nullptr, arguments.inverse ? y : nullptr);
   const auto store = [&](const T* from, Power power, void* out) {
     if (out)
-      large.elements(batch, &store_roots_kernel<T>, large.problem(), from, large.norms(), newton.states(), power, out);
+      large.elements(batch, &store_roots_kernel<T>, large.problem(), arguments.a, from, large.norms(), newton.states(),
+                     power, out);
   };
   store(x, Power::half, arguments.root);
   store(y, Power::minus_half, arguments.inverse);

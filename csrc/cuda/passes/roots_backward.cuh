@@ -56,6 +56,37 @@ struct RootsBackward {
 namespace fastsqrtm {
 namespace cuda {
 
+// f <- M^-1 for the M in f, of which m.b keeps a copy. If M is a root and singular, M <- M + floor^2 (M + floor I)^-1
+// first, whose eigenvalues are at least `floor`, with a ridge on M if M + floor I needs one.
+template <class V, typename T>
+__device__ __forceinline__ void invert_given(const NewtonMemory<V>& m, bool is_root, T unit, int used_tiles, int n,
+                                             const Owner<V, V::split_sweep>& owner, Fragment<V, V::split_sweep>& f) {
+  enum Attempt { plain, shifted, last };
+  constexpr T floor = root_floor<T>();
+  bool singular = false;
+#pragma unroll 1
+  for (int attempt = is_root ? plain : last;; ++attempt) {
+    invert(m, attempt == plain ? T(0) : unit, used_tiles, n, owner, f);
+    if (attempt == last) break;
+    if (attempt == plain) {
+      T trace = 0;
+#pragma unroll
+      for (int c = 0; c < V::tile; ++c) trace += c == owner.row ? f.diagonal[c] : T(0);
+      trace = team_sum<V>(trace, m.scratch);
+      const T squares = team_sum<V>(sum_of_squares(f, T(1)), m.scratch);
+      singular = !(squares * (floor / 4) <= trace);  // or NaN
+      if (!any_team<V>(singular)) break;
+      m.b.load(f);
+      if (singular) add_identity(f, owner, n, floor);
+    } else {
+      f.apply([](T inverse) { return floor * floor * inverse; });
+      add_identity(f, owner, n, -floor);
+      if (!singular) f.apply([](T) { return T(0); });
+      m.b.combine_into(f, [](T lift, T b) { return b + lift; });
+    }
+  }
+}
+
 // B = S/s and W = s Z with s the norm of S, or 1/s that of Z: B X + X B = s G - W H W / s for s X.
 template <class V>
 FASTSQRTM_DEVICE void RootsBackward::run(const Arguments<typename V::scalar>& arguments) {
@@ -128,7 +159,7 @@ FASTSQRTM_DEVICE void RootsBackward::run(const Arguments<typename V::scalar>& ar
   m.c.store(x);
   sync_team<V::threads>();  // the panels take the place of the work matrix
   m.b.load(f);
-  invert(m, ridge_unit<T>(arguments.problem.element) * norm_b, used_tiles, n, by_sweep, f);
+  invert_given(m, has_root, ridge_unit<T>(arguments.problem.element) * norm_b, used_tiles, n, by_sweep, f);
   write_lower(m.w, by_sweep, f);
   sync_team<V::threads>();
   T norm_w = one_norm<V>(m.w, used_tiles, n, m.scratch);
@@ -178,7 +209,7 @@ void RootsBackward::run_large(Large& large, const Arguments<typename Large::scal
   large.find_norms();
   large.library().run(&infinite_identity_kernel<T>, 1, large.batch, norm_threads, 1, 0, given, large.n, infinite);
   large.scale(given, Scale::inverse_norm, T(1), T(0));
-  newton.begin(given, false);
+  newton.begin(given);
   if (has_root && has_inverse) {
     large.symmetrise(arguments.inverse_root, w);
     large.scale(w, Scale::norm, T(1), T(0));
@@ -196,7 +227,11 @@ void RootsBackward::run_large(Large& large, const Arguments<typename Large::scal
     }
     large.scale(c, Scale::inverse_norm, T(1), T(0));
   }
-  newton.find_ridge(given, v);
+  if (has_root) {
+    newton.lift_singular(b, v, u, w);
+  } else {
+    newton.add_ridge(w, v);
+  }
   newton.invert(given, v, u, has_root ? w : b);
   const T* x = newton.solve(b, w, c, u, v, arguments.tolerance);
   FinishArguments<T> finish =

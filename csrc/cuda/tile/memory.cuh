@@ -81,6 +81,19 @@ __device__ __forceinline__ void load_matrix(T* matrix, const Input& in, const Pr
   });
 }
 
+// An entry on the diagonal; 0 past n and past the batch.
+template <typename T>
+__device__ __forceinline__ T load_diagonal(const Input& in, const Problem& problem, int64_t index, int row) {
+  T value = 0;
+  with_element<T>(problem.element, [&](auto* type) {
+    using S = std::remove_pointer_t<decltype(type)>;
+    if (index >= problem.batch || row >= problem.n) return;
+    value = from_element<T>(
+        static_cast<const S*>(in.data)[index * in.batch_stride + row * (in.row_stride + in.column_stride)]);
+  });
+  return value;
+}
+
 // Calls f(element of the shared matrix, its number in the batch's contiguous elements) for this thread's part.
 template <class V, class F>
 __device__ __forceinline__ void for_each_stored(const Problem& problem, int64_t index, int thread, int threads, F f) {
