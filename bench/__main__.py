@@ -2,8 +2,8 @@
 
 ``python -m bench compare old.json new.json`` compares two records instead, ``python -m bench paper`` makes
 docs/paper.md, the numerical studies of the paper, ``python -m bench layers`` measures the whitening layers,
-``python -m bench applications`` trains networks with them, and ``python -m bench peers`` runs the tests of other packages
-with our roots in place of theirs.
+``python -m bench applications`` trains networks with them, and ``python -m bench peers`` runs the tests of other
+packages with our roots in place of theirs.
 """
 
 import argparse
