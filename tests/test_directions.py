@@ -1,6 +1,6 @@
 """Imports and includes point down: general code never knows the code built on it.
 
-Python: `nn`, `metrics`, `transfer` -> `roots`, `spd`, `linalg`, `lyapunov`, `plan` -> `_reference` -> `_ops` -> torch.
+Python: `nn`, `metrics`, `transfer` -> `gaussians`, `roots`, `spd`, `linalg`, `lyapunov`, `plan` -> `_reference` -> `_ops` -> torch.
 `_ops` is the machine and knows no mathematics; `_reference` defines the ops by means of it. `paper` stands on `roots`.
 C++: `passes` -> `steps` or `library` -> `matrix` or `tile` -> `scalars`, without torch; no device sees the other.
 """
@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "_reference": {"_ops"},
     **{name: {"_ops", "_reference"} for name in EVERYDAY},
     "paper": {"_ops", "_reference", "roots"},
-    **{name: EVERYDAY for name in ("nn", "metrics", "transfer")},
+    "gaussians": {"_ops"},
+    **{name: EVERYDAY | {"_ops", "gaussians"} for name in ("nn", "metrics", "transfer")},
     "testing": {"_ops"},
     "demo": {"paper", "testing"},
     "__main__": {"_ops", "demo"},
