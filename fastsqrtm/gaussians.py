@@ -32,9 +32,9 @@ def symmetric(C: Tensor) -> Tensor:
 
 def rounding(values: Tensor, largest: Tensor) -> Tensor:
     """What counts as zero among eigenvalues or residual variances: a negative one is rounding, which has no sign, so
-    twice the most negative; at least FLOOR times the largest.
+    four times the most negative; at least FLOOR times the largest.
     """
-    return torch.maximum(-2 * values.amin(-1), FLOOR * largest)
+    return torch.maximum(-4 * values.amin(-1), FLOOR * largest)
 
 
 def factor(C: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def factor(C: Tensor) -> Tensor:
 def _pivoted(C: Tensor, block: int = 64) -> Tensor:
     """Cholesky of one matrix (d, d) by blocks of the largest residual variances, until those left are rounding."""
     d = len(C)
-    F, k = torch.zeros_like(C), 0
+    Ft, k = torch.empty_like(C), 0  # F^T, whose rows are contiguous
     residual = C.diagonal().clone()
     largest = residual.max()
     while k < d:
@@ -70,15 +70,15 @@ def _pivoted(C: Tensor, block: int = 64) -> Tensor:
         if not top[0] > cut:
             break
         pivots = pivots[top > torch.maximum(cut, top[0] / 100)]
-        columns = C[:, pivots] - F[:, :k] @ F[pivots, :k].T
-        values, V = torch.linalg.eigh(symmetric(columns[pivots]))
+        rows = C[pivots] - Ft[:k, pivots].T @ Ft[:k]
+        values, V = torch.linalg.eigh(symmetric(rows[:, pivots]))
         # Pivots that depend on one another share a direction; the rest of them comes with a later block.
         kept = values > torch.maximum(cut, values[-1] / 100)
-        columns = columns @ V[:, kept] / values[kept].sqrt()
-        F[:, k : k + columns.shape[1]] = columns
-        k += columns.shape[1]
-        residual = residual - columns.square().sum(1)
-    return F[:, :k]
+        rows = V[:, kept].T @ rows / values[kept].sqrt()[:, None]
+        Ft[k : k + len(rows)] = rows
+        k += len(rows)
+        residual = residual - rows.square().sum(0)
+    return Ft[:k].T
 
 
 def singular(P: Tensor) -> Singular:

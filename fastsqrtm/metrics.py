@@ -19,8 +19,8 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     Args:
         mean1: (..., d), float16, bfloat16, float32 or float64; computed in float64.
         cov1: (..., d, d), positive semidefinite, of any rank; its symmetric part is used. Of an indefinite matrix, such
-            as a singular one after rounding, the nearest positive semidefinite matrix counts: eigenvalues up to twice
-            the most negative are rounding and count as zero.
+            as a singular one after rounding, the nearest positive semidefinite matrix counts: eigenvalues up to four
+            times the most negative are rounding and count as zero.
         mean2: As `mean1`. Leading dimensions broadcast.
         cov2: As `cov1`.
 
@@ -295,7 +295,7 @@ class FrechetDistance(nn.Module):
                 _check.fail("FrechetDistance.update", f"{kind} samples must have {len(old.mean)} features", got)
             count = old.number + more.number
             step = more.mean - old.mean
-            share = more.number / count
+            share = more.number.double() / count
             scatter = old.scatter + more.scatter + old.number * share * torch.outer(step, step)
             self._set(kind, _Moments(count, old.mean + share * step, scatter))
 

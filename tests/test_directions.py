@@ -1,6 +1,7 @@
 """Imports and includes point down: general code never knows the code built on it.
 
-Python: `nn`, `metrics`, `transfer` -> `gaussians`, `roots`, `spd`, `linalg`, `lyapunov`, `plan` -> `_reference` -> `_ops` -> torch.
+Python: `nn`, `metrics`, `transfer` -> `gaussians` -> `_ops`; `nn` -> `roots`, `spd`, `linalg`, `lyapunov`, `plan` ->
+`_reference` -> `_ops` -> torch.
 `_ops` is the machine and knows no mathematics; `_reference` defines the ops by means of it. `paper` stands on `roots`.
 C++: `passes` -> `steps` or `library` -> `matrix` or `tile` -> `scalars`, without torch; no device sees the other.
 """
