@@ -288,16 +288,17 @@ def _share(function: str, name: str, value: float) -> None:
 
 
 def _moments(pixels: _Pixels, groups: int) -> _Moments:
-    x = pixels.flat.double()
+    x = pixels.flat
     batch, channels, size = x.shape
     if pixels.counts is None:
         number = torch.full((batch,), size, device=x.device)
-        mean = x.mean(-1, keepdim=True) if size else x.new_zeros(batch, channels, 1)
+        mean = x.sum(-1, keepdim=True, dtype=torch.float64) / max(size, 1)
         centred = x - mean
     else:
         counts = pixels.counts[:, None]
         number = pixels.counts.sum(-1)
-        mean = torch.where(counts, x, 0).sum(-1, keepdim=True) / number.clamp(min=1)[:, None, None]
+        mean = torch.where(counts, x, 0).sum(-1, keepdim=True, dtype=torch.float64)
+        mean = mean / number.clamp(min=1)[:, None, None]
         centred = torch.where(counts, x - mean, 0)
     parts = centred.reshape(batch, groups, channels // groups, size)
     return _Moments(number, mean, parts @ parts.mT / (number - 1).clamp(min=1)[:, None, None, None])
@@ -345,8 +346,10 @@ def _applied(pixels: _Pixels, M: Tensor, mean: Tensor, target: Tensor, strength:
     groups, size = M.shape[1], M.shape[-1]
     wide = x.to(dtype)
     with without_autocast(x):
-        parts = (wide - mean.to(dtype)).reshape(len(x), groups, size, -1)
-        y = (M.to(dtype) @ parts).reshape(x.shape) + target.to(dtype)
+        parts = (wide - mean.to(dtype)).reshape(len(x) * groups, size, -1)
+        shift = target.to(dtype).expand(len(x), -1, 1).reshape(len(parts), size, 1)
+        maps = M.to(dtype).expand(len(x), -1, -1, -1).reshape(len(parts), size, size)
+        y = torch.baddbmm(shift, maps, parts).reshape(x.shape)
         y = y if strength == 1 else wide + strength * (y - wide)
     if not bool(pixels.changes.all()):
         y = torch.where(pixels.changes[:, None], y, wide)
