@@ -1,7 +1,7 @@
 """``python -m bench``: measure, print the tables, write the json; ``--plot`` draws it.
 
 ``python -m bench compare old.json new.json`` compares two records instead, and ``python -m bench paper`` makes
-docs/paper.md: the numerical studies of the paper.
+docs/paper.md: the numerical studies of the paper. ``python -m bench frechet`` measures the Frechet distance and WCT.
 """
 
 import argparse
@@ -79,6 +79,10 @@ if __name__ == "__main__":
         from bench import paper
 
         paper.main(sys.argv[2:])
+    elif sys.argv[1:2] == ["frechet"]:
+        from bench import frechet
+
+        frechet.main(sys.argv[2:])
     elif sys.argv[1:2] == ["compare"]:
         sys.exit(compare.main(sys.argv[2:]))
     else:

@@ -24,7 +24,8 @@ MAY_IMPORT = {
     **{name: EVERYDAY | {"_ops", "gaussians"} for name in ("nn", "metrics", "transfer")},
     "testing": {"_ops"},
     "demo": {"paper", "testing"},
-    "__main__": {"_ops", "demo"},
+    "style": {"metrics", "transfer"},
+    "__main__": {"_ops", "demo", "style"},
 }
 
 
