@@ -74,6 +74,8 @@ def _pivoted(C: Tensor, block: int = 64) -> Tensor:
         values, V = torch.linalg.eigh(symmetric(rows[:, pivots]))
         # Pivots that depend on one another share a direction; the rest of them comes with a later block.
         kept = values > torch.maximum(cut, values[-1] / 100)
+        if not kept.any():  # what the residual said is left was rounding
+            break
         rows = V[:, kept].T @ rows / values[kept].sqrt()[:, None]
         Ft[k : k + len(rows)] = rows
         k += len(rows)
@@ -110,7 +112,7 @@ def _deflated(P: Tensor) -> Singular:
     while len(rest):
         squares, U = torch.linalg.eigh(rest @ rest.mT)
         resolved = squares > DEFLATED * squares[-1]
-        if squares[-1] <= least**2:
+        if not squares[-1] > least**2:
             break
         basis, rows = basis @ U, U.mT @ rest
         s = torch.linalg.vector_norm(rows[resolved], dim=1)
