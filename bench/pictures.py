@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from fastsqrtm import style, transfer
 
-PAIRS = [("chelsea", "immunohistochemistry"), ("astronaut", "brick")]
-SIZE, STEPS, STRENGTH = 256, 40, 0.9
+PAIRS = [("chelsea", "immunohistochemistry", 0.9), ("astronaut", "brick", 0.5)]  # and the strength of the features
+SIZE, STEPS = 256, 40
 
 
 def photograph(name: str) -> torch.Tensor:
@@ -28,14 +28,14 @@ def photograph(name: str) -> torch.Tensor:
     ).permute(0, 3, 1, 2) / 255  # fmt: skip
 
 
-def columns(content: str, look: str, vgg: style.VGG16, bar: tqdm) -> list[torch.Tensor]:
+def columns(content: str, look: str, strength: float, vgg: style.VGG16, bar: tqdm) -> list[torch.Tensor]:
     image, reference = photograph(content), photograph(look)
     return [
         image,
         reference,
         transfer.color_transfer(image, reference),
         style.by_patches(image, reference),
-        style.by_features(vgg, image, reference, STRENGTH, STEPS, bar),
+        style.by_features(vgg, image, reference, strength, STEPS, bar),
     ]
 
 

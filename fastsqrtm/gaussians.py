@@ -13,8 +13,9 @@ from torch import Tensor
 EPS = torch.finfo(torch.float64).eps
 SMALL = 64  # up to this size LAPACK's decompositions of the whole batch; above, ours of one matrix after the other
 FLOOR = 8 * EPS  # of the largest variance: below it a residual variance is the rounding of float64
-DEFLATED = 1e-3  # squares of singular values that one eigendecomposition resolves, of the largest: to EPS / 1e-3
-RESOLVED = 1e-12  # of the variances: an error of the overlap that is small enough
+# Squares of singular values that one eigendecomposition resolves, of the largest: for vectors, and for sums alone.
+DEFLATED, SUMMED = 1e-3, 1e-8
+RESOLVED = 1e-7  # of the distance: an estimated error of the overlap; the measured one is 1e-4 of the estimate
 NEAR = 1e-3  # share of the variances: nearer Gaussians get their distance from the difference of their factors
 
 
@@ -83,25 +84,25 @@ def _pivoted(C: Tensor, block: int = 64) -> Tensor:
     return Ft[:k].T
 
 
-def singular(P: Tensor) -> Singular:
+def singular(P: Tensor, resolution: float = DEFLATED) -> Singular:
     """The singular value decomposition of P (..., k1, k2), small singular values relative to the largest to 1e-12."""
     if P.shape[-2] > P.shape[-1]:
-        V, s, U = singular(P.mT)
+        V, s, U = singular(P.mT, resolution)
         return Singular(U, s, V)
     if P.shape[-2] <= SMALL:
         U, s, Vh = torch.linalg.svd(P, full_matrices=False)
         live = s > P.shape[-1] * EPS * s.amax(-1, keepdim=True) if s.shape[-1] else s > 0
         return Singular(U * live[..., None, :], torch.where(live, s, 0), Vh.mT * live[..., None, :])
-    found = [_deflated(matrix) for matrix in P.reshape(-1, *P.shape[-2:])]
+    found = [_deflated(matrix, resolution) for matrix in P.reshape(-1, *P.shape[-2:])]
     U, s, V = (torch.stack(x).reshape(*P.shape[:-2], *x[0].shape) for x in zip(*found, strict=True))
     return Singular(U, s, V)
 
 
-def _deflated(P: Tensor) -> Singular:
+def _deflated(P: Tensor, resolution: float) -> Singular:
     """The singular values of one matrix (k1, k2), k1 <= k2, by eigendecompositions of P P^T, which are several times
     faster than LAPACK's singular values at d = 2048.
 
-    Each one resolves the singular values above a thirtieth of the largest; the remaining left vectors, times P, are a
+    Each one resolves the singular values down to a share of the largest; the remaining left vectors, times P, are a
     smaller problem that is orthogonal to those, so squaring loses digits relative to its own largest value only.
     """
     size = P.abs().max()
@@ -111,7 +112,7 @@ def _deflated(P: Tensor) -> Singular:
     left, right, values = [], [], []
     while len(rest):
         squares, U = torch.linalg.eigh(rest @ rest.mT)
-        resolved = squares > DEFLATED * squares[-1]
+        resolved = squares > resolution * squares[-1]
         if not squares[-1] > least**2:
             break
         basis, rows = basis @ U, U.mT @ rest
@@ -135,9 +136,12 @@ def squared_distance(F1: Tensor, F2: Tensor, found: Singular | None) -> Tensor:
     Far from zero it is the difference of these; near it, of the factors, which cancels nothing.
     """
     P = F1.mT @ F2
-    if found is None and min(P.shape[-2:]) > SMALL:
-        found = singular(P)  # with vectors, which cost less than the values by LAPACK
-    s = torch.linalg.svdvals(P) if found is None else found.s
+    if found is not None:
+        s = found.s
+    elif min(P.shape[-2:]) > SMALL:
+        s = singular(P, SUMMED).s
+    else:
+        s = torch.linalg.svdvals(P)
     total = F1.square().sum((-2, -1)) + F2.square().sum((-2, -1))
     distance = total - 2 * s.sum(-1)
     near = distance < NEAR * total
@@ -278,15 +282,15 @@ def bures(function: str, A: Tensor, B: Tensor) -> Tensor:
 
 def _by_eigenvalues(A: Tensor, B: Tensor) -> Tensor:
     """The squared distance of one pair by the eigenvalues of L^T B L, A = L L^T, which is fastest; by singular values
-    where their squares lose too much: an error e in an eigenvalue x is e / (2 sqrt(x)) in the overlap.
+    where their squares may lose too much: independent errors e of eigenvalues x are e / (2 sqrt(x)) in the overlap.
     """
     L, info = torch.linalg.cholesky_ex(A)
     if info == 0:
         values = torch.linalg.eigvalsh(_congruence(L, B))
         total = A.trace() + B.trace()
-        roots = values.clamp(min=0).sqrt()
-        distance = total - 2 * roots.sum()
-        if EPS * values[-1] * (1 / roots).sum() < RESOLVED * total and distance > NEAR * total:
+        values = values.clamp(min=0)
+        distance = total - 2 * values.sqrt().sum()
+        if EPS * values[-1] * (1 / values).sum().sqrt() < RESOLVED * distance and distance > NEAR * total:
             return distance
     return squared_distance(L if info == 0 else factor(A), factor(B), None)
 

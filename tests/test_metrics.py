@@ -57,6 +57,16 @@ def test_values_are_those_of_singular_values(d, n, m, decay):
         assert metrics.frechet_distance(*moments(a), *moments(a)) <= bound * a.double().var(0).sum()
 
 
+@pytest.mark.parametrize("decay", [0.5, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize("scale", [1.3, 1.02])
+def test_values_of_ill_conditioned_covariances(decay, scale):
+    """In a basis that no channel shows, where the eigenvalues of the congruence lose most."""
+    Q = torch.linalg.qr(samples(100, 100, 5)).Q
+    x, y = samples(200, 100, 0, decay) @ Q, scale * samples(200, 100, 2, decay) / 1.6 @ Q
+    expected = exact(x, y)
+    assert abs(metrics.frechet_distance(*moments(x), *moments(y)) - expected) < 1e-9 * expected
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("n, m", [(64, 64), (64, 1024), (1024, 1024)])
 def test_values_at_many_features(n, m):
