@@ -48,7 +48,7 @@ def main() -> None:
         help="features of VGG16, in minutes; patches of pixels or colors alone, in seconds (%(default)s)",
     )  # fmt: skip
     restyle.add_argument("--size", type=int, default=384, help="pixels of the longer sides (%(default)s)")
-    restyle.add_argument("--strength", type=float, default=0.9, help="from 0, the photograph, to 1 (%(default)s)")
+    restyle.add_argument("--strength", type=float, default=0.8, help="from 0, the photograph, to 1 (%(default)s)")
     restyle.add_argument("--steps", type=int, default=40, help="of the descent, at each of two sizes (%(default)s)")
     options = parser.parse_args()
     if options.command == "info":
