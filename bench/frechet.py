@@ -20,6 +20,7 @@ from tqdm import tqdm
 from bench.run import about
 from fastsqrtm import metrics, transfer
 
+INPUT = "Gaussian features with variances 1/k, the second set 1.3 times as wide; WCT: ReLU features of random images"
 CASES = [(512, 128), (512, 1024), (1024, 256), (1024, 2048), (2048, 512), (2048, 4096)]
 LIMIT_OF_SCIPY = 1024  # its root takes minutes beyond
 CHANNELS, SIDE = 512, 64
@@ -113,7 +114,7 @@ def measure() -> dict:
         error = float(torch.linalg.matrix_norm(torch.cov(result.flatten(1).double()) - wanted))
         error /= float(torch.linalg.matrix_norm(wanted))
         wct.append({"contender": name, "seconds": round(spent, 4), "error of the covariance": float(f"{error:.1e}")})
-    return {**about({"threads": torch.get_num_threads()}), "frechet": rows, "wct": wct}
+    return {**about({"threads": torch.get_num_threads()}), "input": INPUT, "frechet": rows, "wct": wct}
 
 
 def _with_gradient(leaves: list[Tensor]) -> Tensor:
