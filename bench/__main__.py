@@ -1,9 +1,13 @@
 """``python -m bench``: measure, print the tables, write the json; ``--plot`` draws it.
 
-``python -m bench compare old.json new.json`` compares two records instead, ``python -m bench paper`` makes
-docs/paper.md, the numerical studies of the paper, ``python -m bench layers`` measures the whitening layers,
-``python -m bench applications`` trains networks with them, and ``python -m bench peers`` runs the tests of other
-packages with our roots in place of theirs.
+Its subcommands do other things:
+
+    compare old.json new.json   finds what became slower between two records
+    paper                       makes docs/paper.md, the numerical studies of the paper
+    layers                      measures the whitening layers
+    applications                trains networks with them
+    frechet                     measures the Frechet distance, and whitening and colouring
+    peers                       runs the tests of other packages with our roots in place of theirs
 """
 
 import argparse
@@ -89,6 +93,10 @@ if __name__ == "__main__":
         from bench import layers
 
         layers.main(sys.argv[2:])
+    elif sys.argv[1:2] == ["frechet"]:
+        from bench import frechet
+
+        frechet.main(sys.argv[2:])
     elif sys.argv[1:2] == ["compare"]:
         sys.exit(compare.main(sys.argv[2:]))
     elif sys.argv[1:2] == ["peers"]:

@@ -16,7 +16,7 @@ from .roots import RootInfo, inv_sqrtm, root_info, sqrtm, sqrtm_and_inv
 from .spd import inv, inv_and_logdet
 
 if TYPE_CHECKING:
-    from . import nn, statistics, testing
+    from . import metrics, nn, statistics, testing, transfer
 
 register.register_all(_reference.DEFINITIONS)
 
@@ -36,6 +36,7 @@ __all__ = [
     "inv_and_logdet",
     "inv_sqrtm",
     "lyapunov",
+    "metrics",
     "mpa_lya",
     "mpa_lya_inv",
     "mtp_lya",
@@ -48,11 +49,12 @@ __all__ = [
     "sqrtm_and_inv",
     "statistics",
     "testing",
+    "transfer",
 ]
 
 
 def __getattr__(name: str) -> object:
-    """Imports a module that most programs do not use, on first access."""
-    if name in ("nn", "statistics", "testing"):
+    """Imports a module that many programs do not use, on first access."""
+    if name in ("metrics", "nn", "statistics", "testing", "transfer"):
         return importlib.import_module(f"fastsqrtm.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

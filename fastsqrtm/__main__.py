@@ -1,4 +1,4 @@
-"""``python -m fastsqrtm info`` prints which code runs where; ``python -m fastsqrtm demo`` whitens real photographs."""
+"""``python -m fastsqrtm info`` says which code runs where, ``demo`` whitens photographs, ``style`` restyles one."""
 
 import argparse
 import platform
@@ -39,9 +39,25 @@ def main() -> None:
         "demo", help="roots and whitening of photograph covariances, a table and a figure"
     )
     photographs.add_argument("--output", type=Path, default=Path("fastsqrtm_demo.png"), help="the figure (%(default)s)")
+    restyle = commands.add_parser("style", help="give a photograph the look of another")
+    restyle.add_argument("content", type=Path, help="the photograph whose subject stays")
+    restyle.add_argument("style", type=Path, help="the photograph whose look it gets")
+    restyle.add_argument("-o", "--output", type=Path, required=True, help="the result, PNG or JPEG by its name")
+    restyle.add_argument(
+        "--method", choices=("features", "patches", "colors"), default="features",
+        help="features of VGG16, in minutes; patches of pixels or colors alone, in seconds (%(default)s)",
+    )  # fmt: skip
+    restyle.add_argument("--size", type=int, default=384, help="pixels of the longer sides (%(default)s)")
+    restyle.add_argument("--strength", type=float, default=0.8, help="from 0, the photograph, to 1 (%(default)s)")
+    restyle.add_argument("--steps", type=int, default=40, help="of the descent, at each of two sizes (%(default)s)")
     options = parser.parse_args()
     if options.command == "info":
         info()
+    elif options.command == "style":
+        from . import style  # needs the packages of fastsqrtm[style]
+
+        paths = (options.content, options.style, options.output)
+        style.run(*paths, style.Options(options.method, options.size, options.strength, options.steps))
     else:
         from . import demo  # needs the packages of fastsqrtm[demo]
 

@@ -247,3 +247,20 @@ def test_the_tables_of_the_documents_are_those_of_the_record():
     accuracy = (ROOT / "docs" / "guide" / "accuracy.md").read_text()
     assert accurate.accuracy_table(record) in accuracy
     assert accurate.tolerance_table(record) in accuracy
+
+
+def test_the_frechet_record_has_errors_and_prints(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("scipy")
+    from bench import frechet
+
+    monkeypatch.setattr(frechet, "CASES", [(12, 5), (12, 40)])
+    monkeypatch.setattr(frechet, "CHANNELS", 16)
+    monkeypatch.setattr(frechet, "SIDE", 8)
+    frechet.main(["--threads", "1", "--output", str(tmp_path / "record.json")])
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert len(record["frechet"]) == 2 * 5
+    for row in record["frechet"]:
+        ours = not row["contender"].startswith(("eigenvalues", "scipy"))
+        assert row["error"] < (1e-13 if ours else 1e-5), row
+    assert [row["error of the covariance"] < 1e-3 for row in record["wct"]] == [True, True]
+    assert "| 12 | 5 | of samples |" in capsys.readouterr().out

@@ -1,7 +1,7 @@
 """Imports and includes point down: general code never knows the code built on it.
 
-Python: `nn`, `metrics`, `transfer` -> `roots`, `spd`, `linalg`, `lyapunov`, `plan`, `statistics` -> `_reference` ->
-`_ops` -> torch.
+Python: `nn`, `metrics`, `transfer` -> `roots`, `spd`, `linalg`, `lyapunov`, `plan`, `statistics`, `gaussians` ->
+`_reference` -> `_ops` -> torch.
 `_ops` is the machine and knows no mathematics; `_reference` defines the ops by means of it. `paper` stands on `roots`,
 and `nn` on both.
 C++: `passes` -> `steps` or `library` -> `matrix` or `tile` -> `scalars`, without torch; no device sees the other.
@@ -21,11 +21,13 @@ MAY_IMPORT = {
     "_reference": {"_ops"},
     **{name: {"_ops", "_reference"} for name in EVERYDAY},
     "paper": {"_ops", "_reference", "roots"},
+    "gaussians": {"_ops"},
     "nn": {"_ops", "paper"} | EVERYDAY,
-    **{name: EVERYDAY for name in ("metrics", "transfer")},
+    **{name: EVERYDAY | {"_ops", "gaussians"} for name in ("metrics", "transfer")},
     "testing": {"_ops"},
     "demo": {"paper", "testing"},
-    "__main__": {"_ops", "demo"},
+    "style": {"metrics", "transfer"},
+    "__main__": {"_ops", "demo", "style"},
 }
 
 
