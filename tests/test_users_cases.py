@@ -257,3 +257,33 @@ def test_drift_of_root_and_square():
     assert testing.relative_error(M, start) < 100 * 3 * torch.finfo(torch.float64).eps
     D = torch.tensor([1.0, 4.0, 0.25]).diag_embed()
     assert torch.equal(fastsqrtm.sqrtm(D) @ fastsqrtm.sqrtm(D), D)
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "laplacian", "matern"])
+@pytest.mark.parametrize("n", [33, 200, pytest.param(600, marks=pytest.mark.slow)])
+def test_kernel_matrices_with_noise(n, kernel):
+    """Most eigenvalues are those of the noise, a few millions of times larger."""
+    x = torch.linspace(0, 1, n, dtype=torch.float64)
+    r = (x[:, None] - x).abs() / 0.2
+    values = {"rbf": (-(r**2) / 2).exp(), "laplacian": (-r).exp(), "matern": (1 + 3**0.5 * r) * (-(3**0.5) * r).exp()}
+    A = (values[kernel] + 1e-3 * torch.eye(n, dtype=torch.float64)).float()
+    values, V = torch.linalg.eigh(A)
+    for function, power in ((fastsqrtm.sqrtm, 0.5), (fastsqrtm.inv_sqrtm, -0.5)):
+        exact = testing.exact_sqrtm(A, power)
+        by_eigh = (V * values**power) @ V.T
+        assert testing.relative_error(function(A), exact) <= 2 * testing.relative_error(by_eigh, exact)
+
+
+@pytest.mark.parametrize("n", [60, 300])
+def test_one_small_eigenvalue(n):
+    """The sum of the large ones overestimates the norm, and the design is for eigenvalues down to 1e-6 of it."""
+    Q = torch.linalg.qr(torch.randn(n, n, generator=generator(4), dtype=torch.float64))[0]
+    values = torch.ones(n, dtype=torch.float64)
+    values[0] = 1e-6
+    A = ((Q * values) @ Q.T).float()
+    A = A / 2 + A.T / 2
+    values, V = torch.linalg.eigh(A)
+    for function, power in ((fastsqrtm.sqrtm, 0.5), (fastsqrtm.inv_sqrtm, -0.5)):
+        exact = testing.exact_sqrtm(A, power)
+        by_eigh = (V * values**power) @ V.T
+        assert testing.relative_error(function(A), exact) <= 2 * testing.relative_error(by_eigh, exact)

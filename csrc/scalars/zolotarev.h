@@ -96,9 +96,6 @@ constexpr double finest_tolerance(int element_bytes) { return element_bytes == 8
 // A matrix with an eigenvalue below this, in units of its norm, counts as singular: the steps would not give its root
 // as accurately as an eigendecomposition does.
 constexpr double singular_eigenvalue(int element_bytes) { return lowest_eigenvalue(element_bytes) / 2; }
-// A matrix with an eigenvalue below this, in units of its norm, is indefinite by more than the rounding of its entries.
-constexpr double most_negative_eigenvalue = -1.0 / 64;
-
 // Ridges on the diagonal of a matrix, in units of the precision and of its norm. They are added one after the other
 // until elimination meets no pivot that is not positive: rounding makes positive semidefinite matrices indefinite.
 constexpr double ridges[] = {0, 1, 8, 64, 1024};

@@ -8,10 +8,12 @@
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
 
-// W <- -P^-1, on and under the diagonal, as -(I + (P/c - I))^-1/c with c the mean eigenvalue: where most eigenvalues are
-// near the largest, the diagonal would otherwise take the same rounding again and again, to the same side.
+// W <- -P^-1, on and under the diagonal. Large matrices as -(I + (P/c - I))^-1/c with c the mean eigenvalue: where most
+// eigenvalues are near the largest, as of kernel matrices with noise, the diagonal would otherwise take the same
+// rounding again and again, to the same side.
 template <class T>
 bool minus_inverse_about_mean(const Team& team, const Panels<T>& P, const Panels<T>& W, const SweepStrips<T>& strips) {
+  if (P.n <= 256) return minus_inverse(team, P, W, strips);
   const T factor = T(P.n / trace(P));
   combine(team, factor, P, T(0), W);
   add_identity(W, T(-1));
@@ -47,7 +49,7 @@ bool newton_roots(const Team& team, const RootDesign& design, Wanted wanted, con
   for (int k = 0; k < design.newton_steps; ++k) {
     const bool last = k + 1 == design.newton_steps, next_X = !last || wanted.root, next_Y = !last || wanted.inverse;
     const T half = T(design.scales[k] / 2);
-    if (next_Y && !minus_inverse_about_mean(team, X, minus_X_inverse, strips)) return false;
+    if (next_Y && !minus_inverse(team, X, minus_X_inverse, strips)) return false;
     // Below the interval of the design the steps end too early, and their rounding shows in every eigenvalue.
     if (k == 0 && next_Y && sum_of_squares(minus_X_inverse) > largest_inverse * largest_inverse) {
       mirror(team, minus_X_inverse, T(1));

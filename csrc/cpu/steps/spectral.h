@@ -9,7 +9,7 @@
 #include "cpu/matrix/symmetric.h"
 #include "cpu/steps/denman_beavers.h"
 #include "cpu/steps/eigen.h"
-#include "scalars/zolotarev.h"
+#include "scalars/ridges.h"
 
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
@@ -25,7 +25,7 @@ struct SpectralRoots {
     size = std::fabs(w) > size ? std::fabs(w) : size;
   }
   // False if the matrix is more indefinite than rounding explains.
-  bool exist() const { return smallest >= T(most_negative_eigenvalue) * size; }
+  bool exist() const { return smallest >= T(-largest_negative) * size; }
   T root(T w) const { return std::sqrt(w > 0 ? w : T(0)); }
   T inverse(T w) const {
     const T least = std::numeric_limits<T>::epsilon() * size;

@@ -34,7 +34,8 @@ struct Roots {
           poles(pass.design.poles),
           newton_steps(pass.design.newton_steps),
           constant(static_cast<T>(pass.design.constant)),
-          largest_inverse(static_cast<T>(pass.design.largest_inverse(lowest_eigenvalue(sizeof(T)) / 4))) {
+          // There is no second attempt with a closer norm, as on CPU, so the limit is lower.
+          largest_inverse(static_cast<T>(pass.design.largest_inverse(singular_eigenvalue(sizeof(T)) / 4))) {
       for (int j = 0; j < poles; ++j) {
         inverse_shift[j] = static_cast<T>(1 / pass.design.shifts[j]);
         weight[j] = static_cast<T>(pass.design.weights[j]);
