@@ -175,8 +175,13 @@ def vmap(definition: Definition) -> Callable[..., tuple[Results, int | tuple[int
 
 
 def apply(definition: Definition, *inputs: Any) -> Results:
-    """The op."""
+    """The op. Under torch.func autocast ends before it, as the transforms bring it back below them, inside its rule."""
     assert definition.overload is not None
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active() and under_autocast(inputs[0]):
+        halves = (torch.float16, torch.bfloat16)
+        with without_autocast(inputs[0]):
+            wide = (x.float() if isinstance(x, Tensor) and x.dtype in halves else x for x in inputs)
+            return definition.overload(*wide)
     return definition.overload(*inputs)
 
 
