@@ -199,6 +199,7 @@ def _run(python: Path, name: str, suite: Suite, folder: Path, ours: bool, limit:
         "OMP_NUM_THREADS": "1",
         "PYTORCH_PRINT_REPRO_ON_FAILURE": "0",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(run.ROOT), os.environ.get("PYTHONPATH")))),  # for the plugin
     }
     bar.set_description(f"{name} {'with ours' if ours else 'as it is'}")
     start, seen, calls, line = bar.n, 0, (0, 0), ""
