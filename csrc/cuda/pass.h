@@ -67,5 +67,22 @@ struct Operands {
   void* kept;  // batch x kept_elements, in the type of the computation
 };
 
+// What most passes have in common, to derive from: one team works on a matrix, one term after the other, keeps nothing
+// in global memory and reads only symmetric parts. A pass declares again what it has otherwise.
+struct OneTeam {
+  static FASTSQRTM_HOST_DEVICE constexpr int max_threads(const Shape& s) { return threads_of_single_teams(s); }
+  static constexpr bool teams_join(const Shape&, int64_t, int) { return false; }
+  static constexpr int64_t kept_elements(const Shape&, const Problem&) { return 0; }
+  static constexpr bool only_symmetric_part_of(int) { return true; }
+  template <class Pass>
+  static int terms(const Pass&) {
+    return 1;
+  }
+  template <class Pass>
+  static int64_t large_terms(const Pass&) {
+    return 1;
+  }
+};
+
 }  // namespace cuda
 }  // namespace fastsqrtm

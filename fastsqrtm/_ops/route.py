@@ -17,6 +17,7 @@ from torch._C._functorch import (
     set_single_level_autograd_function_allowed,
 )
 from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
 
 from . import check, sharding
 from .definition import DEFINITIONS, Definition, Results, unpacked
@@ -74,8 +75,13 @@ class _Modes:
         torch._C._set_fwd_grad_enabled(self.tangents)
 
 
-class FastsqrtmOp(torch.autograd.Function):
-    """Any op with its rule. The name is in the `grad_fn` of results."""
+class FastsqrtmOp(_SingleLevelFunction):
+    """Any op with its rule. The name is in the `grad_fn` of results.
+
+    No torch.autograd.Function, whose `apply` hands it to the transforms of torch.func: they have called us.
+    """
+
+    _compiled_autograd_key = torch.autograd.Function._compiled_autograd_key
 
     @staticmethod
     def forward(ctx: Any, definition: Definition, keys: Any, modes: _Modes | None, *inputs: Any) -> Results:
@@ -117,8 +123,7 @@ class FastsqrtmOp(torch.autograd.Function):
         return results[0] if len(results) == 1 else tuple(results)
 
 
-# Not its own `apply`, which hands it to the transforms of torch.func: they have called us.
-_apply: Callable[..., Results] = super(torch.autograd.Function, FastsqrtmOp).apply
+_apply: Callable[..., Results] = FastsqrtmOp.apply  # type: ignore[attr-defined]
 
 
 def below(definition: Definition, keys: Any, inputs: tuple) -> Results:

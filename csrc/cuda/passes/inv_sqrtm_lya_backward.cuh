@@ -7,7 +7,7 @@
 namespace fastsqrtm {
 namespace cuda {
 
-struct InvSqrtmLyaBackward {
+struct InvSqrtmLyaBackward : OneTeam {
   template <typename T>
   struct Arguments {
     Problem problem;
@@ -26,13 +26,7 @@ struct InvSqrtmLyaBackward {
 
   // As SqrtmLyaBackward.
   static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int) { return three_matrices(s); }
-  static FASTSQRTM_HOST_DEVICE constexpr int max_threads(const Shape& s) { return threads_of_single_teams(s); }
-  static constexpr bool teams_join(const Shape&, int64_t, int) { return false; }
-  static constexpr int64_t kept_elements(const Shape&, const Problem&) { return 0; }
-  static constexpr bool only_symmetric_part_of(int) { return true; }
-  static int terms(const passes::InvSqrtmLyaBackward&) { return 1; }
   static int64_t large_matrices(const passes::InvSqrtmLyaBackward&) { return 6; }
-  static int64_t large_terms(const passes::InvSqrtmLyaBackward&) { return 1; }
 
   template <class V>
   static FASTSQRTM_DEVICE void run(const Arguments<typename V::scalar>& arguments);

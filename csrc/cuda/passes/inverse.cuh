@@ -8,7 +8,7 @@
 namespace fastsqrtm {
 namespace cuda {
 
-struct Inverse {
+struct Inverse : OneTeam {
   template <typename T>
   struct Arguments {
     Problem problem;
@@ -27,13 +27,7 @@ struct Inverse {
   static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int) {
     return s.matrix_elements() + s.panel_elements() + s.scratch_elements();
   }
-  static FASTSQRTM_HOST_DEVICE constexpr int max_threads(const Shape& s) { return threads_of_single_teams(s); }
-  static constexpr bool teams_join(const Shape&, int64_t, int) { return false; }
-  static constexpr int64_t kept_elements(const Shape&, const Problem&) { return 0; }
-  static constexpr bool only_symmetric_part_of(int) { return true; }
-  static int terms(const passes::Inverse&) { return 1; }
   static int64_t large_matrices(const passes::Inverse&) { return 3; }
-  static int64_t large_terms(const passes::Inverse&) { return 1; }
 
   template <class V>
   static FASTSQRTM_DEVICE void run(const Arguments<typename V::scalar>& arguments);
@@ -41,7 +35,7 @@ struct Inverse {
   static void run_large(Large& large, const Arguments<typename Large::scalar>& arguments);
 };
 
-struct InverseBackward {
+struct InverseBackward : OneTeam {
   template <typename T>
   struct Arguments {
     Problem problem;
@@ -56,13 +50,7 @@ struct InverseBackward {
   static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int) {
     return 2 * s.matrix_elements() + s.scratch_elements();
   }
-  static FASTSQRTM_HOST_DEVICE constexpr int max_threads(const Shape& s) { return threads_of_single_teams(s); }
-  static constexpr bool teams_join(const Shape&, int64_t, int) { return false; }
-  static constexpr int64_t kept_elements(const Shape&, const Problem&) { return 0; }
-  static constexpr bool only_symmetric_part_of(int) { return true; }
-  static int terms(const passes::InverseBackward&) { return 1; }
   static int64_t large_matrices(const passes::InverseBackward&) { return 4; }
-  static int64_t large_terms(const passes::InverseBackward&) { return 1; }
 
   template <class V>
   static FASTSQRTM_DEVICE void run(const Arguments<typename V::scalar>& arguments);

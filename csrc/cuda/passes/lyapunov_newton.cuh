@@ -7,7 +7,7 @@
 namespace fastsqrtm {
 namespace cuda {
 
-struct LyapunovNewton {
+struct LyapunovNewton : OneTeam {
   template <typename T>
   struct Arguments {
     Problem problem;
@@ -28,17 +28,13 @@ struct LyapunovNewton {
   };
 
   static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int) { return newton_memory(s); }
-  static FASTSQRTM_HOST_DEVICE constexpr int max_threads(const Shape& s) { return threads_of_single_teams(s); }
-  static constexpr bool teams_join(const Shape&, int64_t, int) { return false; }
   // The sum of two solutions is rounded to half precision once.
   static constexpr int64_t kept_elements(const Shape&, const Problem& problem) {
     return problem.element == Element::float16 || problem.element == Element::bfloat16 ? int64_t(problem.n) * problem.n
                                                                                        : 0;
   }
   static constexpr bool only_symmetric_part_of(int input) { return input == 0; }
-  static int terms(const passes::LyapunovNewton&) { return 1; }
   static int64_t large_matrices(const passes::LyapunovNewton&) { return 6; }
-  static int64_t large_terms(const passes::LyapunovNewton&) { return 1; }
 
   template <class V>
   static FASTSQRTM_DEVICE void run(const Arguments<typename V::scalar>& arguments);

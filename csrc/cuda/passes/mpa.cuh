@@ -7,7 +7,7 @@
 namespace fastsqrtm {
 namespace cuda {
 
-struct Mpa {
+struct Mpa : OneTeam {
   // Root:         y = constant + sum_j weight[j] * H (I + H)^-1,    H = scale[j] X, scale = 1 / t_j
   // Inverse root: y = constant + sum_j weight[j] * -(I + H)^-1,     H = scale[j] X, scale = t_j, weight negated
   template <typename T>
@@ -53,8 +53,6 @@ struct Mpa {
   }
   // The shifts of one matrix are independent.
   static constexpr bool teams_join(const Shape&, int64_t, int) { return true; }
-  static constexpr int64_t kept_elements(const Shape&, const Problem&) { return 0; }
-  static constexpr bool only_symmetric_part_of(int) { return true; }
   static int terms(const passes::Mpa& pass) { return pass.degree; }
   static int64_t large_matrices(const passes::Mpa& pass) { return 1 + 2 * pass.degree; }
   static int64_t large_terms(const passes::Mpa& pass) { return pass.degree; }

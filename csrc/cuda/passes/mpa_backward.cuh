@@ -7,7 +7,7 @@
 namespace fastsqrtm {
 namespace cuda {
 
-struct MpaBackward {
+struct MpaBackward : OneTeam {
   template <typename T>
   struct Arguments {
     Mpa::Arguments<T> series;
@@ -20,11 +20,7 @@ struct MpaBackward {
 
   // G, R and one place that the panels of the sweep and U share.
   static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int) { return three_matrices(s); }
-  static FASTSQRTM_HOST_DEVICE constexpr int max_threads(const Shape& s) { return threads_of_single_teams(s); }
-  static constexpr bool teams_join(const Shape&, int64_t, int) { return false; }
   static constexpr int64_t kept_elements(const Shape& s, const Problem&) { return packed_elements(s); }
-  static constexpr bool only_symmetric_part_of(int) { return true; }
-  static int terms(const passes::MpaBackward&) { return 1; }
   static int64_t large_matrices(const passes::MpaBackward& pass) { return 3 + 2 * pass.degree; }
   static int64_t large_terms(const passes::MpaBackward& pass) { return pass.degree; }
   // Two triangles where the registers are too few, as in teams of nine warps, which have 168 of them a thread.

@@ -7,7 +7,7 @@
 namespace fastsqrtm {
 namespace cuda {
 
-struct MtpBackward {
+struct MtpBackward : OneTeam {
   template <typename T>
   struct Arguments {
     Mtp::Arguments<T> series;
@@ -20,13 +20,8 @@ struct MtpBackward {
 
   // W^2, H and one place that D and W G + G W share.
   static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int) { return three_matrices(s); }
-  static FASTSQRTM_HOST_DEVICE constexpr int max_threads(const Shape& s) { return threads_of_single_teams(s); }
-  static constexpr bool teams_join(const Shape&, int64_t, int) { return false; }
   static constexpr int64_t kept_elements(const Shape& s, const Problem&) { return four_kept_triangles(s); }
-  static constexpr bool only_symmetric_part_of(int) { return true; }
-  static int terms(const passes::MtpBackward&) { return 1; }
   static int64_t large_matrices(const passes::MtpBackward&) { return 8; }
-  static int64_t large_terms(const passes::MtpBackward&) { return 1; }
 
   template <class V>
   static FASTSQRTM_DEVICE void run(const Arguments<typename V::scalar>& arguments);

@@ -9,7 +9,7 @@
 namespace fastsqrtm {
 namespace cuda {
 
-struct Roots {
+struct Roots : OneTeam {
   template <typename T>
   struct Arguments {
     Problem problem;
@@ -58,8 +58,6 @@ struct Roots {
   static constexpr bool teams_join(const Shape& s, int64_t batch, int multiprocessors) {
     return teams_may_join(s) && batch <= multiprocessors;
   }
-  static constexpr int64_t kept_elements(const Shape&, const Problem&) { return 0; }
-  static constexpr bool only_symmetric_part_of(int) { return true; }
   static int terms(const passes::Roots& pass) { return pass.design.poles; }
   static int64_t large_matrices(const passes::Roots& pass) { return 3 + 2 * large_terms(pass); }
   // All poles of A, then the two inverses of a Newton step.
