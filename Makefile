@@ -14,7 +14,7 @@ cpp_files = $(shell find csrc tests examples -name '*.h' -o -name '*.cpp' -o -na
 configure = $(bin)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(bin))/ninja \
             -DPython_EXECUTABLE=$(abspath $(bin))/python
 # The tests that take every kernel through its shapes, strides and dtypes; the others would only be slow.
-sanitized := $(patsubst %,tests/test_%.py,forward backward lyapunov dtypes inputs invariance random sqrtm systems)
+sanitized := $(patsubst %,tests/test_%.py,forward backward lyapunov dtypes inputs invariance random sqrtm users_cases)
 
 .PHONY: demo test test-all bench quality docs wheel sanitize cuda-check gpu-check clean FORCE
 
@@ -76,7 +76,7 @@ sanitize: $(VENV)/test.stamp $(VENV)/dev.stamp  ## the tests under AddressSaniti
 
 # A CUDA torch that matches the nvcc at hand, in an environment of its own.
 CUDA_TORCH ?= torch==2.14.1
-cuda_checked := $(patsubst %,tests/test_%.py,packaging fallback without_gpu forward backward lyapunov dtypes inputs compile cpp)
+cuda_checked := $(patsubst %,tests/test_%.py,packaging fallback without_gpu inputs func compile cpp)
 # The sources must compile against the oldest torch.
 OLDEST_TORCH ?= torch==2.11.0
 oldest := build/oldest

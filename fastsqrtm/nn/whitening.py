@@ -348,7 +348,8 @@ class BatchWhitening1d(_BatchWhitening):
 
     Example:
         >>> layer = fastsqrtm.nn.BatchWhitening1d(6, shrinkage=0.0)
-        >>> y = layer(torch.randn(100, 6) @ torch.randn(6, 6))
+        >>> x = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
+        >>> y = layer(x @ (torch.eye(6) + 0.5))
         >>> torch.allclose(torch.cov(y.T, correction=0), torch.eye(6), atol=1e-3)
         True
     """

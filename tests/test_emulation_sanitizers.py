@@ -1,0 +1,45 @@
+"""The emulated kernels under ThreadSanitizer and AddressSanitizer: a missing barrier is a data race to the one, and the
+other sees an index out of bounds. Two faults, switched on at run time, show that the sanitizers find such faults.
+
+A file of its own, because a file stays in one process.
+"""
+
+import pytest
+from emulated import VARIANTS, emulation_build, every_pass, passes, run  # noqa: F401
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["thread", "address"])
+@every_pass
+def test_sanitizers_find_nothing(build, kind, name):
+    """Every variant of the kernel, and the path for large matrices."""
+    for dtype, sizes in VARIANTS.items():
+        passes(build(kind), "brief", name, dtype, *sizes)
+    passes(build(kind), "singular", name, "float32", 13, 33)
+    passes(build(kind), "large_brief", name, 33)
+    passes(build(kind), "large_singular", name, "float32", 17)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["thread", "address"])
+@every_pass
+def test_sanitizers_find_nothing_where_neighbours_differ(build, kind, name):
+    """A matrix that needs a second attempt, or never stops, shares a warp with others that do not, or that do.
+
+    Runs the passes whose loops follow the matrix; the others skip it."""
+    passes(build(kind), "neighbours", name, 7, 13, 31)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mpa", "lyapunov", "mpa_backward", "mtp_backward", "ns", "ns_backward"])
+def test_a_missing_barrier_is_found(build, name):
+    status, text = run(build("thread"), "seed_missing_barrier", "values", name, "float32", 31)
+    assert status != 0 and "data race" in text, text
+
+
+@pytest.mark.slow
+@every_pass
+def test_an_index_out_of_bounds_is_found(build, name):
+    for way in run(build("address"), "names", name)[1].split():
+        status, text = run(build("address"), "seed_out_of_bounds", "values", way, "float32", 13)
+        assert status != 0 and "heap-buffer-overflow" in text, text
