@@ -96,6 +96,9 @@ constexpr double finest_tolerance(int element_bytes) { return element_bytes == 8
 // A matrix with an eigenvalue below this, in units of its norm, counts as singular: the steps would not give its root
 // as accurately as an eigendecomposition does.
 constexpr double singular_eigenvalue(int element_bytes) { return lowest_eigenvalue(element_bytes) / 2; }
+// Up to this order an eigendecomposition on the CPU is faster than the steps, and its errors have no preferred side.
+constexpr int largest_spectral_order = 4;
+
 // Ridges on the diagonal of a matrix, in units of the precision and of its norm. They are added one after the other
 // until elimination meets no pivot that is not positive: rounding makes positive semidefinite matrices indefinite.
 constexpr double ridges[] = {0, 1, 8, 64, 1024};

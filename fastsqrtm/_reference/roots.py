@@ -26,7 +26,7 @@ from .matrix import (
     spectral_estimate,
     symmetric_part,
 )
-from .scalars import MOST_NEGATIVE_EIGENVALUE, SINGULAR_EIGENVALUE, RootDesign, root_design
+from .scalars import LARGEST_SPECTRAL_ORDER, MOST_NEGATIVE_EIGENVALUE, SINGULAR_EIGENVALUE, RootDesign, root_design
 
 
 def newton_roots(A: Tensor, design: RootDesign) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,7 +90,8 @@ def both_roots(A: Tensor, rtol: float) -> tuple[Tensor, Tensor]:
     bound = one_norm(A).clamp_max(1)
     bound = torch.where(zero, 1, bound)
     scale, done = torch.ones_like(bound), is_diagonal | zero
-    for attempt in ("as bounded", "as estimated", "by eigenvalues"):
+    attempts = ("as bounded", "as estimated", "by eigenvalues")
+    for attempt in attempts[2:] if A.shape[-1] <= LARGEST_SPECTRAL_ORDER else attempts:
         B = A / bound
         if attempt == "as estimated":
             closer = 1.05 * spectral_estimate(B, 8)

@@ -73,6 +73,7 @@ def design(poles: int, steps: int, lowest: float) -> RootDesign:
 
 LOWEST_EIGENVALUE = {torch.float32: 1e-6, torch.float64: 1e-12}
 SINGULAR_EIGENVALUE = {dtype: lowest / 2 for dtype, lowest in LOWEST_EIGENVALUE.items()}
+LARGEST_SPECTRAL_ORDER = 4
 MOST_NEGATIVE_EIGENVALUE = -1 / 64
 FINEST_TOLERANCE = {torch.float32: 5e-7, torch.float64: 2e-15}
 

@@ -50,8 +50,9 @@ struct Roots {
       return;
     }
     double trace_of_A = trace(A);
-    bool done = newton_roots(team, arguments.design, wanted, ws);
-    if (!done) {
+    const bool tiny = task.n <= largest_spectral_order;
+    bool done = !tiny && newton_roots(team, arguments.design, wanted, ws);
+    if (!done && !tiny) {
       load_normalised();
       const double closer = 1.05 * spectral_estimate(A, 8, ws[1].data);
       if (closer < 0.75) {
