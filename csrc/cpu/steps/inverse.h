@@ -40,16 +40,16 @@ bool invert(const Team& team, double unit, const Panels<T>& B, const Panels<T>& 
   return false;
 }
 
-// The same for a root B, which is singular where null directions were clamped to zero: one with an eigenvalue below d,
-// where d^2 is the precision in units of ||B||, is first replaced by B + d^2 (B + d I)^-1. That takes an eigenvalue 0
-// to d and changes the others by d^2 or less.
+// The same for a root B of Frobenius norm 1, which is singular where null directions were clamped to zero: one with an
+// eigenvalue below d, where d^2 is the precision in units of ||B||, is first replaced by B + d^2 (B + d I)^-1. That
+// takes an eigenvalue 0 to d and changes the others by d^2 or less.
 template <class T>
 bool invert_root(const Team& team, double unit, const Panels<T>& B, const Panels<T>& W, const SweepStrips<T>& strips) {
-  const double precision = std::numeric_limits<T>::epsilon(), frobenius = std::sqrt(inner_product(B, B));
+  const double precision = std::numeric_limits<T>::epsilon();
   const bool definite = minus_inverse(team, B, W, strips);
   if (definite) {
     mirror(team, W, T(-1));
-    if (inner_product(W, W) * precision * frobenius * frobenius <= 1) return true;
+    if (inner_product(W, W) * precision <= 1) return true;
   }
   const double least = std::sqrt(precision) * spectral_estimate(B, 4, strips.eliminated);
   if (definite && spectral_estimate(W, 4, strips.eliminated) * least <= 1) return true;
