@@ -6,7 +6,6 @@ from the kernels: a sweep as the difference of `mpa` at degrees 8 and 1, a produ
 
 import argparse
 import itertools
-import json
 import math
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 
 from bench.accurate import make
-from bench.run import about
+from bench.run import about, finish
 from fastsqrtm._reference.scalars import design, root_design
 from fastsqrtm.testing import time_in_turn
 
@@ -120,10 +119,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="json file")
     output = parser.parse_args().output
     record = measure()
-    record["command"] = " ".join(["python -m bench.candidates", *sys.argv[1:]])
-    if output:
-        output.write_text(json.dumps(record, indent=1) + "\n")
-    print(table(record))
+    finish(record, " ".join(["python -m bench.candidates", *sys.argv[1:]]), output, table(record))
 
 
 if __name__ == "__main__":

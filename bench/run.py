@@ -84,6 +84,14 @@ def about(common: dict) -> dict:
     }
 
 
+def finish(record: dict, command: str, output: Path | None, table: str) -> None:
+    """Notes the command in a record, writes it where asked, and prints its table."""
+    record["command"] = command
+    if output:
+        output.write_text(json.dumps(record, indent=1) + "\n")
+    print(table)
+
+
 def machine_kind(record: dict) -> str:
     cpu = re.sub(r"\((R|TM)\)", "", record["machine"]["cpu"], flags=re.IGNORECASE)
     words = re.findall(r"[a-z0-9]+", f"{cpu} {record['torch_isa']} {record['threads']} threads".lower())

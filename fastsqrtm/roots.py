@@ -43,9 +43,8 @@ def sqrtm(
 
     Cost:
         In float32 6 n^3 flop forward (4 n^3 at rtol=1e-2) and 6 to 18 n^3 backward, more for larger condition numbers;
-        in float64 10 n^3 forward. Where the eigendecomposition is needed about 12 n^3 more, which take 5 times as long
-        in float32 and twice in float64. On CPU at most 5 matrices of workspace per thread. The root is saved for
-        backward.
+        in float64 10 n^3 forward; several times as long forward where the eigendecomposition is needed. On CPU at most
+        5 matrices of workspace per thread. The root is saved for backward.
 
     Raises:
         RuntimeError: A is not square or has another dtype or layout; a number is out of range; `check` found a matrix
@@ -312,7 +311,7 @@ def _info(A: Tensor, S: Tensor | None, Z: Tensor | None, rtol: float) -> RootInf
         norm = _spectral_norm(lambda v: A @ v, A)
         if S is not None:
             S = (S.to(precision) / scale.sqrt()).contiguous()
-            exact = S.to(torch.float64) if A.device.type != "mps" else S
+            exact = S.double()
             difference = (A - exact @ exact).to(precision)
             E = call("sqrtm_backward", S, difference, 0.0) if A.numel() else S
             error = torch.linalg.matrix_norm(E) / torch.linalg.matrix_norm(S)

@@ -26,17 +26,18 @@ struct Roots {
     const Panels<T> A = ws[0], S = ws[1];
     Panels<T> Z = ws[2];
     double nu = 0;
-    const auto load_normalised = [&] {
+    const auto load = [&] {
       load_symmetric<T, Storage>(team, task.in[0], A);
       nu = frobenius(A);
-      if (nu == 0 || !(nu < std::numeric_limits<double>::infinity())) return false;
-      if (is_diagonal(A)) return true;
+    };
+    const auto normalise_by_norms = [&] {
       nu = normalise(team, nu, A);
       const double tighter = one_norm(A);  // a bound of the largest eigenvalue, as the Frobenius norm is
       if (tighter < 1) nu *= normalise(team, tighter, A);
-      return true;
     };
-    if (!load_normalised()) return nu == 0 ? fill_both(T(0), infinity, T(0)) : fill_both(nan, nan, nan);
+    load();
+    if (nu == 0) return fill_both(T(0), infinity, T(0));
+    if (!(nu < std::numeric_limits<double>::infinity())) return fill_both(nan, nan, nan);
     if (is_diagonal(A)) {
       SpectralRoots<T> roots;
       for (int i = 0; i < task.n; ++i) roots.add(*A.at(i, i));
@@ -49,11 +50,17 @@ struct Roots {
       }
       return;
     }
-    double trace_of_A = trace(A);
+    bool done = false;
+    double trace_of_A = 0;
     const bool tiny = task.n <= largest_spectral_order;
-    bool done = !tiny && newton_roots(team, arguments.design, wanted, ws);
-    if (!done && !tiny) {
-      load_normalised();
+    if (!tiny) {
+      normalise_by_norms();
+      trace_of_A = trace(A);
+      done = newton_roots(team, arguments.design, wanted, ws);
+    }
+    if (!tiny && !done) {
+      load();
+      normalise_by_norms();
       const double closer = 1.05 * spectral_estimate(A, 8, ws[1].data);
       if (closer < 0.75) {
         nu *= normalise(team, closer, A);
@@ -70,8 +77,8 @@ struct Roots {
       if (wanted.inverse) mirror(team, Z, T(1));
     } else {
       // By a power of two, which rounds nothing: the smallest eigenvalues are as small as the rounding of the entries.
-      load_symmetric<T, Storage>(team, task.in[0], A);
-      nu = normalise(team, std::exp2(std::ceil(std::log2(frobenius(A)))), A);
+      if (!tiny) load();
+      nu = normalise(team, std::exp2(std::floor(std::log2(nu))), A);
       if (!spectral_roots(team, wanted, ws)) return fill_both(nan, nan, nan);
       Z = ws[3];
     }

@@ -176,7 +176,7 @@ template <class T>
 bool diagonalise(const Team& team, Wide<T>* d, Wide<T>* e, const Eigen<T>& V, T* cosines, T* sines) {
   using W = Wide<T>;
   const int n = V.n;
-  // Entries beside the diagonal that change no eigenvalue of a matrix of norm 1 by more than its rounding did are zero.
+  // Entries beside the diagonal that change no eigenvalue of a matrix of norm 1 or 2 by more than rounding are zero.
   constexpr W precision = std::numeric_limits<T>::epsilon();
   constexpr W relative = std::max(precision / 8, W(2) * std::numeric_limits<W>::epsilon()),
               least = precision * precision;
@@ -221,8 +221,8 @@ bool diagonalise(const Team& team, Wide<T>* d, Wide<T>* e, const Eigen<T>& V, T*
   return true;
 }
 
-// The eigenvalues and eigenvectors of the A in ws[0], complete and of norm 1: the result lies in ws[4] and ws[2], the
-// other matrices are scratch. `values` is nullptr if the iteration does not converge.
+// The eigenvalues and eigenvectors of the A in ws[0], complete and of a norm up to 2: the result lies in ws[4] and
+// ws[2], the other matrices are scratch. `values` is nullptr if the iteration does not converge.
 template <class T>
 Eigen<T> eigensolve(const Team& team, const Workspace<T>& ws) {
   const int n = ws.n, stride = int(round_up(n, Simd<T>::lanes));

@@ -41,8 +41,8 @@ bool is_diagonal(const Panels<T>& A) {
   return true;
 }
 
-// The roots of the A in ws[0], complete and of norm 1: A^(1/2) in ws[1] if wanted and A^(-1/2) in ws[3], complete.
-// Overwrites the five matrices. Returns false if A is more indefinite than rounding explains.
+// The roots of the A in ws[0], complete and of a norm up to 2: A^(1/2) in ws[1] if wanted and A^(-1/2) in ws[3],
+// complete. Overwrites the five matrices. Returns false if A is more indefinite than rounding explains.
 template <class T>
 bool spectral_roots(const Team& team, Wanted wanted, const Workspace<T>& ws) {
   const int n = ws.n;

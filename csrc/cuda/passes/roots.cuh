@@ -92,12 +92,7 @@ namespace cuda {
 // How the entries of A / nu, which has a norm between 1/sqrt(n) and 1, are to be taken; the same for all lanes.
 template <class V, int split, typename T>
 __device__ __forceinline__ Entries entries_of(const Fragment<V, split>& f, const Owner<V, split>& owner, T* scratch) {
-  bool other = false, negative = false;
-#pragma unroll
-  for (int r = 0; r < f.rows; ++r) {
-#pragma unroll
-    for (int c = 0; c < V::tile; ++c) other = other || !(f.under[r][c] == T(0));
-  }
+  bool other = f.any_under(), negative = false;
 #pragma unroll
   for (int c = 0; c < V::tile; ++c) {
     other = other || !(f.diagonal[c] == T(0) || c == owner.row);

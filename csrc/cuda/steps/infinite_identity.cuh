@@ -12,12 +12,7 @@ namespace cuda {
 template <class V, int split, typename T>
 __device__ __forceinline__ bool is_infinite_identity(Fragment<V, split>& f, const Owner<V, split>& owner, int n,
                                                      T* scratch) {
-  bool other = false;
-#pragma unroll
-  for (int r = 0; r < f.rows; ++r) {
-#pragma unroll
-    for (int c = 0; c < V::tile; ++c) other = other || !(f.under[r][c] == T(0));
-  }
+  bool other = f.any_under();
 #pragma unroll
   for (int c = 0; c < V::tile; ++c) {
     const bool on_diagonal = c == owner.row && owner.diagonal_row() < n;

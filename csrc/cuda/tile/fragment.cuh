@@ -89,6 +89,17 @@ struct Fragment {
     for (int c = 0; c < V::tile; ++c) diagonal[c] = f(diagonal[c], other.diagonal[c]);
   }
 
+  // True if an element of this lane's under the diagonal is not 0, or is NaN.
+  __device__ __forceinline__ bool any_under() const {
+    bool any = false;
+#pragma unroll
+    for (int r = 0; r < rows; ++r) {
+#pragma unroll
+      for (int c = 0; c < V::tile; ++c) any = any || !(under[r][c] == T(0));
+    }
+    return any;
+  }
+
   __device__ __forceinline__ void add_to_diagonal(const Owner<V, split>& owner, T value) {
 #pragma unroll
     for (int c = 0; c < V::tile; ++c) diagonal[c] += c == owner.row ? value : T(0);
