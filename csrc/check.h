@@ -158,7 +158,7 @@ inline void check_other(std::string_view op, const Argument& argument, const Ten
   const auto of_first = [&](const std::string& value) { return std::string(first.name) + " " + value; };
   if (!dimensions.bind(argument.dimensions, C)) {
     if (argument.dimensions == first.dimensions) must("have the shape of " + of_first(shape_name(B)), shape_name(C));
-    must("be " + shape_text(argument.dimensions) + " beside " + of_first(shape_name(B)), shape_name(C));
+    must("be " + shape_text(argument.dimensions) + " where " + of_first("is " + shape_name(B)), shape_name(C));
   }
   if (C.scalar_type() != B.scalar_type())
     must("have the dtype of " + of_first("(" + dtype_name(B.scalar_type()) + ")"), dtype_name(C.scalar_type()));

@@ -56,9 +56,11 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     for name, cov in (("cov1", cov1), ("cov2", cov2)):
         _matrix(function, name, cov)
         if cov.shape[-1] != d:
-            _check.fail(function, f"{name} must be (..., {d}, {d}) beside mean1 {tuple(mean1.shape)}", tuple(cov.shape))
+            _check.fail(
+                function, f"{name} must be (..., {d}, {d}) where mean1 is {tuple(mean1.shape)}", tuple(cov.shape)
+            )
     if mean2.shape[-1] != d:
-        _check.fail(function, f"mean2 must be (..., {d}) beside mean1 {tuple(mean1.shape)}", tuple(mean2.shape))
+        _check.fail(function, f"mean2 must be (..., {d}) where mean1 is {tuple(mean1.shape)}", tuple(mean2.shape))
     batch = _batch(function, mean1.shape[:-1], cov1.shape[:-2], mean2.shape[:-1], cov2.shape[:-2])
     difference = mean1.double() - mean2.double()
     A, B = (cov.double().expand(*batch, d, d) for cov in (cov1, cov2))
@@ -104,7 +106,7 @@ def frechet_distance_of_samples(x: Tensor, y: Tensor) -> Tensor:
         if samples.shape[-2] < 2:
             _check.fail(function, f"{name} must have at least 2 samples", tuple(samples.shape))
     if y.shape[-1] != x.shape[-1]:
-        _check.fail(function, f"y must be (..., m, {x.shape[-1]}) beside x {tuple(x.shape)}", tuple(y.shape))
+        _check.fail(function, f"y must be (..., m, {x.shape[-1]}) where x is {tuple(x.shape)}", tuple(y.shape))
     batch = _batch(function, x.shape[:-2], y.shape[:-2])
     dtype, d = _result_dtype(x, y), x.shape[-1]
     X, Y = (samples.double().expand(*batch, *samples.shape[-2:]) for samples in (x, y))

@@ -266,7 +266,7 @@ def _pixels(function: str, name: str, x: Any, mask: Any, mask_name: str, groups:
         _check.fail(function, f"{mask_name} must be a boolean tensor", got)
     shape = (len(x), *x.shape[2:])
     if tuple(mask.shape) not in (shape, shape[1:], (1, *shape[1:])):
-        _check.fail(function, f"{mask_name} must be {shape} or {shape[1:]} beside {name}", tuple(mask.shape))
+        _check.fail(function, f"{mask_name} must be {shape} or {shape[1:]} to fit {name}", tuple(mask.shape))
     counts = mask.expand(shape).flatten(1)
     return _Pixels(x, flat, counts, counts)
 

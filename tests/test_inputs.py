@@ -82,7 +82,7 @@ def test_other_arguments(path, name, kind):
     for position, other in enumerate(others, 1):
         arguments = [torch.ones(shape) for shape in op_cases.shapes(name, 3, (2,))]
         arguments[position] = spoil(arguments[position])
-        like = "must have the shape of" if other.dims == first.dims else f"must be {other.expected_shape} beside"
+        like = "must have the shape of" if other.dims == first.dims else f"must be {other.expected_shape} where"
         expected = text.format(like=like, first=first, shape=tuple(arguments[position].shape))
         assert failure(path(name), *arguments) == f"fastsqrtm.{name}: {other.name} {expected}"
 

@@ -223,11 +223,13 @@ ONES = torch.ones
 BAD_CALLS = {
     "leading: A must be (..., m, n), got (3,)": lambda op: op.leading(ONES(3)),
     "square_and_trace: A must be (..., n, n), got (3, 4)": lambda op: op.square_and_trace(ONES(3, 4)),
-    "weighted: B must be (..., k, n) beside A (2, 4, 3), got (2, 4, 5)": lambda op: op.weighted(
+    "weighted: B must be (..., k, n) where A is (2, 4, 3), got (2, 4, 5)": lambda op: op.weighted(
         ONES(2, 4, 3), ONES(2, 4, 5)
     ),
-    "weighted: B must be (..., k, n) beside A (2, 4, 3), got (3, 5)": lambda op: op.weighted(ONES(2, 4, 3), ONES(3, 5)),
-    "weighted: B must be (..., k, n) beside A (2, 4, 3), got (1, 2, 3, 5)": lambda op: op.weighted(
+    "weighted: B must be (..., k, n) where A is (2, 4, 3), got (3, 5)": lambda op: op.weighted(
+        ONES(2, 4, 3), ONES(3, 5)
+    ),
+    "weighted: B must be (..., k, n) where A is (2, 4, 3), got (1, 2, 3, 5)": lambda op: op.weighted(
         ONES(2, 4, 3), ONES(1, 2, 3, 5)
     ),
     "weighted: a must be from -1 to 2, got 2.5": lambda op: op.weighted(ONES(4, 3), ONES(3, 5), 2.5),

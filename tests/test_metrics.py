@@ -348,7 +348,7 @@ def test_features_are_computed_without_gradient_and_widened():
 def test_errors_name_what_is_wrong():
     x, C = samples(4, 3), torch.eye(3)
     cases = [
-        (lambda: metrics.frechet_distance(x[0], C, x[0], torch.eye(4)), r"cov2 must be \(..., 3, 3\) beside mean1"),
+        (lambda: metrics.frechet_distance(x[0], C, x[0], torch.eye(4)), r"cov2 must be \(..., 3, 3\) where mean1 is"),
         (lambda: metrics.frechet_distance(x[0], C, x[0, :2], C), r"mean2 must be \(..., 3\)"),
         (lambda: metrics.frechet_distance(x[0], C[:2], x[0], C), r"cov1 must be \(..., n, n\), got \(2, 3\)"),
         (lambda: metrics.frechet_distance(x[0].int(), C, x[0], C), "mean1 must be float16, .*, got int32"),

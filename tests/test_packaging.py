@@ -134,10 +134,10 @@ def test_broken_library_warns_once_and_says_what_and_how(copied_package):
     broken = run_program(copied_package, PYTHONPATH=".")
     checksum(broken)
     assert "warnings: 1" in broken.stdout
-    for part in ("built for: torch >= 2.11", f"you have:  torch {torch.__version__}", "to mend:   pip install"):
+    for part in ("built for: torch >= 2.11", f"you have:  torch {torch.__version__}", "to fix:    pip install"):
         assert part in broken.stdout
     required = run_program(copied_package, PYTHONPATH=".", FASTSQRTM_REQUIRE_NATIVE="1")
-    assert required.returncode != 0 and "to mend:" in required.stderr
+    assert required.returncode != 0 and "to fix:" in required.stderr
 
 
 @needs_native

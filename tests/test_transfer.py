@@ -197,7 +197,7 @@ def test_errors_name_what_is_wrong():
         (lambda: transfer.whiten(x, groups=4), "groups must divide the 6 channels, got 4"),
         (lambda: transfer.whiten(x, eps=-1.0), "eps must be from 0 to 1, got -1"),
         (lambda: transfer.whiten(x, mask=mask.float()), "mask must be a boolean tensor, got float32"),
-        (lambda: transfer.whiten(x, mask=mask[:5]), r"mask must be \(2, 9, 7\) or \(9, 7\) beside x, got \(5, 7\)"),
+        (lambda: transfer.whiten(x, mask=mask[:5]), r"mask must be \(2, 9, 7\) or \(9, 7\) to fit x, got \(5, 7\)"),
         (lambda: transfer.whiten_color(x, x, strength=2), "strength must be from 0 to 1"),
         (lambda: transfer.whiten_color(x, x[:, :3]), r"whiten_color: style must be \(2 or 1, 6, ...\)"),
         (lambda: transfer.color(x, features(3)), r"color: style must be \(2 or 1, 6, ...\)"),

@@ -88,7 +88,7 @@ def other(function: str, op: Op, position: int, tensors: tuple) -> None:
         like = (
             f"have the shape of {of_A.name}"
             if of_C.dims == of_A.dims
-            else f"be {of_C.expected_shape} beside {of_A.name}"
+            else f"be {of_C.expected_shape} where {of_A.name} is"
         )
         fail(function, f"{of_C.name} must {like} {tuple(A.shape)}", tuple(C.shape))
     if C.dtype != (of_C.dtype or A.dtype):

@@ -67,7 +67,7 @@ def _explain(error: BaseException) -> str:
         f"the native library does not load: {error}\n"
         f"  built for: {built_for}\n"
         f"  you have:  {you_have}\n"
-        "  to mend:   pip install --force-reinstall --no-deps --no-cache-dir <where fastsqrtm came from>"
+        "  to fix:    pip install --force-reinstall --no-deps --no-cache-dir <where fastsqrtm came from>"
     )
 
 
