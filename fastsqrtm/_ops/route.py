@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import (
     get_single_level_autograd_function_allowed,
+    is_legacy_batchedtensor,
     set_single_level_autograd_function_allowed,
 )
 from torch.autograd import forward_ad
@@ -44,6 +45,23 @@ def _has_tangent(tensors: tuple) -> bool:
         if x.layout == torch.strided and not x.is_nested and unpack_dual(x)[1] is not None:
             return True
     return False
+
+
+def _nothing_recorded(cotangents: Any, saved: tuple) -> contextlib.AbstractContextManager:
+    """Goes below the Autograd keys in a backward pass that nobody differentiates: each op of its rule is spared the
+    route, which takes longer than the kernel of a small matrix.
+    """
+    if (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or any(map(is_legacy_batchedtensor, cotangents))  # of torch.autograd.grad(is_grads_batched=True)
+        or _has_tangent(cotangents)
+        or _has_tangent(saved)
+    ):
+        return contextlib.nullcontext()
+    return torch._C._AutoDispatchBelowAutograd()
 
 
 def _refuse_compiled_kernels(name: str) -> None:
@@ -106,8 +124,9 @@ class FastsqrtmOp(_SingleLevelFunction):
         if False in differentiable:
             kept = [x for x, has in zip(cotangents, differentiable, strict=True) if has]
         kept = sharding.alike(kept)
-        with without_autocast(kept[0]):
-            gradients = ctx.definition.rule.vjp(*ctx.saved_tensors, ctx.numbers, *kept)
+        saved = ctx.saved_tensors
+        with _nothing_recorded(kept, saved), without_autocast(kept[0]):
+            gradients = ctx.definition.rule.vjp(*saved, ctx.numbers, *kept)
         gradients = (gradients,) if isinstance(gradients, Tensor) else gradients
         return None, None, None, *gradients, *(None,) * len(ctx.numbers)
 
