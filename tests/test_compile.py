@@ -30,7 +30,8 @@ def inputs(name, shape, dtype=torch.float32):
 @pytest.mark.parametrize("shape", [(3, 3), (2, 1, 4, 4), (0, 3, 3), (2, 0, 0), (1, 1)], ids=str)
 @pytest.mark.parametrize("name", OPS)
 def test_opcheck(name, shape):
-    testing.opcheck(name, tuple(x.requires_grad_(x.is_floating_point()) for x in inputs(name, shape)))
+    tensors = (x.requires_grad_(x.is_floating_point()) for x in inputs(name, shape))
+    testing.opcheck(name, (*tensors, *op_cases.defaults(name, FEW)))
 
 
 @pytest.mark.parametrize("name", OPS)
