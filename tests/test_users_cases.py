@@ -291,6 +291,18 @@ def test_kernel_matrices_with_noise(n, kernel):
         assert testing.relative_error(function(A), exact) <= 2 * testing.relative_error(by_eigh, exact)
 
 
+@pytest.mark.parametrize("n", [32, 64, 128])
+def test_inverse_roots_between_the_range_and_the_precision(path, n):
+    """Whitening by a covariance of hardly more samples than features, beyond the interval of the design."""
+    A = testing.spd(n, kappa=3.4e6, batch=(8,))
+    exact = testing.exact_sqrtm(A, -0.5)
+    values, V = torch.linalg.eigh(A)
+    floored = torch.maximum(values, values.amax(-1, True) * torch.finfo(A.dtype).eps)
+    by_eigh = (V * floored.rsqrt()[..., None, :]) @ V.mT
+    ours, theirs = (testing.relative_error(Z, exact).mean() for Z in (path("inv_sqrtm")(A), by_eigh))
+    assert ours <= theirs / 10
+
+
 @pytest.mark.parametrize("n", [20, 60, 300])
 def test_one_small_eigenvalue(n):
     """The sum of the large ones overestimates the norm, and the design is for eigenvalues down to 1e-6 of it."""
