@@ -281,13 +281,18 @@ Eigen<T> eigensolve(const Team& team, const Workspace<T>& ws) {
     for (int j = 0; j < M.stride; ++j) M.row(i)[j] = j < n ? *ws[0].at(i, j) : 0;
   R *scratch = reinterpret_cast<R*>(ws[1].data), *factors = scratch + 3 * M.stride;
   tridiagonalise(team, M, d, e, factors, scratch);
-  const Rows<T> reflectors(ws[0].data, n), V(ws[4].data, n);
-  T* tau = ws[1].data;
-  for (int i = 0; i + 1 < n; ++i) {
-    for (int j = 0; j < V.stride; ++j) reflectors.row(i)[j] = j < n ? T(M.row(i)[j]) : T(0);
-    tau[i] = T(factors[i]);
+  const Rows<T> V(ws[4].data, n);
+  if constexpr (std::is_same<R, T>::value) {
+    accumulate(team, M, factors, V);
+  } else {
+    const Rows<T> reflectors(ws[0].data, n);
+    T* tau = ws[1].data;
+    for (int i = 0; i + 1 < n; ++i) {
+      for (int j = 0; j < V.stride; ++j) reflectors.row(i)[j] = j < n ? T(M.row(i)[j]) : T(0);
+      tau[i] = T(factors[i]);
+    }
+    accumulate(team, reflectors, tau, V);
   }
-  accumulate(team, reflectors, tau, V);
   if (!diagonalise(team, d, e, V, ws[0].data)) return {V, nullptr};
   return {V, d};
 }
