@@ -141,17 +141,13 @@ void accumulate(const Team& team, const Rows<T>& reflectors, const T* tau, const
   const int n = V.n, blocks = (n + block - 1) / block;
   team.each([&](int member) {
     for (int b = member; b < blocks; b += team.threads) {
-      const int first = b * block, end = std::min(n, first + block);
-      for (int i = first; i < end; ++i)
+      const int first = b * block, end = std::min(n, first + block), shared = end == first + block ? first : 0;
+      for (int i = first; i < end; ++i) {
         for (int j = 0; j < V.stride; ++j) V.row(i)[j] = T(i == j);
-      // Reflector k leaves the rows up to k of the identity as they are.
-      for (int k = end - 2; k >= 0; --k) {
-        if (k < first && end == first + block) {
-          reflect<block>(reflectors, k, tau[k], V, first);
-        } else {
-          for (int i = std::max(first, k + 1); i < end; ++i) reflect<1>(reflectors, k, tau[k], V, i);
-        }
+        // Reflector k leaves the rows up to k of the identity as they are.
+        for (int k = i - 1; k >= shared; --k) reflect<1>(reflectors, k, tau[k], V, i);
       }
+      for (int k = shared - 1; k >= 0; --k) reflect<block>(reflectors, k, tau[k], V, first);
     }
   });
 }
@@ -184,7 +180,7 @@ struct Rotations {
   T* const space;  // 2 stride capacity elements
   int steps = 0, first[most], last[most];
 
-  Rotations(int n, int stride, T* space) : stride(stride), capacity(std::clamp(n / 2, 1, most)), space(space) {}
+  Rotations(int n, int stride, T* space) : stride(stride), capacity(std::clamp(n / 4, 1, most)), space(space) {}
   T* cosines(int step) const { return space + int64_t(2 * step) * stride; }
   T* sines(int step) const { return cosines(step) + stride; }
 };
