@@ -90,7 +90,7 @@ def test_half_precision_with_a_ridge_and_under_autocast(ridge):
         assert X.isfinite().all()
 
 
-@pytest.mark.parametrize("exponent", [1.0, 2.0, 3.2, 4.0])
+@pytest.mark.parametrize("exponent", [1.0, 2.0, 3.2, 4.0, 6.0, 8.0])
 @pytest.mark.parametrize("dense", [False, True])
 def test_decaying_spectra(path, exponent, dense):
     """Traces of roots add up what null directions contribute."""
@@ -100,6 +100,23 @@ def test_decaying_spectra(path, exponent, dense):
     A = ((Q * values) @ Q.mT if dense else values.diag_embed().expand(3, n, n)).float()
     A = A / 2 + A.mT / 2
     assert_as_good_as_the_eigendecomposition(path("sqrtm")(A), A)
+
+
+@pytest.mark.parametrize("exponent", [6, 12])
+@pytest.mark.parametrize("n", [20, 50, 150])
+def test_null_directions_of_float32_count_as_in_float64(path, n, exponent):
+    """The eigenvalues are those of the entries, and only the root is rounded."""
+    values = torch.arange(1, n + 1, dtype=torch.float64) ** -exponent
+    Q = torch.linalg.qr(torch.randn(8, n, n, generator=generator(n), dtype=torch.float64))[0]
+    A = ((Q * values) @ Q.mT).float()
+    A = A / 2 + A.mT / 2
+    exact, other = clamped_root(A.double()), clamped_root(A).double()
+    ours, theirs = (testing.relative_error(S, exact).mean() for S in (path("sqrtm")(A).double(), other))
+    assert ours <= theirs / 5
+    ours, theirs = (
+        (S - exact).diagonal(dim1=1, dim2=2).sum(-1).abs().mean() for S in (path("sqrtm")(A).double(), other)
+    )
+    assert ours <= theirs / 10
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -272,6 +289,18 @@ def test_kernel_matrices_with_noise(n, kernel):
         exact = testing.exact_sqrtm(A, power)
         by_eigh = (V * values**power) @ V.T
         assert testing.relative_error(function(A), exact) <= 2 * testing.relative_error(by_eigh, exact)
+
+
+@pytest.mark.parametrize("n", [32, 64, 128])
+def test_inverse_roots_between_the_range_and_the_precision(path, n):
+    """Whitening by a covariance of hardly more samples than features, beyond the interval of the design."""
+    A = testing.spd(n, kappa=3.4e6, batch=(8,))
+    exact = testing.exact_sqrtm(A, -0.5)
+    values, V = torch.linalg.eigh(A)
+    floored = torch.maximum(values, values.amax(-1, True) * torch.finfo(A.dtype).eps)
+    by_eigh = (V * floored.rsqrt()[..., None, :]) @ V.mT
+    ours, theirs = (testing.relative_error(Z, exact).mean() for Z in (path("inv_sqrtm")(A), by_eigh))
+    assert ours <= theirs / 10
 
 
 @pytest.mark.parametrize("n", [20, 60, 300])

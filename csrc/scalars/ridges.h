@@ -30,8 +30,8 @@ FASTSQRTM_HOST_DEVICE constexpr T ridge_unit(Element element) {
                                        : machine_epsilon<T>();
 }
 
-// A matrix whose root is taken may have eigenvalues down to minus this part of its norm: they count as 0. It covers the
-// rounding of its entries in any type of elements.
+// A matrix whose root is taken may have eigenvalues down to minus this part of the largest: they count as 0. It covers
+// the rounding of its entries in any type of elements.
 constexpr double largest_negative = 0x1p-6;
 
 // The gradient of a root divides by sums of two eigenvalues of the root. One below a quarter of `root_floor` of the

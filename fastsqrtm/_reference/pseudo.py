@@ -1,4 +1,7 @@
-"""The pseudo-inverse of the root: A^(-1/2) on the range of A and zero on its null space."""
+"""The pseudo-inverse of the root: A^(-1/2) on the range of A and zero on its null space.
+
+Its counterpart in C++, to the last bit: PseudoInverseRoot in csrc/include/fastsqrtm/autograd.h.
+"""
 
 import math
 from typing import Any

@@ -58,8 +58,12 @@ def spectral_roots(w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def semidefinite_roots(A: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """A^(1/2) and A^(-1/2) of normalised matrices by their eigenvalues, where `wanted`."""
-    w, V = torch.linalg.eigh(torch.where(wanted, A, identity_like(A)))
+    """A^(1/2) and A^(-1/2) of normalised matrices by their eigenvalues, where `wanted`. The root and the trace take an
+    error of an eigenvalue near zero to its square root, so these are found in float64.
+    """
+    A = torch.where(wanted, A, identity_like(A))
+    precise = A.dtype if A.shape[-1] <= LARGEST_SPECTRAL_ORDER else torch.float64
+    w, V = (x.to(A.dtype) for x in torch.linalg.eigh(A.to(precise)))
     f, g = spectral_roots(w)
     return (V * f[..., None, :]) @ V.mT, (V * g[..., None, :]) @ V.mT
 
@@ -84,6 +88,7 @@ def both_roots(A: Tensor, rtol: float) -> tuple[Tensor, Tensor]:
     f, g = spectral_roots(diagonal)
     accepted = f.isnan().any(-1, True)[..., None].logical_not()
     S, Z = f.diag_embed().where(accepted, math.nan), g.diag_embed().where(accepted, math.nan)
+    given = A
     A, nu = normalise(A)
     finite, zero = nu.isfinite(), nu == 0
     A = torch.where(finite, A, identity_like(A))
@@ -97,14 +102,18 @@ def both_roots(A: Tensor, rtol: float) -> tuple[Tensor, Tensor]:
             closer = 1.05 * spectral_estimate(B, 8)
             bound = torch.where(closer < 0.75, closer * bound, bound)
             B = A / bound
+        unit = nu * bound
         if attempt == "by eigenvalues":
-            (X, Y), good = semidefinite_roots(B, done.logical_not()), done.logical_not()
+            # By a power of two, which rounds nothing: the smallest eigenvalues are as small as the entries' rounding.
+            unit = torch.ldexp(torch.ones_like(nu), nu.frexp().exponent)
+            good = finite & done.logical_not()
+            X, Y = semidefinite_roots(given / unit, good)
         else:
             X, Y, good = newton_roots(B, design)
             X = X * unbiased(B, X, design)
         now = good & done.logical_not()
         S, Z, done = torch.where(now, X, S), torch.where(now, Y, Z), done | now
-        scale = torch.where(now, nu * bound, scale)
+        scale = torch.where(now, unit, scale)
         if may_stop(done):
             break
     scale = scale.sqrt()

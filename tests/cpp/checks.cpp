@@ -133,6 +133,40 @@ void gradients() {
   expect(at::allclose(second, change, 1e-4, 1e-9), "and so is its gradient");
 }
 
+// Of B B^T with B (3, 6, 2), so that every change of B keeps the rank: Z = B (B^T B)^(-3/2) B^T.
+void pseudo_inverse_roots() {
+  const RootOptions zero = RootOptions().null("zero");
+  const Tensor B = spd(6).slice(-1, 0, 2).clone().requires_grad_();
+  const auto of_B = [&](const Tensor& B) { return fastsqrtm::autograd::inv_sqrtm(B.matmul(B.mT()), zero); };
+  const auto by_inverse = [](const Tensor& B) {
+    const Tensor Z = fastsqrtm::autograd::inv_sqrtm(B.mT().matmul(B));
+    return B.matmul(Z).matmul(Z).matmul(Z).matmul(B.mT());
+  };
+  const Tensor W = at::randn({3, 6, 6}, at::kDouble), V = at::randn_like(B);
+  const auto derivatives = [&](const Tensor& Z) {
+    const Tensor first = torch::autograd::grad({(Z * Z * W).sum()}, {B}, {}, true, true)[0];
+    return std::make_pair(first, torch::autograd::grad({(first * V).sum()}, {B})[0]);
+  };
+  const Tensor Z = of_B(B), expected = by_inverse(B);
+  const auto found = derivatives(Z), exact = derivatives(expected);
+  expect(at::allclose(Z, expected, 1e-9), "the pseudo-inverse of a root");
+  expect(at::allclose(found.first, exact.first, 1e-7), "its gradient");
+  expect(at::allclose(found.second, exact.second, 1e-6), "and its gradient's");
+  at::NoGradGuard guard;
+  const Tensor A = B.matmul(B.mT()), half = A.to(at::kHalf);
+  expect(at::equal(fastsqrtm::inv_sqrtm(A, zero), Z), "without a gradient it is the same");
+  const Tensor precise = fastsqrtm::inv_sqrtm(half.to(at::kFloat), RootOptions(zero).null_rtol(6 * 0x1p-10));
+  expect(at::equal(fastsqrtm::inv_sqrtm(half, zero), precise.to(at::kHalf)), "the threshold of half precision");
+  const Tensor d = at::diag(at::tensor({4., 1., 1e-3, 0.}, at::kDouble)), shift = at::eye(4, at::kDouble);
+  expect(at::allclose(fastsqrtm::inv_sqrtm(d, RootOptions(zero).null_rtol(0.1)),
+                      at::diag(at::tensor({.5, 1., 0., 0.})).to(at::kDouble)),
+         "null_rtol");
+  expect(at::allclose(fastsqrtm::inv_sqrtm(d, RootOptions(zero).eps(1)), fastsqrtm::inv_sqrtm(d + shift)), "eps");
+  expect(fastsqrtm::inv_sqrtm(0 * d, zero).eq(0).all().item<bool>(), "of zero");
+  const Tensor bad = fastsqrtm::inv_sqrtm(at::stack({d, d * NAN, d - 0.1 * shift}), zero).isnan().flatten(1).all(1);
+  expect(at::equal(bad, at::tensor({0, 1, 1}).to(at::kBool)), "NaN stays where it is");
+}
+
 void refusals() {
   const Tensor A = spd(4);
   expect_error("fastsqrtm.mpa_lya: A must be (..., n, n), got (3, 4)", [] { fastsqrtm::mpa_lya(at::ones({3, 4})); });
@@ -152,6 +186,16 @@ void refusals() {
                [&] { fastsqrtm::sqrtm_and_inv(A, RootOptions().rtol(2)); });
   expect_error("fastsqrtm.inv_sqrtm: eps must be finite and not negative, got -1",
                [&] { fastsqrtm::inv_sqrtm(A, RootOptions().eps(-1)); });
+  expect_error("fastsqrtm.inv_sqrtm: null must be \"ridge\" or \"zero\", got 'drop'",
+               [&] { fastsqrtm::inv_sqrtm(A, RootOptions().null("drop")); });
+  expect_error("fastsqrtm.inv_sqrtm: null_rtol needs null=\"zero\", got null='ridge'",
+               [&] { fastsqrtm::inv_sqrtm(A, RootOptions().null_rtol(0.1)); });
+  expect_error("fastsqrtm.inv_sqrtm: null_rtol must be at least 0 and less than 1, got 1",
+               [&] { fastsqrtm::inv_sqrtm(A, RootOptions().null("zero").null_rtol(1)); });
+  expect_error("fastsqrtm.inv_sqrtm: A must be (..., n, n), got (3, 4)",
+               [] { fastsqrtm::inv_sqrtm(at::ones({3, 4}), RootOptions().null("zero")); });
+  expect_error("fastsqrtm.sqrtm: null and null_rtol are options of inv_sqrtm",
+               [&] { fastsqrtm::sqrtm(A, RootOptions().null("zero")); });
   expect_error("fastsqrtm.paper.sqrtm: method must be one of mpa, mtp, ns, got 'svd'",
                [&] { fastsqrtm::paper::sqrtm(A, Options().method("svd")); });
   expect_error("fastsqrtm.paper.sqrtm: method must be one of mpa, mtp, ns, got ''",
@@ -233,6 +277,9 @@ void a_tangent_is_refused(const Tensor& A) {
   expect_error("fastsqrtm.sqrtm: A" + text, [&] { fastsqrtm::sqrtm(dual); });
   expect_error("fastsqrtm.sqrtm: A" + text, [&] { fastsqrtm::autograd::sqrtm(dual); });
   expect_error("fastsqrtm.lyapunov: C" + text, [&] { fastsqrtm::lyapunov(A, dual); });
+  const RootOptions zero = RootOptions().null("zero");
+  expect_error("fastsqrtm.inv_sqrtm: A" + text, [&] { fastsqrtm::inv_sqrtm(dual, zero); });
+  expect_error("fastsqrtm.inv_sqrtm: A" + text, [&] { fastsqrtm::autograd::inv_sqrtm(dual, zero); });
   const Tensor primal = std::get<0>(at::_unpack_dual(dual, int64_t(level)));
   expect(at::equal(fastsqrtm::sqrtm(primal), fastsqrtm::sqrtm(A)), "a primal tensor has no tangent");
   torch::autograd::forward_ad::exit_dual_level(level);
@@ -243,6 +290,10 @@ void the_dispatcher_learns_to_differentiate() {
   expect_error(
       "fastsqrtm.mpa_lya: A requires a gradient: call the function of fastsqrtm::autograd, or hold an at::NoGradGuard",
       [&] { fastsqrtm::mpa_lya(A); });
+  expect_error(
+      "fastsqrtm.inv_sqrtm: A requires a gradient: call the function of fastsqrtm::autograd, or hold an "
+      "at::NoGradGuard",
+      [&] { fastsqrtm::inv_sqrtm(A, RootOptions().null("zero")); });
   {
     at::NoGradGuard guard;
     expect(!fastsqrtm::mpa_lya(A).requires_grad(), "without a gradient");
@@ -264,6 +315,7 @@ int main() {
   expect(!fastsqrtm::version().empty(), "version");
   roots();
   gradients();
+  pseudo_inverse_roots();
   refusals();
   signatures_are_those_of_the_dispatcher();
   any_number_of_numbers_and_results();

@@ -395,6 +395,43 @@ Setting stopping(const Case& c, int n) {
   return setting;
 }
 
+double rounding_of(Element element) {
+  switch (element) {
+    case Element::float64:
+      return 0x1p-52;
+    case Element::float32:
+      return 0x1p-23;
+    case Element::float16:
+      return 0x1p-11;
+    case Element::bfloat16:
+      return 0x1p-8;
+  }
+  return 0;
+}
+
+// The error of the design at the largest eigenvalue, four roundings, is not in the roots of matrices near a
+// multiple of the identity.
+void check_side(const Case& c, int n, Element element, const Setting& setting) {
+  constexpr int count = 8;
+  std::vector<Matrix> matrices;
+  for (int m = 0; m < count; ++m) {
+    Matrix a = random_matrix(n);
+    for (int i = 0; i < n * n; ++i) a[i] = (1 + 0.37 * m) * ((i % (n + 1) == 0) + 1e-3 / n * a[i]);
+    matrices.push_back(a);
+  }
+  std::vector<Batch> inputs = {make_batch(matrices, n, element, View::padded)};
+  const std::vector<Matrix> got = run_case(c, n, inputs, setting);
+  double sum = 0;
+  for (int m = 0; m < count; ++m) {
+    double squares = 0, trace = 0;
+    for (int i = 0; i < n * n; ++i) squares += got[m][i] * got[m][i];
+    for (int i = 0; i < n; ++i) trace += inputs[0].values[m][i * (n + 1)];
+    sum += (squares / trace - 1) / count;
+  }
+  expect(std::fabs(sum) <= 2 * rounding_of(element),
+         label_of("side", c, element, n) + ": the mean is off by " + std::to_string(sum / rounding_of(element)));
+}
+
 // The documented answers for special matrices.
 void answers(const Case& c, int n, Element element, const Setting& setting) {
   const OneOfThree one(c, n, element, setting);
@@ -422,6 +459,7 @@ void answers(const Case& c, int n, Element element, const Setting& setting) {
   Matrix identity(n * n, 0.0);
   for (int i = 0; i < n; ++i) identity[i * (n + 1)] = 1;
   one.check(identity, "identity", is_identity);
+  if (n > 1 && c.out[0] == 0) check_side(c, n, element, setting);
   // Rounding makes it as indefinite as the precision of its entries is coarse.
   OneOfThree(c, n, Element::bfloat16, setting).check(rank_one(n), "rank one", is_finite);
 }
@@ -481,6 +519,7 @@ std::vector<Degenerate> degenerate_matrices(int n, double floor, bool are_invert
   for (double w : {-0.9 / 64, -1.1 / 64, -2.02 / 64, -3.1 / 64, -0.5}) {
     all.push_back({"at the limit", with([&](int i) { return i == n - 1 ? w : i == 0 ? 1.0 : 1e-2; }), true});
     all.push_back({"many at the limit", with([&](int i) { return i == 0 ? 1.0 : w; }), true});
+    all.push_back({"at the limit of many", with([&](int i) { return i == n - 1 ? w : 1.0; }), true});
   }
   a = with([&](int i) { return spread(i); });
   for (int i = 0; i < n; ++i) a[i * n + n / 2] = a[n / 2 * n + i] = 0;
@@ -488,19 +527,6 @@ std::vector<Degenerate> degenerate_matrices(int n, double floor, bool are_invert
   return all;
 }
 
-double rounding_of(Element element) {
-  switch (element) {
-    case Element::float64:
-      return 0x1p-52;
-    case Element::float32:
-      return 0x1p-23;
-    case Element::float16:
-      return 0x1p-11;
-    case Element::bfloat16:
-      return 0x1p-8;
-  }
-  return 0;
-}
 double computed_rounding(Element element) { return compute_bytes(element) == 8 ? 0x1p-52 : 0x1p-23; }
 
 // The error of one root of a matrix that may be singular, in a measure that rounding leaves small: the root magnifies

@@ -282,18 +282,13 @@ Matrix semidefinite_root(const Matrix& a, int n, double floor, bool inverse) {
   Matrix q;
   const Matrix symmetric = symmetric_part(a, n);
   std::vector<double> values = eigenvalues_of(symmetric, q, n);
-  double nu = norm(symmetric), one_norm = 0;
-  for (int i = 0; i < n; ++i) {
-    double sum = 0;
-    for (int j = 0; j < n; ++j) sum += std::fabs(symmetric[i * n + j]);
-    one_norm = std::fmax(one_norm, sum);
-  }
-  nu = std::fmin(nu, one_norm);
+  double largest = 0;
+  for (double w : values) largest = std::fmax(largest, std::fabs(w));
   Matrix scaled_rows = q;
   for (int i = 0; i < n * n; ++i) {
     const double w = values[i / n];
-    if (w < -nu / 64) return Matrix(n * n, NAN);
-    scaled_rows[i] *= inverse ? 1 / std::sqrt(std::fmax(w, floor * nu)) : std::sqrt(std::fmax(w, 0));
+    if (w < -largest / 64) return Matrix(n * n, NAN);
+    scaled_rows[i] *= inverse ? 1 / std::sqrt(std::fmax(w, floor * largest)) : std::sqrt(std::fmax(w, 0));
   }
   return multiply(transposed(q, n), scaled_rows, n);
 }

@@ -46,14 +46,15 @@ bool is_diagonal(const Panels<T>& A) {
 template <class T>
 bool spectral_roots(const Team& team, Wanted wanted, const Workspace<T>& ws) {
   const int n = ws.n;
-  const Eigen<T> eigen = eigensolve(team, ws);
+  // The small ones are mostly of full rank.
+  const Eigen<T> eigen = n <= largest_spectral_order ? eigensolve<T>(team, ws) : eigensolve<double>(team, ws);
   if (eigen.values == nullptr) return false;
   SpectralRoots<T> roots;
   for (int k = 0; k < n; ++k) roots.add(T(eigen.values[k]));
   if (!roots.exist()) return false;
   const auto assemble = [&](auto weight, const Panels<T>& to) {
     const Panels<T> V = ws[0];
-    load_matrix(eigen.rows, eigen.stride, 1, V);
+    load_matrix(eigen.V.data, eigen.V.stride, 1, V);
     for (int k = 0; k < n; ++k) {
       const T w = std::sqrt(weight(T(eigen.values[k])));
       for (int j = 0; j < n; ++j) *V.at(k, j) *= w;

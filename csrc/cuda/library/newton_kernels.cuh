@@ -21,6 +21,8 @@ struct NewtonState {
   T bound;          // roots: of the largest eigenvalue of A / ||A||_F
   Entries entries;  // roots: of A
   int singular;     // the inverse is too large
+  T trace;          // roots: of A / (||A||_F bound)
+  T factor;         // roots: by which to scale the root
   T unit;           // of the ridges
   T ridge;          // added to the diagonal
   T norm_b;         // 1-norm of B
@@ -75,15 +77,19 @@ __global__ void begin_roots_kernel(const ColumnSums<T>* sums, int n, NewtonState
   const T norm = one_norm_of(sums, n, T(0), shared);
   NewtonState<T> state = {};
   state.bound = norm > T(0) && norm < T(1) ? norm : T(1);
-  T worst = 0;
+  T worst = 0, trace = 0;
   for (int c = threadIdx.x; c < n; c += norm_threads) {
+    trace += sums[c].diagonal;
     const bool other = !(sums[c].absolute == T(0) && sums[c].diagonal == sums[c].diagonal);
     const bool negative = sums[c].diagonal < T(-largest_negative) * state.bound;
     worst = max_or_nan(worst, rank_of_entries<T>(other, negative));
   }
   worst = reduce_block(worst, shared, [](T a, T b) { return max_or_nan(a, b); });
+  trace = reduce_block(trace, shared, [](T a, T b) { return a + b; });
   if (threadIdx.x > 0) return;
   state.entries = entries_of_rank(worst);
+  state.trace = trace * reciprocal(state.bound);
+  state.factor = T(1);
   states[blockIdx.x] = state;
 }
 
@@ -114,6 +120,20 @@ __global__ void singular_inverse_kernel(const ColumnSums<T>* sums, int n, T larg
   trace = reduce_block(trace, shared, add);
   squares = reduce_block(squares, shared, add);
   if (threadIdx.x == 0 && !(squares <= largest * trace)) states[blockIdx.x].singular = 1;
+}
+
+// The factor of a root from its column sums, for a design of this error.
+template <typename T>
+__global__ void factor_kernel(const ColumnSums<T>* sums, int n, T error, NewtonState<T>* states) {
+  T* shared = reinterpret_cast<T*>(dynamic_shared());
+  sums += static_cast<int64_t>(blockIdx.x) * n;
+  T squares = 0;
+  for (int c = threadIdx.x; c < n; c += norm_threads) {
+    squares += sums[c].squares + sums[c].diagonal * sums[c].diagonal;
+  }
+  squares = reduce_block(squares, shared, [](T a, T b) { return a + b; });
+  NewtonState<T>& state = states[blockIdx.x];
+  if (threadIdx.x == 0 && !state.singular) state.factor = unbiased(state.trace, squares, error);
 }
 
 // norm_b, the 1-norm of B

@@ -37,6 +37,9 @@ class NewtonSteps {
   // Marks the matrices whose inverse has an estimated norm of more than `largest`.
   void find_singular(const T* inverse, T largest) { with_sums(inverse, &singular_inverse_kernel<T>, largest); }
 
+  // The factor of the roots X, which takes the error of the design away.
+  void find_factor(const T* x, T error) { with_sums(x, &factor_kernel<T>, error); }
+
   // The initial state of the matrix that a Lyapunov equation has.
   void begin(const T* matrix) { with_sums(matrix, &begin_newton_kernel<T>, ridge_unit<T>(large_.problem().element)); }
 

@@ -24,6 +24,7 @@ struct Roots : OneTeam {
     T weight[max_poles] = {};
     T half_scale[max_newton_steps] = {};
     T largest_inverse;
+    T error;  // of the design
 
     Arguments(const passes::Roots& pass, const Operands& operands, const Plan& plan)
         : problem(operands.problem),
@@ -35,7 +36,8 @@ struct Roots : OneTeam {
           newton_steps(pass.design.newton_steps),
           constant(static_cast<T>(pass.design.constant)),
           // There is no second attempt with a closer norm, as on CPU, so the limit is lower.
-          largest_inverse(static_cast<T>(pass.design.largest_inverse(singular_eigenvalue(sizeof(T)) / 4))) {
+          largest_inverse(static_cast<T>(pass.design.largest_inverse(singular_eigenvalue(sizeof(T)) / 4))),
+          error(static_cast<T>(pass.design.error)) {
       for (int j = 0; j < poles; ++j) {
         inverse_shift[j] = static_cast<T>(1 / pass.design.shifts[j]);
         weight[j] = static_cast<T>(pass.design.weights[j]);
@@ -101,6 +103,15 @@ __device__ __forceinline__ Entries entries_of(const Fragment<V, split>& f, const
   return entries_of_rank(team_max<V>(rank_of_entries<T>(other, negative), scratch));
 }
 
+// The trace of f, the same bits for all lanes.
+template <class V, int split, typename T>
+__device__ __forceinline__ T trace_of(const Fragment<V, split>& f, const Owner<V, split>& owner, T* scratch) {
+  T own = 0;
+#pragma unroll
+  for (int c = 0; c < V::tile; ++c) own += c == owner.row ? f.diagonal[c] : T(0);
+  return team_sum<V>(own, scratch);
+}
+
 // f = M^T M. Each lane has the whole sums of its elements: a split of the inner dimension, as in product.cuh, would
 // take more registers than the sweeps.
 template <class V, int split, typename T>
@@ -137,7 +148,7 @@ __device__ __forceinline__ void multiply_with_transpose(const T* m, int n, const
 // do not have to keep them.
 template <class V, int split, typename T>
 __device__ __forceinline__ void roots_by_eigenvalues(T* shared, T* second, T* scratch, int n, bool has_root,
-                                                     bool has_inverse, Fragment<V, split>& h) {
+                                                     bool has_inverse, T trace, Fragment<V, split>& h) {
   using Part = Triangle<V, split>;
   T* base = reinterpret_cast<T*>(dynamic_shared());
   T* work = base + opaque(static_cast<int>(shared - base));
@@ -145,20 +156,24 @@ __device__ __forceinline__ void roots_by_eigenvalues(T* shared, T* second, T* sc
   const Owner<V, split> owner(opaque(threadIdx.x));
   const SharedRows<V> rows{work};
   const PairLanes<V> lanes{scratch};
-  T trace = 0;
-#pragma unroll
-  for (int c = 0; c < V::tile; ++c) trace += c == owner.row ? h.diagonal[c] : T(0);
-  trace = team_sum<V>(trace, scratch);
   add_identity(h, owner, n, T(jacobi_shift));
   write(work, owner, h, T(1));
   sync_team<V::threads>();
   make_orthogonal(rows, lanes, n);
-  T largest = T(-1), sum = 0;  // of -lambda, of lambda
+  T radius = 0;
+#pragma unroll 1
+  for (int first = 0; first < V::padded; first += lanes.groups) {
+    const int row = first + lanes.group();
+    const T lambda = eigenvalue(squared_norm(rows, lanes, row, row < n));
+    if (row < n) radius = max_or_nan(radius, std::fabs(lambda));
+  }
+  radius = team_max<V>(radius, scratch);
+  T largest = -infinity<T>(), sum = 0;  // of -lambda, of lambda
 #pragma unroll 1
   for (int first = 0; first < V::padded; first += lanes.groups) {
     const int row = first + lanes.group();
     const bool present = row < n;
-    const RowScales<T> scales(squared_norm(rows, lanes, row, present), has_inverse);
+    const RowScales<T> scales(squared_norm(rows, lanes, row, present), radius, has_inverse);
     if (!present) continue;
     scale_row(rows, lanes, row, scales.first);
     largest = max_or_nan(largest, -scales.lambda);
@@ -167,7 +182,7 @@ __device__ __forceinline__ void roots_by_eigenvalues(T* shared, T* second, T* sc
     second[row] = scales.second;
   }
   largest = team_max<V>(largest, scratch);
-  const bool indefinite = has_negative(largest, team_sum<V>(sum, scratch), trace);
+  const bool indefinite = has_negative(largest, radius, team_sum<V>(sum, scratch) - trace);
 #pragma unroll 1
   for (int part = has_inverse ? 0 : 1; part < (has_root ? 2 : 1); ++part) {
     if (part == 1 && has_inverse) {
@@ -242,9 +257,10 @@ FASTSQRTM_DEVICE void Roots::run(const Arguments<typename V::scalar>& arguments)
     h.apply([inverse_bound](T value) { return value * inverse_bound; });
     const bool finite = !norm.is_zero && norm.ratio == norm.ratio;
     const Entries entries = entries_of(h, owner, scratch);
+    const T trace = trace_of(h, owner, scratch);
     sync_matrix();  // the packed triangles take the place of the matrix
     if (by_eigenvalues) {
-      if (team == 0) roots_by_eigenvalues(work, own, scratch, n, has_root, has_inverse, h);
+      if (team == 0) roots_by_eigenvalues(work, own, scratch, n, has_root, has_inverse, trace, h);
       if (joined) __syncthreads();  // X and Y are there
     } else {
       if (team == 0) {
@@ -327,7 +343,9 @@ FASTSQRTM_DEVICE void Roots::run(const Arguments<typename V::scalar>& arguments)
     for (int part = has_root ? 0 : 1; team == 0 && part < (has_inverse ? 2 : 1); ++part) {
       const bool is_root = part == 0;
       (is_root ? x : y).load(h);
-      const T scale = is_root ? norm.root() * square_root(bound) : norm.inverse_root() * reciprocal(square_root(bound));
+      T scale = is_root ? norm.root() * square_root(bound) : norm.inverse_root() * reciprocal(square_root(bound));
+      if (is_root && !by_eigenvalues)
+        scale *= unbiased(trace, team_sum<V>(sum_of_squares(h, T(1)), scratch), arguments.error);
       h.apply([scale](T value) { return value * scale; });
       if (norm.is_zero) {
         h.apply([](T) { return T(0); });
@@ -459,9 +477,14 @@ __global__ void __launch_bounds__(PairWarps<T>::threads)
   __syncthreads();
   make_orthogonal(rows, lanes, n);
   second += matrix * n;
-  T largest = T(-1), sum = 0;  // of -lambda, of lambda less the entry on the diagonal
+  T radius = 0;
   for (int row = lanes.group(); row < n; row += lanes.groups) {
-    const RowScales<T> scales(squared_norm(rows, lanes, row, true), y != nullptr);
+    radius = max_or_nan(radius, std::fabs(eigenvalue(squared_norm(rows, lanes, row, true))));
+  }
+  radius = lanes.reduce(radius, [](T p, T q) { return max_or_nan(p, q); });
+  T largest = -infinity<T>(), sum = 0;  // of -lambda, of lambda less the entry on the diagonal
+  for (int row = lanes.group(); row < n; row += lanes.groups) {
+    const RowScales<T> scales(squared_norm(rows, lanes, row, true), radius, y != nullptr);
     scale_row(rows, lanes, row, scales.first);
     largest = max_or_nan(largest, -scales.lambda);
     sum += scales.lambda - a[start + static_cast<int64_t>(row) * (n + 1)];
@@ -469,7 +492,7 @@ __global__ void __launch_bounds__(PairWarps<T>::threads)
   }
   largest = lanes.reduce(largest, [](T p, T q) { return max_or_nan(p, q); });
   sum = lanes.reduce(sum, [](T p, T q) { return p + q; });
-  const bool indefinite = has_negative(largest, sum, T(0));
+  const bool indefinite = has_negative(largest, radius, sum);
   for (int part = 0; part < 2; ++part) {
     T* root = part == 0 ? y : x;
     if (!root) continue;
@@ -499,7 +522,7 @@ __global__ void store_roots_kernel(Problem problem, Input a, const T* x, const N
       const Norm<T> norm = norms[m];
       const NewtonState<T> state = states[m];
       const T bound = square_root(state.bound);
-      T value = x[at] * (inverse ? norm.inverse_root() * reciprocal(bound) : norm.root() * bound);
+      T value = x[at] * (inverse ? norm.inverse_root() * reciprocal(bound) : norm.root() * bound * state.factor);
       if (norm.is_zero) {
         value = inverse && i == j ? infinity<T>() : T(0);
       } else if (state.entries == Entries::indefinite_diagonal) {
@@ -546,6 +569,7 @@ void Roots::run_large(Large& large, const Arguments<typename Large::scalar>& arg
     if (next_x) large.tiles(&add_inverse_kernel<T>, right + batch * size, f.info + batch, n, half, half, x);
     if (next_y) large.tiles(&add_inverse_kernel<T>, right, f.info, n, half, half, y);
   }
+  if (arguments.root) newton.find_factor(x, arguments.error);
   // W takes the place of a factor, the numbers of the rows that of a right side.
   large.library().run(&roots_by_eigenvalues_kernel<T>, batch, 1, PairWarps<T>::threads, 1,
                       PairWarps<T>::groups * sizeof(T), a, n, large.norms(), newton.states(), factor, right,

@@ -168,30 +168,36 @@ __device__ __forceinline__ void make_orthogonal(const Rows& rows, const Lanes& l
   }
 }
 
-// The functions of an eigenvalue lambda, for rows of norm lambda + c: the rows times `first` make M with M^T M =
-// A^(-1/2) if the inverse root is asked for, else the root; the rows times `second` thereafter the root.
+// lambda, for a row of norm lambda + c.
+template <typename T>
+__device__ __forceinline__ T eigenvalue(T squared_norm) {
+  return square_root(squared_norm) - T(jacobi_shift);
+}
+
+// The functions of an eigenvalue lambda, where `radius` is the largest absolute one: the rows times `first` make M with
+// M^T M = A^(-1/2) if the inverse root is asked for, else the root; the rows times `second` thereafter the root.
 template <typename T>
 struct RowScales {
   T lambda, first, second;
 
-  __device__ __forceinline__ RowScales(T squared_norm, bool has_inverse) {
-    const T norm = square_root(squared_norm);
-    lambda = norm - T(jacobi_shift);
+  __device__ __forceinline__ RowScales(T squared_norm, T radius, bool has_inverse) : lambda(eigenvalue(squared_norm)) {
     const T positive = lambda > T(0) ? square_root(lambda) : T(0);
-    const T floored = square_root(lambda > machine_epsilon<T>() ? lambda : machine_epsilon<T>());
-    first = reciprocal(norm) * (has_inverse       ? square_root(reciprocal(floored))
-                                : positive > T(0) ? square_root(positive)
-                                                  : T(0));
+    const T least = machine_epsilon<T>() * radius;
+    const T floored = square_root(lambda > least ? lambda : least);
+    first = reciprocal(square_root(squared_norm)) * (has_inverse       ? square_root(reciprocal(floored))
+                                                     : positive > T(0) ? square_root(positive)
+                                                                       : T(0));
     second = positive > T(0) ? square_root(positive * floored) : T(0);
   }
 };
 
 // True if an eigenvalue is too far below zero for a rounding, from the largest -lambda that RowScales has found, the
-// sum of all lambda and the trace. The limit is exact: an eigenvalue in (-3/64, -1/32) seems to be one in (-1/32,
-// -1/64), and one below adds at least 1/32 to the sum.
+// largest |lambda|, `radius`, and what the sum of all lambda exceeds the trace by. The limit is exact, because no
+// eigenvalue is larger than 1: one in (-3/64, -1/32) seems to be one in (-1/32, -1/64), and one below adds at least
+// 1/32 to the sum.
 template <typename T>
-__device__ __forceinline__ bool has_negative(T largest, T sum, T trace) {
-  return !(largest <= T(largest_negative) && sum - trace <= T(largest_negative));
+__device__ __forceinline__ bool has_negative(T largest, T radius, T excess) {
+  return !(largest <= T(largest_negative) * radius && excess <= T(largest_negative));
 }
 
 }  // namespace cuda

@@ -127,6 +127,14 @@ __device__ __forceinline__ Norm<T> frobenius_norm(const Fragment<V, split>& f, T
   return norm;
 }
 
+// The factor with which the root of a matrix has the sum of squares `trace`, because the error of a design is largest
+// at the largest eigenvalue and always to the same side. 1 where the root has other errors.
+template <typename T>
+__device__ __forceinline__ T unbiased(T trace, T squares, T error) {
+  const T factor = square_root(trace * reciprocal(squares));
+  return std::fabs(factor - T(1)) <= T(2) * error ? factor : T(1);
+}
+
 // Factor from y to the result: sqrt(nu) for the root, 1 / sqrt(nu) for the inverse root, 0 for that of the zero matrix.
 template <typename T>
 __device__ __forceinline__ T result_scale(const Norm<T>& norm, bool inverse) {

@@ -309,14 +309,46 @@ void for_each(const Visit& visit) {
 
 }  // namespace ops
 
+namespace detail {
+
+/// The pseudo-inverse of the root. Its derivative Z' in the direction of a symmetric change D of A that keeps the rank
+/// is self-adjoint: within the range S Z' + Z' S = -Z D Z for the root S = A Z, and between range and null space, of
+/// projector Q, Z' = Z^3 D Q + Q D Z^3.
+struct PseudoInverseRoot : torch::autograd::Function<PseudoInverseRoot> {
+  static Tensor forward(AutogradContext* context, const Tensor& A, double null_rtol) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    context->save_for_backward({A});
+    context->saved_data["null_rtol"] = null_rtol;
+    return fastsqrtm::detail::pseudo_inverse_root(A, null_rtol);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& G) {
+    const Tensor A = context->get_saved_variables()[0];
+    const Tensor Z = PseudoInverseRoot::apply(symmetric_part(A), context->saved_data["null_rtol"].toDouble());
+    const Tensor D = symmetric_part(G[0]);
+    const Tensor Q = identity_like(A) - Z.matmul(A).matmul(Z), S = symmetric_part(A.matmul(Z));
+    const Tensor scale = at::linalg_matrix_norm(S.detach(), "fro", {-2, -1}, true);
+    const Tensor padded = S + scale * Q;  // the identity in the place of the zeros of S
+    const Tensor within = ops::lyapunov_newton(padded, Z.matmul(D).matmul(Z), 0);
+    const Tensor across = Z.matmul(Z).matmul(Z).matmul(D).matmul(Q);
+    return {at::where(scale == 0, 0, symmetric_part(2 * across - within)), Tensor()};
+  }
+};
+
+}  // namespace detail
+
 /// Like fastsqrtm::sqrtm. Gradient: X with S X + X S = sym(G) for the root S and the cotangent G.
 inline Tensor sqrtm(const Tensor& A, const RootOptions& options = {}) {
   return fastsqrtm::detail::root(ops::sqrtm, A, options);
 }
 
-/// Like fastsqrtm::inv_sqrtm. Gradient: X with S X + X S = -Z sym(G) Z for Z = A^(-1/2), S = Z^-1.
+/// Like fastsqrtm::inv_sqrtm. Gradient: X with S X + X S = -Z sym(G) Z for Z = A^(-1/2), S = Z^-1; with null("zero")
+/// that of the map among matrices of the same rank.
 inline Tensor inv_sqrtm(const Tensor& A, const RootOptions& options = {}) {
-  return fastsqrtm::detail::root(ops::inv_sqrtm, A, options);
+  return fastsqrtm::detail::inverse_root(ops::inv_sqrtm, A, options, [](const Tensor& symmetric, double null_rtol) {
+    fastsqrtm::detail::check_no_tangent(signatures::inv_sqrtm, {&symmetric});
+    return detail::PseudoInverseRoot::apply(symmetric, null_rtol);
+  });
 }
 
 /// Like fastsqrtm::sqrtm_and_inv, with one backward pass for both roots.

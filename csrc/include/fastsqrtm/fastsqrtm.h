@@ -18,6 +18,7 @@
 /// fastsqrtm/paper.h has the approximants of the paper with a choice of gradient.
 #pragma once
 
+#include <fastsqrtm/detail/pseudo.h>
 #include <fastsqrtm/ops.h>
 #include <torch/arg.h>
 
@@ -40,6 +41,11 @@ struct RootOptions {
   TORCH_ARG(double, eps) = 0;
   /// The same in units of the Frobenius norm of each matrix.
   TORCH_ARG(double, rel_eps) = 0;
+  /// Of inv_sqrtm alone, what becomes of null directions: "ridge" counts their eigenvalues as the eps of the precision
+  /// times the largest; "zero" maps them to zero, which gives the pseudo-inverse of the root, by torch's eigh.
+  TORCH_ARG(std::string, null) = "ridge";
+  /// With null("zero"), eigenvalues up to this part of the largest are null. Unset means n times the eps of A's dtype.
+  TORCH_ARG(std::optional<double>, null_rtol);
 };
 
 namespace detail {
@@ -67,13 +73,13 @@ auto shifted(const std::string& function, const at::Tensor& A, double eps, const
   return cast(root, dtype);
 }
 
-template <class Op>
-auto root(const Op& op, const at::Tensor& A, const RootOptions& options) {
-  const std::string function(op.signature.name);
+/// compute(A + eps I + rel_eps ||A||_F I).
+template <class Compute>
+auto root_of_shifted(const std::string& function, const at::Tensor& A, const RootOptions& options,
+                     const Compute& compute) {
   const double rel_eps = options.rel_eps();
   if (!(rel_eps >= 0 && rel_eps < std::numeric_limits<double>::infinity()))
     fail(c10::str("fastsqrtm.", function, ": rel_eps must be finite and not negative, got ", rel_eps));
-  const auto compute = [&](const at::Tensor& shifted) { return op(shifted, options.rtol().value_or(0)); };
   if (rel_eps == 0 || A.numel() == 0 || !is_batch_of_matrices(A)) return shifted(function, A, options.eps(), compute);
   const at::Tensor precise = A.scalar_type() == at::kDouble ? A : A.to(at::kFloat);
   const at::Tensor size = precise.detach().abs().amax({-2, -1}, true);  // keeps the squares of the norm in range
@@ -81,6 +87,41 @@ auto root(const Op& op, const at::Tensor& A, const RootOptions& options) {
   const at::Tensor norm = unit * at::linalg_vector_norm(precise / unit, 2, at::IntArrayRef{-2, -1}, true);
   const at::Tensor identity = at::eye(A.size(-1), precise.options().requires_grad(false));
   return cast(shifted(function, precise + rel_eps * norm * identity, options.eps(), compute), A.scalar_type());
+}
+
+template <class Op>
+auto root(const Op& op, const at::Tensor& A, const RootOptions& options) {
+  const std::string function(op.signature.name);
+  if (options.null() != "ridge" || options.null_rtol())
+    fail(c10::str("fastsqrtm.", function, ": null and null_rtol are options of inv_sqrtm"));
+  const auto compute = [&](const at::Tensor& shifted) { return op(shifted, options.rtol().value_or(0)); };
+  return root_of_shifted(function, A, options, compute);
+}
+
+/// The inverse root by `op`, or by pseudo_inverse(symmetric A in float32 or float64, null_rtol) where the options ask
+/// for it.
+template <class Op, class PseudoInverse>
+at::Tensor inverse_root(const Op& op, const at::Tensor& A, const RootOptions& options,
+                        const PseudoInverse& pseudo_inverse) {
+  if (options.null() != "ridge" && options.null() != "zero")
+    fail(c10::str("fastsqrtm.inv_sqrtm: null must be \"ridge\" or \"zero\", got '", options.null(), "'"));
+  if (options.null() == "ridge" && options.null_rtol())
+    fail("fastsqrtm.inv_sqrtm: null_rtol needs null=\"zero\", got null='ridge'");
+  if (options.null() == "ridge") return root(op, A, options);
+  if (A.is_nested() || !is_batch_of_matrices(A)) return op(A, 0);  // which throws
+  const auto dtype = A.scalar_type();
+  const auto precision = dtype == at::kDouble ? at::kDouble : at::kFloat;
+  const double epsilon = dtype == at::kDouble     ? 0x1p-52
+                         : dtype == at::kFloat    ? 0x1p-23
+                         : dtype == at::kBFloat16 ? 0x1p-7
+                                                  : 0x1p-10;
+  const double null_rtol = options.null_rtol().value_or(double(A.size(-1)) * epsilon);
+  if (!(null_rtol >= 0 && null_rtol < 1))
+    fail(c10::str("fastsqrtm.inv_sqrtm: null_rtol must be at least 0 and less than 1, got ", null_rtol));
+  return root_of_shifted("inv_sqrtm", A, options, [&](const at::Tensor& shifted) {
+    if (shifted.numel() == 0) return shifted.clone();
+    return pseudo_inverse(symmetric_part(shifted.to(precision)), null_rtol).to(dtype);
+  });
 }
 
 /// Calls solve(B, C, number) with the leading dimensions of B and C broadcast.
@@ -112,9 +153,15 @@ inline at::Tensor sqrtm(const at::Tensor& A, const RootOptions& options = {}) {
   return detail::root(ops::sqrtm, A, options);
 }
 
-/// Returns the inverse square root of each matrix, (..., n, n) positive definite. Otherwise like sqrtm.
+/// Returns the inverse square root of each matrix, (..., n, n) positive definite. Otherwise like sqrtm. With
+/// RootOptions().null("zero") A is positive semidefinite, and the result the pseudo-inverse of its root; that one has
+/// no rule in the dispatcher and is differentiable in fastsqrtm::autograd alone.
 inline at::Tensor inv_sqrtm(const at::Tensor& A, const RootOptions& options = {}) {
-  return detail::root(ops::inv_sqrtm, A, options);
+  return detail::inverse_root(ops::inv_sqrtm, A, options, [](const at::Tensor& symmetric, double null_rtol) {
+    detail::check_no_tangent(signatures::inv_sqrtm, {&symmetric});
+    detail::check_no_gradient(signatures::inv_sqrtm, signatures::inv_sqrtm.arguments[0], symmetric);
+    return detail::pseudo_inverse_root(symmetric, null_rtol);
+  });
 }
 
 /// Returns the square root and the inverse square root of each matrix, from one forward pass. Otherwise like sqrtm.

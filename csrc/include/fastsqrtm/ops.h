@@ -68,6 +68,13 @@ inline void check_no_tangent(const Signature& op, std::initializer_list<const at
   }
 }
 
+/// Refuses a tensor that requires a gradient, which a function without a rule would drop.
+inline void check_no_gradient(const Signature& op, const Argument& argument, const at::Tensor& x) {
+  if (x.requires_grad() && at::GradMode::is_enabled())
+    fail(c10::str("fastsqrtm.", op.name, ": ", argument.name,
+                  " requires a gradient: call the function of fastsqrtm::autograd, or hold an at::NoGradGuard"));
+}
+
 /// Refuses the tensors for which the dispatcher would fail before it reaches the checks of the kernels.
 inline void check(const Signature& op, const c10::OperatorHandle& handle,
                   std::initializer_list<const at::Tensor*> arguments) {
@@ -88,10 +95,9 @@ inline void check(const Signature& op, const c10::OperatorHandle& handle,
     if (x->device() != first.device() && fits && x->dtype() == first.dtype())
       complain(
           c10::str("must be on the device of ", op.arguments[0].name, " (", first.device(), "), got ", x->device()));
-    if (x->requires_grad() && at::GradMode::is_enabled() &&
-        !handle.hasKernelForDispatchKey(c10::DispatchKey::Autograd) &&
+    if (!handle.hasKernelForDispatchKey(c10::DispatchKey::Autograd) &&
         !c10::impl::tls_is_dispatch_key_excluded(c10::DispatchKey::AutogradCPU))
-      complain("requires a gradient: call the function of fastsqrtm::autograd, or hold an at::NoGradGuard");
+      check_no_gradient(op, *argument, *x);
     ++argument;
   }
 }

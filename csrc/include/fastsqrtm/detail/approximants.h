@@ -4,6 +4,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <fastsqrtm/detail/pseudo.h>
 
 #include <cmath>
 #include <limits>
@@ -13,14 +14,11 @@ namespace fastsqrtm {
 namespace autograd {
 namespace detail {
 
-using at::Tensor;
-
 // One term after the other, here and in autograd.h: torch adds up gradients in the reverse order of the terms, and C++
 // would leave that order open.
-inline Tensor symmetric_part(const Tensor& A) {
-  const Tensor half = A / 2;
-  return half + A.mT() / 2;
-}
+using at::Tensor;
+using fastsqrtm::detail::identity_like;
+using fastsqrtm::detail::symmetric_part;
 
 enum class Series { pade, taylor, newton_schulz };
 
@@ -34,8 +32,6 @@ inline Tensor spd_solve(const Tensor& A, const Tensor& B) {
 struct Second {
   Tensor value, along_G, along_D, second;
 };
-
-inline Tensor identity_like(const Tensor& X) { return at::eye(X.size(-1), X.options().requires_grad(false)); }
 
 inline Second pade(const Tensor& X, const Tensor& G, const Tensor& D, int64_t degree, bool inverse) {
   const double pi = 3.14159265358979323846, order = double(2 * degree + 1);
