@@ -3,10 +3,13 @@
 
 namespace fastsqrtm {
 
-// tiny: many matrices side by side, in the lanes of a vector or by one thread each. No pass has this path yet.
+// tiny: many matrices side by side, in the lanes of a vector; on the CPU alone.
 // block: one matrix at a time in the cache of a core or in the shared memory of a block.
 // library: by library calls, for matrices that do not fit a block.
 enum class Path { tiny, block, library };
+
+// Up to this order matrices take Path::tiny on the CPU.
+constexpr int largest_tiny_order = 8;
 
 constexpr const char* path_name(Path path) {
   switch (path) {

@@ -56,9 +56,9 @@ class CudaKernel:
 class Plan:
     """The path of `sqrtm` and its backward for a tensor.
 
-    path: "block", the native kernels, a matrix each team of threads; "library", matrices beyond a block of a GPU by
-        cuBLAS and cuSOLVER; "reference", plain torch, for the `reason`. "tiny" is reserved for kernels that take many
-        small matrices at once.
+    path: "tiny", the native kernels of the CPU for n up to 8, a matrix each lane of a vector; "block", the native
+        kernels, a matrix each team of threads; "library", matrices beyond a block of a GPU by cuBLAS and cuSOLVER;
+        "reference", plain torch, for the `reason`.
     design: What `sqrtm` computes at this rtol.
     cpu: The sizes of the CPU kernels, where they run.
     forward, backward: The fused CUDA kernels, where they run.
@@ -102,7 +102,7 @@ def plan(A: Tensor, rtol: float | None = None) -> Plan:
         RuntimeError: A is not square or of another dtype, or rtol is out of range.
 
     Example:
-        >>> fastsqrtm.plan(torch.eye(8)).path in ("block", "reference")
+        >>> fastsqrtm.plan(torch.eye(8)).path in ("tiny", "reference")
         True
         >>> fastsqrtm.plan(torch.eye(8), rtol=1e-2).design
         Design(poles=3, newton_steps=1, error=0.00097)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # at the end: an installed fastsqrtm stays in front of the sources
 
 pytest.importorskip("tqdm")
-from bench import accurate, compare, report, run  # noqa: E402
+from bench import accurate, compare, report, run, tiny  # noqa: E402
 from bench.paper import claims, studies, systems, training  # noqa: E402
 from bench.paper import main as paper_main  # noqa: E402
 
@@ -264,3 +264,11 @@ def test_the_frechet_record_has_errors_and_prints(monkeypatch, tmp_path, capsys)
         assert row["error"] < (1e-13 if ours else 1e-5), row
     assert [row["error of the covariance"] < 1e-3 for row in record["wct"]] == [True, True]
     assert "| 12 | 5 | of samples |" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_tiny_matrices_next_to_their_traffic():
+    record = tiny.measure(0.001, [(tiny.DISTINCT, 2)])
+    assert {row["threads"] for row in record["times"]} == {1, 2}
+    assert all(value > 0 for row in record["times"] for value in row["ns"].values())
+    assert tiny.table(record).count("| 10000 x 2 |") == 4

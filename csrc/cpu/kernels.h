@@ -22,6 +22,21 @@ struct Task {
   void* out[max_outputs];
 };
 
+// A batch whose matrices lie at equal distances, in elements; outputs are contiguous.
+struct BatchIn {
+  const void* data;
+  int64_t matrix_stride, row_stride, column_stride;
+};
+struct Batch {
+  int n;
+  int64_t matrices;
+  BatchIn in[max_inputs];
+  struct Out {
+    void* data;
+    int64_t bytes;  // of one matrix, or of the number that belongs to it
+  } out[max_outputs];
+};
+
 // `workspace` holds `matrices` matrices (workspace_bytes in matrix/layout.h). It is aligned to 64 bytes and zero before
 // its first use: old bits in the padding would not harm the results, but denormal numbers are slow.
 template <class Arguments>
@@ -29,6 +44,8 @@ struct Kernel {
   int matrices;
   bool adds_to_output;  // writes its output twice, so that half types would be rounded twice
   void (*run)(Element, const Task&, const Arguments&, void* workspace, const Team&);
+  // Path::tiny: matrices first, ..., last - 1, side by side in the lanes of vectors.
+  void (*run_tiny)(Element, const Batch&, int64_t first, int64_t last, const Arguments&, void* workspace);
 };
 
 struct Kernels {

@@ -1,9 +1,11 @@
 // Runs the passes on CPU tensors: plans, and spreads the batch over torch's threads. The ops are those of csrc/ops.h.
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -54,6 +56,46 @@ class Matrices {
   std::vector<Leading> leading_;  // innermost first
 };
 
+// The batch of the tiny path. A tensor whose matrices lie at no equal distances is copied.
+struct Tiny {
+  Batch batch;
+  std::array<std::optional<Tensor>, max_inputs> copies;
+
+  Tiny(int64_t n, int64_t matrices, Inputs in, Outputs out) : batch{int(n), matrices, {}, {}} {
+    std::size_t k = 0;
+    for (const Tensor* A : in) {
+      if (A != nullptr) {
+        std::optional<int64_t> distance = distance_of_matrices(*A);
+        if (!distance) {
+          copies[k] = torch::stable::contiguous(*A);
+          A = &*copies[k];
+          distance = n * n;
+        }
+        batch.in[k] = {A->const_data_ptr(), *distance, A->stride(-2), A->stride(-1)};
+      }
+      ++k;
+    }
+    k = 0;
+    for (Tensor* X : out) {
+      if (X != nullptr) batch.out[k] = {X->mutable_data_ptr(), X->numel() / matrices * int64_t(X->element_size())};
+      ++k;
+    }
+  }
+
+  static std::optional<int64_t> distance_of_matrices(const Tensor& A) {
+    int64_t distance = 0, count = 1;
+    for (int64_t i = A.dim() - 3; i >= 0; --i) {
+      if (A.size(i) == 1) continue;
+      if (count == 1)
+        distance = A.stride(i);
+      else if (A.stride(i) != count * distance)
+        return std::nullopt;
+      count *= A.size(i);
+    }
+    return count == 1 ? A.size(-1) * A.size(-1) : distance;
+  }
+};
+
 void parallel(int items, void (*body)(void*, int), void* context) {
   torch::stable::parallel_for(0, items, 1, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) body(context, int(i));
@@ -74,6 +116,18 @@ struct Cpu {
     if (!buffer) throw std::bad_alloc();
     const int64_t own_bytes = plan.workspace_bytes / plan.workers;
     char* workspace = static_cast<char*>(buffer.get());
+    if (plan.path == Path::tiny) {
+      const Tiny tiny(n, batch, in, out);
+      torch::stable::parallel_for(0, plan.workers, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t worker = begin; worker < end; ++worker) {
+          char* own = workspace + worker * own_bytes;
+          std::memset(own, 0, own_bytes);
+          kernel.run_tiny(element, tiny.batch, batch * worker / plan.workers, batch * (worker + 1) / plan.workers, pass,
+                          own);
+        }
+      });
+      return;
+    }
 
     Matrices inputs[max_inputs];
     std::transform(in.begin(), in.end(), inputs, [](const Tensor* A) { return Matrices(A); });

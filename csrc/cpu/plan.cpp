@@ -43,7 +43,13 @@ CpuPlan plan_cpu(int64_t batch, int64_t n, int element_bytes, int threads, int m
   const int64_t worth = std::min(alone, static_cast<int64_t>(1 + double(alone) * n * n * n / smallest_share));
   const int workers = int(std::clamp<int64_t>(worth, 1, threads));
   const int64_t own_bytes = round_up(workspace_bytes(n, matrices, capability.vector_bytes, element_bytes), 64);
-  return {Path::block, capability.name, alone, batch - alone, threads, workers, workers * own_bytes};
+  return {n <= largest_tiny_order ? Path::tiny : Path::block,
+          capability.name,
+          alone,
+          batch - alone,
+          threads,
+          workers,
+          workers * own_bytes};
 }
 
 }  // namespace fastsqrtm

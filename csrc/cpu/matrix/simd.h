@@ -78,21 +78,21 @@ inline void exchange(Vector<T>& low, Vector<T>& high, std::integer_sequence<int,
   high = __builtin_shufflevector(a, b, ((lane & h) ? n + lane : lane + h)...);
 }
 
-template <class T, int h>
+// Those with the bits from h on of `rows` rows, a power of two: all rows transpose each rows x rows block.
+template <class T, int h, int rows>
 inline void transpose_stages(Vector<T>* row) {
-  constexpr int n = Simd<T>::lanes;
-  if constexpr (h < n) {
+  if constexpr (h < rows) {
 #pragma GCC unroll 16
-    for (int r = 0; r < n; ++r)
-      if (!(r & h)) exchange<T, h>(row[r], row[r + h], std::make_integer_sequence<int, n>{});
-    transpose_stages<T, 2 * h>(row);
+    for (int r = 0; r < rows; ++r)
+      if (!(r & h)) exchange<T, h>(row[r], row[r + h], std::make_integer_sequence<int, Simd<T>::lanes>{});
+    transpose_stages<T, 2 * h, rows>(row);
   }
 }
 
 // lanes x lanes block, one vector a row, in registers.
 template <class T>
 inline void transpose(Vector<T>* row) {
-  transpose_stages<T, 1>(row);
+  transpose_stages<T, 1, Simd<T>::lanes>(row);
 }
 
 }  // namespace FASTSQRTM_ISA

@@ -4,6 +4,7 @@
 
 #include "cpu/matrix/elementwise.h"
 #include "cpu/matrix/memory.h"
+#include "cpu/steps/lanes_lyapunov.h"
 #include "cpu/steps/sign_lyapunov.h"
 
 namespace fastsqrtm {
@@ -31,6 +32,22 @@ struct InvSqrtmLyaBackward {
     mirror(team, C, T(1));
     solve_lyapunov(team, arguments.iterations, T(1), ws);
     store_matrix(C, -0.5 * s * s * s, target);
+  }
+
+  template <class T, int n>
+  static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
+    Symmetric<T, n> B = load_symmetric<T, n>(lanes.in[0]);
+    const Scaled<T, n> scaled(B);
+    const Vector<T> factor = T(1) / frobenius(B);
+    B *= factor;
+    Symmetric<T, n> C = congruence(load_symmetric<T, n>(lanes.in[1]), symmetric_product<T, n>(B, B));
+    solve_lyapunov(arguments.iterations, B, C);
+    const Vector<T> s = T(1) / factor;
+    C *= T(-0.5) * s;
+    for (int power = 0; power < 2; ++power) C *= s;
+    for (int power = 0; power < 3; ++power) C *= scaled.scale.value;
+    store_matrices(C, lanes.out[0]);
+    return scaled.regular;
   }
 };
 

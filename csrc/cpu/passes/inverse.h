@@ -3,6 +3,7 @@
 // it does for the inverse root.
 #pragma once
 
+#include "cpu/matrix/lanes_algebra.h"
 #include "cpu/matrix/workspace.h"
 #include "cpu/steps/inverse.h"
 
@@ -38,6 +39,31 @@ struct Inverse {
     store_matrix(A, 1, target);
     finish(log_determinant);
   }
+
+  template <class T, int n>
+  static Mask<T> run_lanes(const Arguments&, const Lanes<T>& lanes) {
+    Symmetric<T, n> A = load_symmetric<T, n>(lanes.in[0]);
+    const Scaled<T, n> scaled(A);
+    Vector<T> pivots[n];
+    const Mask<T> positive = sweep<Swept::minus_own_inverse>(A, pivots);
+    A *= -scaled.scale.inverse;
+    store_matrices(A, lanes.out[0]);
+    if (lanes.out[1])
+      for (int lane = 0; lane < Simd<T>::lanes; ++lane) {
+        double log_determinant = -n * std::log(double(scaled.scale.inverse[lane])), product = 1;
+        for (const auto& pivot : pivots) {  // few logarithms, and no product that over- or underflows
+          const double next = product * pivot[lane];
+          if (next > 1e-280 && next < 1e280) {
+            product = next;
+          } else {
+            log_determinant += std::log(product);
+            product = pivot[lane];
+          }
+        }
+        lanes.out[1][Group<T, n>::matrix_of_lane(lane)] = T(log_determinant + std::log(product));
+      }
+    return scaled.regular & positive;
+  }
 };
 
 struct InverseBackward {
@@ -60,6 +86,15 @@ struct InverseBackward {
     product(team, Triangle::lower, Z, U, X);
     mirror(team, X, T(-1));
     store_matrix(X, 1, target);
+  }
+
+  template <class T, int n>
+  static Mask<T> run_lanes(const Arguments&, const Lanes<T>& lanes) {
+    const Symmetric<T, n> Z = load_symmetric<T, n>(lanes.in[0]);
+    Symmetric<T, n> X = congruence(load_symmetric<T, n>(lanes.in[1]), Z);
+    X *= broadcast(T(-1));
+    store_matrices(X, lanes.out[0]);
+    return is_finite<T>(largest_entry(Z)) & is_finite<T>(sum_of_entries(Z));
   }
 };
 

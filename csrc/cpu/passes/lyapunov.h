@@ -4,6 +4,7 @@
 
 #include "cpu/matrix/elementwise.h"
 #include "cpu/matrix/memory.h"
+#include "cpu/steps/lanes_lyapunov.h"
 #include "cpu/steps/sign_lyapunov.h"
 
 namespace fastsqrtm {
@@ -28,6 +29,26 @@ struct Lyapunov {
       solve_lyapunov(team, arguments.iterations, sign, ws);
       store_matrix(ws[1], 0.5 / s, target, sign < 0);
     }
+  }
+
+  template <class T, int n>
+  static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
+    Symmetric<T, n> B = load_symmetric<T, n>(lanes.in[0]);
+    const Scaled<T, n> scaled(B);
+    const Vector<T> factor = T(1) / frobenius(B);
+    B *= factor;
+    Square<T, n> X = load_part<T, n>(lanes.in[1], T(1)), skew = load_part<T, n>(lanes.in[1], T(-1));
+    solve_lyapunov(arguments.iterations, T(1), B, X);
+    const Mask<T> has_skew = ~is_zero(skew);
+    if (any(has_skew)) {
+      solve_lyapunov(arguments.iterations, T(-1), B, skew);
+      for (int i = 0; i < n; ++i)
+        for (int j = 0; j < n; ++j) X(i, j) = has_skew ? X(i, j) + skew(i, j) : X(i, j);
+    }
+    for (int i = 0; i < n; ++i)
+      for (int j = 0; j < n; ++j) X(i, j) = X(i, j) * (T(0.5) * factor) * scaled.scale.inverse;
+    store_matrices(X, lanes.out[0]);
+    return scaled.regular;
   }
 };
 

@@ -1,6 +1,8 @@
 // B X + X B = C by Newton steps: once for the symmetric part of C, and once more for its skew part if there is one.
 #pragma once
 
+#include "cpu/steps/jacobi.h"
+#include "cpu/steps/lanes_lyapunov.h"
 #include "cpu/steps/newton_lyapunov.h"
 
 namespace fastsqrtm {
@@ -29,6 +31,47 @@ struct LyapunovNewton {
       const Panels<T> X = solve_newton(team, arguments.tolerance, sign, ws);
       if (!X.data) return fill(task.n, nan, nan, target);
       store_matrix(X, 1 / s, target, sign < 0);
+    }
+  }
+
+  // The smallest by eigenvalues, the others as above where C is symmetric.
+  template <class T, int n>
+  static Mask<T> run_lanes([[maybe_unused]] const Arguments& arguments, const Lanes<T>& lanes) {
+    Symmetric<T, n> B = load_symmetric<T, n>(lanes.in[0]);
+    const Scaled<T, n> scaled(B);
+    if constexpr (n > largest_spectral_order) {
+      const Vector<T> factor = T(1) / frobenius(B);
+      B *= factor;
+      Symmetric<T, n> W, X;
+      const Mask<T> symmetric = is_zero(load_part<T, n>(lanes.in[1], T(-1))), positive = minus_inverse(B, W);
+      W *= broadcast(T(-1));
+      const Symmetric<T, n> C = load_symmetric<T, n>(lanes.in[1]);
+      const Mask<T> good = solve_newton(T(arguments.tolerance), B, W, C, X);
+      X *= factor;
+      X *= scaled.scale.inverse;
+      store_matrices(X, lanes.out[0]);
+      return scaled.regular & symmetric & positive & good;
+    } else {
+      const LaneEigen<T, n> eigen = jacobi(B);
+      Square<T, n> X = load_part<T, n>(lanes.in[1], T(1));
+      const auto solve = [&](T sign, Square<T, n>& C) {
+        Square<T, n> M = congruence(C, eigen.V);
+        for (int i = 0; i < n; ++i)
+          for (int j = 0; j < n; ++j) M(i, j) /= eigen.values[i] + eigen.values[j];
+        M = congruence(M, Transposed<Square<T, n>>{eigen.V});
+        for (int i = 0; i < n; ++i)
+          for (int j = 0; j < n; ++j) C(i, j) = T(0.5) * (M(i, j) + sign * M(j, i)) * scaled.scale.inverse;
+      };
+      Square<T, n> skew = load_part<T, n>(lanes.in[1], T(-1));
+      const Mask<T> has_skew = ~is_zero(skew);
+      solve(T(1), X);
+      if (any(has_skew)) {
+        solve(T(-1), skew);
+        for (int i = 0; i < n; ++i)
+          for (int j = 0; j < n; ++j) X(i, j) = has_skew ? X(i, j) + skew(i, j) : X(i, j);
+      }
+      store_matrices(X, lanes.out[0]);
+      return scaled.regular & (eigen.smallest > 8 * std::numeric_limits<T>::epsilon() * eigen.size);
     }
   }
 };

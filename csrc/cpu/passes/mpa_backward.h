@@ -1,6 +1,7 @@
 // The exact gradient of the pass Mpa.
 #pragma once
 
+#include "cpu/steps/lanes_series.h"
 #include "cpu/steps/series.h"
 
 namespace fastsqrtm {
@@ -15,6 +16,13 @@ struct MpaBackward {
   static void run(const Task& task, const Arguments& arguments, const Workspace<T>& ws, const Team& team) {
     gradient_of_series<T, Storage>(task, arguments.power, ws, team,
                                    [&](auto&&...) { return pade_derivative(team, arguments, ws); });
+  }
+
+  template <class T, int n>
+  static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
+    return gradient_of_series<T, n>(arguments.power, lanes, [&](const Symmetric<T, n>& X, const Symmetric<T, n>& G) {
+      return pade_derivative(arguments, X, G);
+    });
   }
 };
 

@@ -1,6 +1,7 @@
 // A -> A^(1/2) or A^(-1/2) by the Taylor polynomial.
 #pragma once
 
+#include "cpu/steps/lanes_series.h"
 #include "cpu/steps/series.h"
 
 namespace fastsqrtm {
@@ -14,6 +15,15 @@ struct Mtp {
   template <class T, class Storage>
   static void run(const Task& task, const Arguments& arguments, const Workspace<T>& ws, const Team& team) {
     root_of_series<T, Storage>(task, arguments.power, ws, team, [&] { return taylor(team, arguments, ws); });
+  }
+
+  template <class T, int n>
+  static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
+    return root_of_series<T, n>(arguments.power, lanes, [&](const Symmetric<T, n>& X) {
+      LaneSeries<T, n> root;
+      taylor<false>(arguments, X, X, root.value);
+      return root;
+    });
   }
 };
 

@@ -1,6 +1,7 @@
 // The exact gradient of the pass Mtp.
 #pragma once
 
+#include "cpu/steps/lanes_series.h"
 #include "cpu/steps/series.h"
 
 namespace fastsqrtm {
@@ -17,6 +18,14 @@ struct MtpBackward {
       const Derivative<T> L = taylor_derivative(team, arguments, ws);
       mirror(team, X, T(-1), T(1));  // it holds I - X
       return L;
+    });
+  }
+
+  template <class T, int n>
+  static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
+    return gradient_of_series<T, n>(arguments.power, lanes, [&](const Symmetric<T, n>& X, const Symmetric<T, n>& G) {
+      Symmetric<T, n> value;
+      return taylor<true>(arguments, X, G, value);
     });
   }
 };

@@ -1,6 +1,7 @@
 // A -> A^(1/2) or A^(-1/2) by Newton-Schulz steps.
 #pragma once
 
+#include "cpu/steps/lanes_series.h"
 #include "cpu/steps/newton_schulz.h"
 #include "cpu/steps/series.h"
 
@@ -16,6 +17,13 @@ struct Ns {
   static void run(const Task& task, const Arguments& arguments, const Workspace<T>& ws, const Team& team) {
     root_of_series<T, Storage>(task, arguments.power, ws, team, [&] {
       return newton_schulz<T, false>(team, arguments.steps, arguments.inverse(), ws).value;
+    });
+  }
+
+  template <class T, int n>
+  static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
+    return root_of_series<T, n>(arguments.power, lanes, [&](const Symmetric<T, n>& X) {
+      return LaneSeries<T, n>{newton_schulz<false>(arguments.steps, arguments.inverse(), X, X).value};
     });
   }
 };

@@ -1,6 +1,7 @@
 // The exact gradient of the pass Ns.
 #pragma once
 
+#include "cpu/steps/lanes_series.h"
 #include "cpu/steps/newton_schulz.h"
 #include "cpu/steps/series.h"
 
@@ -21,6 +22,14 @@ struct NsBackward {
       load_X(X);
       load_symmetric<T, Storage>(team, task.in[1], G);
       return Derivative<T>{Y.derivative, inner_product(G, Y.value)};
+    });
+  }
+
+  template <class T, int n>
+  static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
+    return gradient_of_series<T, n>(arguments.power, lanes, [&](const Symmetric<T, n>& X, const Symmetric<T, n>& G) {
+      const auto Y = newton_schulz<true>(arguments.steps, arguments.inverse(), X, G);
+      return LaneDerivative<T, n>{Y.derivative, inner_product(G, Y.value)};
     });
   }
 };

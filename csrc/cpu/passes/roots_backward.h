@@ -2,6 +2,8 @@
 // is computed as the inverse of Z. One of G and H is enough.
 #pragma once
 
+#include "cpu/steps/jacobi.h"
+#include "cpu/steps/lanes_lyapunov.h"
 #include "cpu/steps/newton_lyapunov.h"
 
 namespace fastsqrtm {
@@ -53,6 +55,82 @@ struct RootsBackward {
     const Panels<T> X = solve_newton(team, arguments.tolerance, T(1), ws);
     if (!X.data) return fill(task.n, nan, nan, target);
     store_matrix(X, scale, target);
+  }
+
+  // The small orders of Roots by the eigenvalues of S or of Z, 2 x 2 matrices in closed form. Roots that are singular
+  // go by their eigenvalues, as invert_root replaces them.
+  template <class T, int n>
+  static Mask<T> run_lanes([[maybe_unused]] const Arguments& arguments, const Lanes<T>& lanes) {
+    const T *S = lanes.in[0], *Z = lanes.in[1], *G = lanes.in[2], *H = lanes.in[3];
+    Symmetric<T, n> B = load_symmetric<T, n>(S ? S : Z);
+    const Scaled<T, n> scaled(B);
+    const Vector<T>& inverse = scaled.scale.inverse;
+    Symmetric<T, n> C = load_symmetric<T, n>(G ? G : H);
+    if (S && H) {
+      Symmetric<T, n> W = load_symmetric<T, n>(Z);
+      W *= scaled.scale.value;
+      W = congruence(load_symmetric<T, n>(H), W);
+      for (int i = 0; i < C.entries; ++i) C.entry[i] -= W.entry[i] * inverse * inverse;
+    }
+    Symmetric<T, n> X = {};
+    Mask<T> plain = {}, done = scaled.regular;
+    if constexpr (n == 2)
+      if (S) {
+        const Symmetric<T, n> adjugate = {{B.entry[2], -B.entry[1], B.entry[0]}};
+        const Vector<T> trace = B(0, 0) + B(1, 1), determinant = B(0, 0) * B(1, 1) - B(1, 0) * B(1, 0);
+        plain = scaled.regular & (trace > 0) & (determinant > 2 * root_floor<T>() * trace * trace);
+        X = congruence(C, adjugate);
+        const Vector<T> factor = T(0.5) * inverse / (trace * determinant);
+        for (int i = 0; i < C.entries; ++i) X.entry[i] = (X.entry[i] + determinant * C.entry[i]) * factor;
+      }
+    if constexpr (n > largest_spectral_order) {
+      // B = S/s or s Z, and W its inverse.
+      const Vector<T> factor = T(1) / frobenius(B);
+      Symmetric<T, n> normalised = B, W;
+      normalised *= factor;
+      plain = scaled.regular & minus_inverse(normalised, W);
+      plain &= inner_product(W, W) * std::numeric_limits<T>::epsilon() <= 1;
+      W *= broadcast(T(-1));
+      const T tolerance = T(arguments.tolerance);
+      if (S) {
+        plain &= solve_newton(tolerance, normalised, W, C, X);
+        X *= factor * inverse;
+      } else {
+        plain &= solve_newton(tolerance, W, normalised, congruence(C, normalised), X);
+        for (int power = 0; power < 3; ++power) X *= scaled.scale.value / factor;
+        X *= broadcast(T(-1));
+      }
+    }
+    if (any(~plain)) {
+      LaneEigen<T, n> eigen = jacobi(B);
+      Vector<T>* b = eigen.values;
+      Symmetric<T, n> other = congruence(C, eigen.V);
+      if (S) {
+        const Vector<T> least = root_floor<T>() * eigen.size;
+        const Mask<T> singular = eigen.smallest < least;
+        done &= plain | (eigen.smallest > T(-0.5) * least);
+        if (any(singular))
+          for (int k = 0; k < n; ++k) b[k] = singular ? b[k] + least * least / (b[k] + least) : b[k];
+        for (int i = 0; i < n; ++i)
+          for (int j = 0; j <= i; ++j) other(i, j) *= T(1) / (b[i] + b[j]);
+      } else {
+        done &= plain | (eigen.smallest > 8 * std::numeric_limits<T>::epsilon() * eigen.size);
+        for (int i = 0; i < n; ++i)
+          for (int j = 0; j <= i; ++j) other(i, j) *= -b[i] * b[i] * b[j] * b[j] / (b[i] + b[j]);
+      }
+      other = congruence(other, Transposed<Square<T, n>>{eigen.V});
+      if (S)
+        other *= inverse;
+      else
+        for (int power = 0; power < 3; ++power) other *= scaled.scale.value;
+      for (int i = 0; i < C.entries; ++i) X.entry[i] = plain ? X.entry[i] : other.entry[i];
+      if (S) {
+        done |= scaled.zero;
+        for (auto& x : X.entry) x = scaled.zero ? Vector<T>{} : x;
+      }
+    }
+    store_matrices(X, lanes.out[0]);
+    return done;
   }
 };
 

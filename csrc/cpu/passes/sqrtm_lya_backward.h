@@ -4,6 +4,7 @@
 
 #include "cpu/matrix/elementwise.h"
 #include "cpu/matrix/memory.h"
+#include "cpu/steps/lanes_lyapunov.h"
 #include "cpu/steps/sign_lyapunov.h"
 
 namespace fastsqrtm {
@@ -26,6 +27,21 @@ struct SqrtmLyaBackward {
     s = normalise(team, s, ws[0]);
     solve_lyapunov(team, arguments.iterations, T(1), ws);
     store_matrix(ws[1], 0.5 / s, target);
+  }
+
+  template <class T, int n>
+  static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
+    Symmetric<T, n> A = load_symmetric<T, n>(lanes.in[0]), S = load_symmetric<T, n>(lanes.in[1]);
+    Symmetric<T, n> C = load_symmetric<T, n>(lanes.in[2]);
+    const Scaled<T, n> scaled(A);
+    const Vector<T> factor = T(1) / square_root(frobenius(A));
+    S *= scaled.scale.inverse_root;
+    S *= factor;
+    solve_lyapunov(arguments.iterations, S, C);
+    C *= T(0.5) * factor;
+    C *= scaled.scale.inverse_root;
+    store_matrices(C, lanes.out[0]);
+    return scaled.regular;
   }
 };
 

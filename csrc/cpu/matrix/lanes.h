@@ -1,0 +1,256 @@
+// Many small matrices side by side: a vector holds one number of each, so that the lanes are matrices. Loops over rows
+// and columns have a constant length and are unrolled. What a lane computes depends on no other lane.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "cpu/matrix/simd.h"
+#include "passes.h"
+
+namespace fastsqrtm {
+namespace FASTSQRTM_ISA {
+
+// All ones where a condition holds.
+template <class T>
+using Mask = decltype(Vector<T>{} < Vector<T>{});
+
+template <class M>
+bool any(const M& mask) {
+  uint64_t words[sizeof(M) / 8], found = 0;
+  std::memcpy(words, &mask, sizeof mask);
+  for (const uint64_t word : words) found |= word;
+  return found != 0;
+}
+
+template <class T>
+constexpr Mask<T> all_lanes() {
+  return Vector<T>{} == Vector<T>{};
+}
+
+template <class T>
+inline Vector<T> absolute(Vector<T> x) {
+  return reinterpret_cast<Vector<T>>(reinterpret_cast<Mask<T>>(x) & ~reinterpret_cast<Mask<T>>(broadcast(T(-0.0))));
+}
+// |x| with the sign of y.
+template <class T>
+inline Vector<T> with_sign(Vector<T> x, Vector<T> y) {
+  const Mask<T> sign = reinterpret_cast<Mask<T>>(broadcast(T(-0.0)));
+  return reinterpret_cast<Vector<T>>((reinterpret_cast<Mask<T>>(x) & ~sign) | (reinterpret_cast<Mask<T>>(y) & sign));
+}
+template <class T>
+inline Vector<T> larger(Vector<T> x, Vector<T> y) {
+  return x > y ? x : y;  // y where x is NaN
+}
+template <class T>
+inline Vector<T> smaller(Vector<T> x, Vector<T> y) {
+  return x < y ? x : y;
+}
+
+inline Vector<float> square_root(Vector<float> x) {
+#if FASTSQRTM_VECTOR_BYTES == 64
+  return _mm512_maskz_sqrt_ps(0xffff, x);
+#elif FASTSQRTM_VECTOR_BYTES == 32
+  return _mm256_sqrt_ps(x);
+#elif defined(__x86_64__)
+  return _mm_sqrt_ps(x);
+#else
+  for (int c = 0; c < Simd<float>::lanes; ++c) x[c] = std::sqrt(x[c]);
+  return x;
+#endif
+}
+inline Vector<double> square_root(Vector<double> x) {
+#if FASTSQRTM_VECTOR_BYTES == 64
+  return _mm512_maskz_sqrt_pd(0xff, x);
+#elif FASTSQRTM_VECTOR_BYTES == 32
+  return _mm256_sqrt_pd(x);
+#elif defined(__x86_64__)
+  return _mm_sqrt_pd(x);
+#else
+  for (int c = 0; c < Simd<double>::lanes; ++c) x[c] = std::sqrt(x[c]);
+  return x;
+#endif
+}
+
+// F::run(args...), inlined up to the order `largest`. Larger matrices do not fit the registers anyway, and their code
+// is long: it is shared by all callers.
+template <class F, class... Args>
+__attribute__((noinline)) void run_apart(Args&... args) {
+  F::run(args...);
+}
+template <class F, int n, int largest = 4, class... Args>
+inline void run_by_order(Args&... args) {
+  if constexpr (n <= largest)
+    F::run(args...);
+  else
+    run_apart<F>(args...);
+}
+
+// n x n matrices, symmetric: the triangle under the diagonal, row after row.
+template <class T, int n>
+struct Symmetric {
+  static constexpr int entries = n * (n + 1) / 2;
+  Vector<T> entry[entries];
+
+  static constexpr int place(int i, int j) { return i >= j ? i * (i + 1) / 2 + j : j * (j + 1) / 2 + i; }
+  Vector<T>& operator()(int i, int j) { return entry[place(i, j)]; }
+  const Vector<T>& operator()(int i, int j) const { return entry[place(i, j)]; }
+
+  Symmetric& operator*=(Vector<T> factor) {
+    for (auto& x : entry) x *= factor;
+    return *this;
+  }
+};
+
+template <class T, int n>
+struct Square {
+  Vector<T> row[n][n];
+
+  Vector<T>& operator()(int i, int j) { return row[i][j]; }
+  const Vector<T>& operator()(int i, int j) const { return row[i][j]; }
+};
+
+// A group of as many matrices as a vector has lanes lies in memory one after the other, with room for a vector behind.
+// Where their n^2 numbers divide a vector, each vector holds some whole matrices, and the lanes take them in the order
+// of matrix_of_lane.
+template <class T, int n>
+struct Group {
+  static constexpr int lanes = Simd<T>::lanes, numbers = n * n;
+  static constexpr bool divides = lanes % numbers == 0;
+  static constexpr int blocks = divides ? 1 : (numbers + lanes - 1) / lanes, rows = divides ? numbers : lanes;
+  static constexpr bool exact = divides || numbers % lanes == 0;  // no row reaches behind the group
+  static constexpr int size = lanes * numbers + lanes;
+
+  static constexpr int matrix_of_lane(int lane) { return divides ? lane % rows * (lanes / rows) + lane / rows : lane; }
+
+  Vector<T> number[divides ? numbers : blocks * lanes];  // number[i * n + j] are the entries (i, j)
+
+  void load(const T* matrices) {
+#pragma GCC unroll 8
+    for (int b = 0; b < blocks; ++b) {
+#pragma GCC unroll 16
+      for (int r = 0; r < rows; ++r)
+        std::memcpy(number + b * lanes + r, matrices + r * (divides ? lanes : numbers) + b * lanes, sizeof(Vector<T>));
+      transpose_stages<T, 1, rows>(number + b * lanes);
+    }
+  }
+  // The last block of a row reaches into the next row, which is written later.
+  void store(T* matrices) {
+#pragma GCC unroll 8
+    for (int b = blocks - 1; b >= 0; --b) {
+      transpose_stages<T, 1, rows>(number + b * lanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < rows; ++r)
+        std::memcpy(matrices + r * (divides ? lanes : numbers) + b * lanes, number + b * lanes + r, sizeof(Vector<T>));
+    }
+  }
+};
+
+// The groups that a pass reads and writes; nullptr stands for an absent tensor.
+template <class T>
+struct Lanes {
+  const T* in[max_inputs];
+  T* out[max_outputs];
+};
+
+struct LoadSymmetric {
+  template <class T, int n>
+  static inline void run(const T*& matrices, Symmetric<T, n>& A) {
+    Group<T, n> group;
+    group.load(matrices);
+#pragma GCC unroll 8
+    for (int i = 0; i < n; ++i) {
+      A(i, i) = group.number[i * n + i];
+#pragma GCC unroll 8
+      for (int j = 0; j < i; ++j) A(i, j) = T(0.5) * group.number[i * n + j] + T(0.5) * group.number[j * n + i];
+    }
+  }
+};
+// The symmetric parts of a group.
+template <class T, int n>
+Symmetric<T, n> load_symmetric(const T* matrices) {
+  Symmetric<T, n> A;
+  run_by_order<LoadSymmetric, n>(matrices, A);
+  return A;
+}
+
+struct StoreMatrices {
+  template <class T, template <class, int> class Matrix, int n>
+  static inline void run(const Matrix<T, n>& A, T*& matrices) {
+    Group<T, n> group = {};
+#pragma GCC unroll 8
+    for (int i = 0; i < n; ++i)
+#pragma GCC unroll 8
+      for (int j = 0; j < n; ++j) group.number[i * n + j] = A(i, j);
+    group.store(matrices);
+  }
+};
+template <class T, template <class, int> class Matrix, int n>
+void store_matrices(const Matrix<T, n>& A, T* matrices) {
+  run_by_order<StoreMatrices, n>(A, matrices);
+}
+
+template <class T, int n>
+Square<T, n> load_square(const T* matrices) {
+  Group<T, n> group;
+  group.load(matrices);
+  Square<T, n> A;
+#pragma GCC unroll 8
+  for (int i = 0; i < n; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < n; ++j) A(i, j) = group.number[i * n + j];
+  return A;
+}
+
+// (A + sign A^T)/2, sign = +-1
+template <class T, int n>
+Square<T, n> load_part(const T* matrices, T sign) {
+  const Square<T, n> A = load_square<T, n>(matrices);
+  Square<T, n> part;
+  for (int i = 0; i < n; ++i)
+    for (int j = 0; j <= i; ++j) {
+      part(i, j) = T(0.5) * A(i, j) + sign * T(0.5) * A(j, i);
+      part(j, i) = sign * part(i, j);
+    }
+  return part;
+}
+
+template <class T, int n>
+Mask<T> is_zero(const Square<T, n>& A) {
+  Mask<T> found = all_lanes<T>();
+  for (int i = 0; i < n; ++i)
+    for (int j = 0; j < n; ++j) found &= A(i, j) == 0;
+  return found;
+}
+
+template <class T, int n>
+Vector<T> largest_entry(const Symmetric<T, n>& A) {
+  Vector<T> largest = {};
+  for (const auto& x : A.entry) largest = larger<T>(absolute<T>(x), largest);
+  return largest;
+}
+
+// 4^k with 1 <= x/4^k < 4, for normal numbers x: dividing by it rounds nothing, and its root is a power of two as well.
+template <class T>
+struct PowerOfFour {
+  Vector<T> value, inverse, root, inverse_root;
+
+  explicit PowerOfFour(Vector<T> x) {
+    constexpr int digits = std::numeric_limits<T>::digits - 1, bias = std::numeric_limits<T>::max_exponent - 1;
+    const Mask<T> k = ((reinterpret_cast<Mask<T>>(x) >> digits) - bias) >> 1;
+    const auto power = [](Mask<T> exponent) { return reinterpret_cast<Vector<T>>((exponent + bias) << digits); };
+    value = power(2 * k);
+    inverse = power(-2 * k);
+    root = power(k);
+    inverse_root = power(-k);
+  }
+};
+
+}  // namespace FASTSQRTM_ISA
+}  // namespace fastsqrtm

@@ -1,0 +1,118 @@
+// The tiny path: takes the matrices of a batch in groups of as many as a vector has lanes, and hands those that the
+// lanes leave undone to the pass for one matrix.
+//
+// For it a pass has the member
+//   template <class T, int n>
+//   static Mask<T> run_lanes(const Arguments&, const Lanes<T>&)
+// which reads the groups `in`, writes the groups `out` and returns the lanes that are done.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+#include <utility>
+
+#include "cpu/kernels.h"
+#include "cpu/matrix/lanes.h"
+#include "cpu/matrix/memory.h"
+#include "path.h"
+
+namespace fastsqrtm {
+namespace FASTSQRTM_ISA {
+
+// A pass with its arguments, whose types the loop over the groups need not know.
+template <class T>
+struct TinyPass {
+  const void* arguments;
+  // Bit m of the answer tells whether matrix m is done.
+  uint32_t (*run_group)(const void* arguments, const Lanes<T>&);
+  void (*run_one)(Element, const Task&, const void* arguments, void* workspace);
+};
+
+template <class Pass, class T, int n>
+uint32_t run_group(const void* arguments, const Lanes<T>& lanes) {
+  const auto& own = *static_cast<const typename Pass::Arguments*>(arguments);
+  const Mask<T> done = Pass::template run_lanes<T, n>(own, lanes);
+  if (!any(~done)) return ~uint32_t(0);
+  uint32_t bits = 0;
+  for (int lane = 0; lane < Simd<T>::lanes; ++lane)
+    bits |= uint32_t(done[lane] != 0) << Group<T, n>::matrix_of_lane(lane);
+  return bits;
+}
+
+// Matrices at, ..., at + count - 1 of an input, one after the other, and copies of the first up to a whole group. Reads
+// up to a vector behind it.
+template <class T, class Storage>
+const T* group_of(const Batch& batch, const BatchIn& in, int64_t at, int count, T* buffer) {
+  constexpr int lanes = Simd<T>::lanes;
+  const int n = batch.n, numbers = n * n;
+  const Storage* data = static_cast<const Storage*>(in.data) + at * in.matrix_stride;
+  const bool contiguous = in.matrix_stride == numbers && in.row_stride == n && in.column_stride == 1;
+  if constexpr (std::is_same<T, Storage>::value)
+    if (contiguous && (at + lanes) * numbers + lanes <= batch.matrices * numbers) return data;
+  if (contiguous)
+    for (int i = 0; i < count * numbers; ++i) buffer[i] = decode(data[i]);
+  else
+    for (int m = 0; m < count; ++m)
+      for (int i = 0; i < n; ++i)
+        for (int j = 0; j < n; ++j)
+          buffer[m * numbers + i * n + j] =
+              decode(data[m * in.matrix_stride + i * in.row_stride + j * in.column_stride]);
+  for (int m = count; m < lanes; ++m) std::copy(buffer, buffer + numbers, buffer + m * numbers);
+  return buffer;
+}
+
+template <class T, class Storage>
+void run_groups(Element element, const Batch& batch, int64_t first, int64_t last, const TinyPass<T>& pass,
+                void* workspace) {
+  constexpr int lanes = Simd<T>::lanes, largest = lanes * largest_tiny_order * largest_tiny_order + lanes;
+  alignas(64) T loaded[max_inputs][largest], stored[max_outputs][largest];
+  const int n = batch.n;
+  for (auto& buffer : loaded) std::fill(buffer, buffer + lanes * n * n + lanes, T(0));
+  for (int64_t at = first; at < last; at += lanes) {
+    const int count = int(std::min<int64_t>(lanes, last - at));
+    Lanes<T> group = {};
+    for (int k = 0; k < max_inputs; ++k)
+      if (batch.in[k].data) group.in[k] = group_of<T, Storage>(batch, batch.in[k], at, count, loaded[k]);
+    const auto target = [&](int k) { return static_cast<char*>(batch.out[k].data) + at * batch.out[k].bytes; };
+    for (int k = 0; k < max_outputs; ++k) {
+      if (!batch.out[k].data) continue;
+      // Where the rows of a group are whole vectors, nothing is written behind it.
+      const bool in_place = std::is_same<T, Storage>::value && count == lanes &&
+                            batch.out[k].bytes == n * n * int(sizeof(T)) &&
+                            (lanes % (n * n) == 0 || n * n % lanes == 0);
+      group.out[k] = in_place ? reinterpret_cast<T*>(target(k)) : stored[k];
+    }
+    const uint32_t done = pass.run_group(pass.arguments, group);
+    for (int k = 0; k < max_outputs; ++k) {
+      if (group.out[k] != stored[k]) continue;
+      const int64_t numbers = count * batch.out[k].bytes / int64_t(sizeof(Storage));
+      Storage* out = reinterpret_cast<Storage*>(target(k));
+      for (int64_t i = 0; i < numbers; ++i) encode(stored[k][i], out[i]);
+    }
+    for (int m = 0; m < count; ++m) {
+      if (done >> m & 1) continue;
+      Task task = {n, {}, {}};
+      for (int k = 0; k < max_inputs; ++k) {
+        const BatchIn& in = batch.in[k];
+        if (in.data)
+          task.in[k] = {static_cast<const Storage*>(in.data) + (at + m) * in.matrix_stride, in.row_stride,
+                        in.column_stride};
+      }
+      for (int k = 0; k < max_outputs; ++k)
+        if (batch.out[k].data) task.out[k] = target(k) + m * batch.out[k].bytes;
+      pass.run_one(element, task, pass.arguments, workspace);
+    }
+  }
+}
+
+// The functions of a pass for each order.
+template <class Pass, class T, int... before>
+TinyPass<T> tiny_pass(int n, const typename Pass::Arguments& arguments,
+                      void (*run_one)(Element, const Task&, const void*, void*),
+                      std::integer_sequence<int, before...>) {
+  static constexpr uint32_t (*by_order[])(const void*, const Lanes<T>&) = {&run_group<Pass, T, before + 1>...};
+  return {&arguments, by_order[n - 1], run_one};
+}
+
+}  // namespace FASTSQRTM_ISA
+}  // namespace fastsqrtm
