@@ -12,6 +12,7 @@ from ._ops import register
 from .lyapunov import lyapunov
 from .paper import mpa_lya, mpa_lya_inv, mtp_lya, mtp_lya_inv
 from .plan import Plan, plan
+from .polar import Polar, nearest_orthogonal, polar
 from .roots import RootInfo, inv_sqrtm, root_info, sqrtm, sqrtm_and_inv
 from .spd import inv, inv_and_logdet
 
@@ -30,6 +31,7 @@ cmake_prefix_path = f"{os.path.dirname(__file__)};{torch.utils.cmake_prefix_path
 
 __all__ = [
     "Plan",
+    "Polar",
     "RootInfo",
     "cmake_prefix_path",
     "inv",
@@ -41,9 +43,11 @@ __all__ = [
     "mpa_lya_inv",
     "mtp_lya",
     "mtp_lya_inv",
+    "nearest_orthogonal",
     "nn",
     "paper",
     "plan",
+    "polar",
     "root_info",
     "sqrtm",
     "sqrtm_and_inv",

@@ -19,9 +19,12 @@ def embedded(A: Tensor) -> Tensor:
 
 
 def restored(X: Tensor, A: Tensor) -> Tensor:
-    """The result X of an op on `embedded(A)` as a complex matrix; the mean of both copies, which keeps it Hermitian."""
-    if not A.is_complex():
-        return X
+    """The result X of an op on `embedded(A)` as a complex matrix where A is one."""
+    return to_complex(X) if A.is_complex() else X
+
+
+def to_complex(X: Tensor) -> Tensor:
+    """The complex matrix of a real one: the mean of both copies, which keeps it Hermitian."""
     top, bottom = X.tensor_split(2, -2)
     (a, b), (c, d) = top.tensor_split(2, -1), bottom.tensor_split(2, -1)
     return torch.complex(a / 2 + d / 2, c / 2 - b / 2)
