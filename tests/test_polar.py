@@ -88,9 +88,22 @@ def test_gradients_over_condition_numbers(dtype, kappa, m, n):
     assert (error < 30 * kappa * torch.finfo(dtype).eps).all()
 
 
-@pytest.mark.parametrize("dtype", [DOUBLE, COMPLEX])
-@pytest.mark.parametrize("shape", [(3, 3), (4, 2), (2, 3), (1, 1)], ids=str)
-@pytest.mark.parametrize("function", [polar, functools.partial(nearest_orthogonal, steps=3)], ids=["polar", "steps"])
+STEPS = functools.partial(nearest_orthogonal, steps=3)
+
+
+@pytest.mark.parametrize(
+    "function, shape, dtype",
+    [
+        (polar, (3, 3), DOUBLE),
+        (polar, (4, 2), DOUBLE),
+        (polar, (2, 3), DOUBLE),
+        (polar, (1, 1), COMPLEX),
+        (polar, (2, 2), COMPLEX),
+        (nearest_orthogonal, (3, 2), COMPLEX),
+        (STEPS, (2, 3), DOUBLE),
+        (STEPS, (2, 1), COMPLEX),
+    ],
+)
 def test_derivatives_to_second_order_and_forward_mode(function, shape, dtype):
     A = matrices(*shape, 3.0, (2,), dtype, seed=2)[0].requires_grad_()
     assert gradcheck(function, A, check_forward_ad=True, check_batched_grad=True)
@@ -107,8 +120,7 @@ def test_a_third_derivative():
     assert gradcheck(second, A)
 
 
-@pytest.mark.parametrize("dtype", [DOUBLE, COMPLEX])
-@pytest.mark.parametrize("shape", [(4, 4), (5, 3), (3, 5)], ids=str)
+@pytest.mark.parametrize("shape, dtype", [((4, 4), DOUBLE), ((5, 3), COMPLEX), ((3, 5), DOUBLE)])
 def test_transforms_and_compiled_graphs(shape, dtype):
     A = matrices(*shape, dtype=dtype)[0]
     D = matrices(*shape, dtype=dtype, seed=1)[0]
