@@ -29,9 +29,9 @@ def sqrtm_general(A: Tensor) -> Tensor:
         Y with X^H Y + Y X^H = G for the cotangent G; differentiable to any order, 0 at the zero matrix.
 
     Cost:
-        5 to 15 steps forward and as many backward, each of an LU inverse and two products; in float64 twice that
-        forward. On a GPU 30 steps, without waiting for it. A complex matrix costs what a real one of twice the size
-        does. X is saved for backward.
+        5 to 15 steps forward and as many backward, each of an LU inverse and two products; up to twice that forward in
+        float64, for ill-conditioned matrices. On a GPU 30 steps each, without waiting for it. A complex matrix costs
+        what a real one of twice the size does. X is saved for backward.
 
     Raises:
         RuntimeError: A is not square or has another dtype or layout.

@@ -55,7 +55,8 @@ def test_the_residual_is_no_larger_than_scipys(kind, n, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.bfloat16])
 def test_lower_precisions_are_the_rounded_root(dtype):
-    A = matrices(9, dtype=dtype)
+    """They do without the Newton step, so every number of steps of the iteration has to be enough."""
+    A = matrices(6, batch=(100,), dtype=dtype) + 1.5 * torch.eye(6, dtype=dtype)
     wide = sqrtm_general(A.to(COMPLEX if dtype.is_complex else DOUBLE))
     X = sqrtm_general(A)
     assert X.dtype == dtype

@@ -17,6 +17,7 @@ from .._ops.route import call
 from .matrix import anticommutator, identity_like, may_stop
 
 STEPS = 30  # near the end the error squares; an eigenvalue at an angle d from the negative axis takes log2(1/d) before
+WANTED = (1e-9, torch.finfo(torch.float64).eps)  # residuals in float32 and in float64, in units of ||X||^2
 LARGEST_BATCHED_LU = 128  # MKL's batched LU in float64 may hang from 200 on
 
 
@@ -71,8 +72,8 @@ def denman_beavers(A: Tensor) -> Tensor:
         done = done | (apart < 1e-7)
         if may_stop(done | apart.isnan()):
             break
-    # M = X^-1 A X^-1 = I + E at the end, and the root of it is I + E/2 to first order.
-    return torch.where(done, X @ (identity + (M - identity) / 2), math.nan)
+    # A M = X^2 at every step. At the end M = I + E, and the root X M^(-1/2) is X (I - E/2) to first order.
+    return torch.where(done, X @ (identity - (M - identity) / 2), math.nan)
 
 
 @torch_op("(Tensor A) -> Tensor", "nn -> nn")
@@ -85,9 +86,11 @@ def sqrtm_general(A: Tensor) -> Tensor:
     half = (torch.where(zero, 1, largest).log2() / 2).floor()  # of the binary exponent; scaling by it rounds nothing
     X = torch.where(zero, identity_like(X), X * (-half).exp2() * (-half).exp2())
     root = denman_beavers(X)
-    if A.dtype == torch.float64:  # a Newton step, which is as accurate as its residual
-        correction = solve_sylvester(root, X - root @ root)
-        root = root + torch.where(correction.isfinite(), correction, 0)
+    residual = X - root @ root
+    enough = _norm(residual) <= WANTED[A.dtype == torch.float64] * _norm(root).square()
+    if not may_stop(enough | root.isnan()):
+        correction = solve_sylvester(root, residual)  # a Newton step
+        root = torch.where(enough | ~correction.isfinite(), root, root + correction)
     accurate = _norm(X - root @ root) <= 1e-9 * _norm(root).square()
     root = torch.where(accurate & finite, root * half.exp2(), math.nan)
     return torch.where(zero & finite, 0, root).to(A.dtype)
