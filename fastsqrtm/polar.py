@@ -33,7 +33,7 @@ def polar(A: Tensor) -> Polar:
 
     Returns:
         Polar(U, P) in the dtype of A: U is the matrix nearest to A among those with orthonormal columns (rows where
-        m < n), and P = (A^H A)^(1/2). The error is at most that of a singular value decomposition in the same
+        m < n), and P = (A^H A)^(1/2). The error is that of a singular value decomposition in the same
         precision, at any condition number. Where A has not full rank, U maps the null directions of A to zero (a
         partial isometry; U = 0 for A = 0); those are the directions of singular values up to max(m, n) eps of the
         largest, with the eps of float64. NaN and Inf give NaN, in that matrix alone.

@@ -115,6 +115,8 @@ def test_compiled_gradients_are_those_of_eager(name, backend):
     """Of torch's functions of complex matrices some have another gradient when compiled: pytorch issue 197084."""
     if name == "bures_distance":
         pytest.skip("it chooses by its values")
+    if backend == "inductor" and name not in ("sqrtm with eps", "inv_and_logdet"):
+        pytest.skip("the graphs are alike")
     torch._dynamo.reset()
     function = functools.partial(loss, FUNCTIONS[name])
     compiled = torch.compile(lambda A: function(A * (1 + 0j)), fullgraph=True, backend=backend)
