@@ -177,6 +177,10 @@ def test_errors_speak_of_the_matrix_that_was_given():
         (lambda: fastsqrtm.lyapunov(A, A.real), r"C must have the dtype of B \(complex128\), got float64"),
         (lambda: fastsqrtm.lyapunov(A, A[:2, :2]), r"C must have the shape of B \(3, 3\), got \(2, 2\)"),
         (lambda: fastsqrtm.root_info(A, A.real), "S must be complex where A is"),
+        (
+            lambda: fastsqrtm.paper.sqrtm(A, method="mpa"),
+            "fastsqrtm.paper.sqrtm: A must be float16, .* float64, got complex128",
+        ),
         (lambda: fastsqrtm.sqrtm(A + 1j, check=True), "every matrix must be symmetric to"),
     ):
         with pytest.raises(RuntimeError, match=text):
