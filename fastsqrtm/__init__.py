@@ -9,9 +9,11 @@ import torch
 
 from . import _reference, paper
 from ._ops import register
+from .general import GeneralRootInfo, general_root_info, sqrtm_general
 from .lyapunov import lyapunov
 from .paper import mpa_lya, mpa_lya_inv, mtp_lya, mtp_lya_inv
 from .plan import Plan, plan
+from .polar import Polar, nearest_orthogonal, polar
 from .roots import RootInfo, inv_sqrtm, root_info, sqrtm, sqrtm_and_inv
 from .spd import inv, inv_and_logdet
 
@@ -29,9 +31,12 @@ cmake_prefix_path = f"{os.path.dirname(__file__)};{torch.utils.cmake_prefix_path
 """CMAKE_PREFIX_PATH for a C++ program that uses fastsqrtm and the torch it runs with: docs/cpp.md."""
 
 __all__ = [
+    "GeneralRootInfo",
     "Plan",
+    "Polar",
     "RootInfo",
     "cmake_prefix_path",
+    "general_root_info",
     "inv",
     "inv_and_logdet",
     "inv_sqrtm",
@@ -41,12 +46,15 @@ __all__ = [
     "mpa_lya_inv",
     "mtp_lya",
     "mtp_lya_inv",
+    "nearest_orthogonal",
     "nn",
     "paper",
     "plan",
+    "polar",
     "root_info",
     "sqrtm",
     "sqrtm_and_inv",
+    "sqrtm_general",
     "statistics",
     "testing",
     "transfer",

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ._ops import check as _check
+from ._ops.hermitian import embedded, restored
 from ._ops.route import call
 from ._ops.table import OPS
 
@@ -12,8 +13,9 @@ def lyapunov(B: Tensor, C: Tensor, iterations: int | None = None, *, rtol: float
     """Solve the Lyapunov equation B X + X B = C for X, for each pair of matrices.
 
     Args:
-        B: (..., n, n), float16, bfloat16, float32 or float64; its symmetric part is used, positive definite. The half
-            precisions are computed in float32.
+        B: (..., n, n), float16, bfloat16, float32, float64, complex64 or complex128. Its symmetric part is used, of a
+            complex matrix the Hermitian part, positive definite. The half precisions are computed in float32, complex
+            matrices as real ones of twice the size, [[Re, -Im], [Im, Re]].
         C: (..., n, n) of the same dtype and device, symmetric or not. Leading dimensions are broadcast.
         iterations: Number of steps of the paper's iteration, 1 to 100; 8 unless `rtol` is given. One more step resolves
             eigenvalues of B that are smaller by a factor of 1.5; eight reach float32 precision for eigenvalues above
@@ -29,7 +31,7 @@ def lyapunov(B: Tensor, C: Tensor, iterations: int | None = None, *, rtol: float
         gives NaN.
 
     Gradient:
-        dC = lyapunov(B, G) for the cotangent G, and dB = -sym(dC X^T + X^T dC). Differentiable to any order.
+        dC = lyapunov(B, G) for the cotangent G, and dB = -sym(dC X^H + X^H dC). Differentiable to any order.
 
     Cost:
         6 iterations n^3 flop, with rtol 6 to 18 n^3, if C is symmetric, twice that if not, and as much backward. On CPU
@@ -66,9 +68,14 @@ def lyapunov(B: Tensor, C: Tensor, iterations: int | None = None, *, rtol: float
         except RuntimeError:
             _check.fail("lyapunov", f"C must broadcast with B {tuple(B.shape)}", tuple(C.shape))
         B, C = B.expand(*batch, *B.shape[-2:]), C.expand(*batch, *C.shape[-2:])
+    if B.is_complex() or C.is_complex():  # otherwise the op checks them
+        _check.real_or_complex("lyapunov", OPS["lyapunov"].tensors[0], B)
+        _check.other("lyapunov", OPS["lyapunov"], 1, (B, C))
     if rtol is not None:
-        return call("lyapunov_newton", B, C, rtol)
-    return call("lyapunov", B, C, _ITERATIONS.default if iterations is None else iterations)
+        X = call("lyapunov_newton", embedded(B), embedded(C), rtol)
+    else:
+        X = call("lyapunov", embedded(B), embedded(C), _ITERATIONS.default if iterations is None else iterations)
+    return restored(X, B)
 
 
 _ITERATIONS = OPS["lyapunov"].number("iterations")

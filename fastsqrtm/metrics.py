@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from . import gaussians
 from ._ops import check as _check
-from ._ops.table import DTYPES, Matrix
+from ._ops.hermitian import embedded
+from ._ops.table import DTYPES, PUBLIC_DTYPES, Matrix
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
@@ -125,12 +126,13 @@ def bures_distance(A: Tensor, B: Tensor) -> Tensor:
     """Compute the Bures distance of positive semidefinite matrices: the 2-Wasserstein distance of centred Gaussians.
 
     Args:
-        A: (..., n, n), float16, bfloat16, float32 or float64; computed in float64, as `cov1` of `frechet_distance`.
+        A: (..., n, n), float16, bfloat16, float32 or float64; computed in float64, as `cov1` of `frechet_distance`. Or
+            complex64 or complex128, of which the Hermitian part is used, such as density matrices.
         B: As A. Leading dimensions broadcast.
 
     Returns:
-        (tr A + tr B - 2 tr (A^(1/2) B A^(1/2))^(1/2))^(1/2), (...), not squared, at least 0; float64 if an argument is,
-        otherwise float32. It is accurate near 0 as well.
+        (tr A + tr B - 2 tr (A^(1/2) B A^(1/2))^(1/2))^(1/2), (...), not squared, at least 0; float64 if an argument is
+        or is complex128, otherwise float32. It is accurate near 0 as well.
 
     Gradient:
         (I - T) / (2 distance) with T A T = B; 0 where the distance is rounding, as for A = B, where it has none.
@@ -151,13 +153,18 @@ def bures_distance(A: Tensor, B: Tensor) -> Tensor:
         tensor(4.4721)
     """
     function = "bures_distance"
-    _matrix(function, "A", A)
-    _matrix(function, "B", B)
+    _matrix(function, "A", A, PUBLIC_DTYPES)
+    _matrix(function, "B", B, PUBLIC_DTYPES)
     if A.shape[-1] != B.shape[-1]:
         _check.fail(function, f"B must have the size of A {tuple(A.shape)}", tuple(B.shape))
     batch = _batch(function, A.shape[:-2], B.shape[:-2])
+    if A.is_complex() or B.is_complex():  # of the real matrices the square is twice that of the complex ones
+        dtype = torch.promote_types(A.dtype, B.dtype)
+        A, B, copies = embedded(A.to(dtype)), embedded(B.to(dtype)), 2
+    else:
+        copies = 1
     n = A.shape[-1]
-    wide_A, wide_B = (C.double().expand(*batch, n, n) for C in (A, B))
+    wide_A, wide_B = (C.double().expand(*batch, n, n) / copies for C in (A, B))
     squared = _where_finite(lambda A, B: gaussians.bures(function, A, B), wide_A, wide_B)
     traces = (wide_A.diagonal(dim1=-2, dim2=-1).sum(-1) + wide_B.diagonal(dim1=-2, dim2=-1).sum(-1)).detach()
     apart = ~(squared <= (8 * n * gaussians.EPS) ** 2 * traces.abs())  # NaN is no rounding
@@ -350,8 +357,8 @@ def _floating(function: str, name: str, x: Any, dimensions: int, expected: str) 
         _check.fail(function, f"{name} must be {expected}", tuple(x.shape))
 
 
-def _matrix(function: str, name: str, C: Any) -> None:
-    _check.first(function, Matrix(name, "nn"), C)
+def _matrix(function: str, name: str, C: Any, dtypes: tuple[torch.dtype, ...] = DTYPES) -> None:
+    _check.first(function, Matrix(name, "nn"), C, dtypes)
 
 
 def _batch(function: str, *shapes: torch.Size) -> torch.Size:

@@ -205,6 +205,7 @@ def _root(function: str, A: Tensor, inverse: bool, options: _Options) -> Tensor:
     forward = system.inverse if inverse else system.root
     if forward is None:
         _check.fail(function, "a method with an inverse root is needed", f"method {options.method}")
+    _check.first(function, OPS["sqrtm"].tensors[0], A)  # real: the paper's bounds of the spectrum are of such matrices
     shifted = prepared(function, A, options.eps)
     degree = _number(function, options.degree, system.degree)
     iterations = _number(function, options.iterations, system.iterations)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ._ops import check as _check
+from ._ops.hermitian import embedded, restored
 from ._ops.route import call, call_all, under_autocast, without_autocast
 from ._ops.table import OPS
 from ._reference.pseudo import pseudo_inverse_root
@@ -19,8 +20,8 @@ def sqrtm(
     """Compute the square root of each symmetric positive semidefinite matrix, with its exact gradient.
 
     Args:
-        A: (..., n, n), float16, bfloat16, float32 or float64. Its symmetric part is used; the half precisions are
-            computed in float32.
+        A: (..., n, n), float16, bfloat16, float32, float64, complex64 or complex128. Its symmetric part is used, of a
+            complex matrix the Hermitian part; the half precisions are computed in float32.
         rtol: Largest relative error of the root, from 0 to 1; None asks for the precision of the dtype, and no smaller
             value reaches more. A larger one is faster. The normwise error of the gradient is of this order, up to ten
             times as large where the cotangent lies in the directions that converge last.
@@ -29,11 +30,11 @@ def sqrtm(
         check: Raise if a matrix did not converge or is not symmetric. This waits for the device; `root_info` does not.
 
     Returns:
-        A^(1/2), symmetric positive semidefinite, in the shape and dtype of A, at condition numbers up to 1e6 (float32)
-        or 1e12 (float64) by steps that are faster than an eigendecomposition. Matrices beyond, singular ones and those
-        that rounding made indefinite get the root of their positive semidefinite part, by an eigendecomposition: an
-        eigenvalue w counts as max(w, 0). One below -1/64 of the largest gives NaN. The root of a diagonal matrix is
-        taken entry by entry. NaN and Inf give NaN, in that matrix alone.
+        A^(1/2), symmetric (Hermitian) positive semidefinite, in the shape and dtype of A, at condition numbers up to
+        1e6 (float32) or 1e12 (float64) by steps that are faster than an eigendecomposition. Matrices beyond, singular
+        ones and those that rounding made indefinite get the root of their positive semidefinite part, by an
+        eigendecomposition: an eigenvalue w counts as max(w, 0). One below -1/64 of the largest gives NaN. The root of a
+        diagonal matrix is taken entry by entry. NaN and Inf give NaN, in that matrix alone.
 
     Gradient:
         X with S X + X S = sym(G) for the root S and the cotangent G; symmetric, differentiable to any order. At
@@ -42,9 +43,10 @@ def sqrtm(
         the zero matrix it is 0. An `eps` bounds it by ||G|| / (2 sqrt(eps)).
 
     Cost:
-        In float32 6 n^3 flop forward (4 n^3 at rtol=1e-2) and 6 to 18 n^3 backward, more for larger condition numbers;
-        in float64 10 n^3 forward; several times as long forward where the eigendecomposition is needed. On CPU at most
-        5 matrices of workspace per thread. The root is saved for backward.
+        A complex matrix costs what a real one of twice the size does. In float32 6 n^3 flop forward (4 n^3 at
+        rtol=1e-2) and 6 to 18 n^3 backward, more for larger condition numbers; in float64 10 n^3 forward; several times
+        as long forward where the eigendecomposition is needed. On CPU at most 5 matrices of workspace per thread. The
+        root is saved for backward.
 
     Raises:
         RuntimeError: A is not square or has another dtype or layout; a number is out of range; `check` found a matrix
@@ -84,7 +86,7 @@ def inv_sqrtm(
     """Compute the inverse square root of each symmetric positive definite matrix, with its exact gradient.
 
     Args:
-        A: (..., n, n), float16, bfloat16, float32 or float64; its symmetric part is used.
+        A: (..., n, n), real or complex as for `sqrtm`; its symmetric or Hermitian part is used.
         rtol, eps, rel_eps, check: As for `sqrtm`.
         null: What becomes of null directions. With "ridge" an eigenvalue counts as at least eps times the largest, with
             the eps of the precision of the computation, so that the result is finite. With "zero" they map to zero: the
@@ -125,7 +127,7 @@ def inv_sqrtm(
     if null not in ("ridge", "zero"):
         _check.fail("inv_sqrtm", 'null must be "ridge" or "zero"', repr(null))
     if null == "zero":
-        null_rtol = shifted.shape[-1] * torch.finfo(A.dtype).eps if null_rtol is None else null_rtol
+        null_rtol = A.shape[-1] * torch.finfo(A.dtype).eps if null_rtol is None else null_rtol
         _check.kind("inv_sqrtm", "null_rtol", null_rtol)
         if not 0 <= null_rtol < 1:
             _check.fail("inv_sqrtm", "null_rtol must be at least 0 and less than 1", f"{null_rtol:g}")
@@ -147,7 +149,7 @@ def sqrtm_and_inv(
     """Compute the square root and the inverse square root of each matrix in one forward, with one backward for both.
 
     Args:
-        A: (..., n, n), float16, bfloat16, float32 or float64; its symmetric part is used, positive definite.
+        A: (..., n, n), real or complex as for `sqrtm`; its symmetric or Hermitian part is used, positive definite.
         rtol, eps, rel_eps, check: As for `sqrtm`.
 
     Returns:
@@ -191,7 +193,7 @@ class RootInfo(NamedTuple):
         mostly for the paper's approximants, for roots of matrices that are more indefinite than their own rounding
         explains, and for every inverse root of a matrix that is singular in its precision: with a condition number
         above 1 / (4 eps).
-    asymmetry: ||A - A^T||_F / ||A||_F, of which the roots see nothing. 0 for the zero matrix.
+    asymmetry: ||A - A^H||_F / ||A||_F, of which the roots see nothing. 0 for the zero matrix.
     """
 
     residual: Tensor
@@ -230,12 +232,14 @@ def root_info(A: Tensor, S: Tensor | None = None, Z: Tensor | None = None, *, rt
         >>> bool(info.converged.all()), bool((info.residual < 1e-5).all())
         (True, True)
     """
-    _check.first("root_info", OPS["sqrtm"].tensors[0], A)
+    _check.real_or_complex("root_info", OPS["sqrtm"].tensors[0], A)
     for name, root in (("S", S), ("Z", Z)):
         if root is not None:
             _check.strided("root_info", name, root)
             if root.shape != A.shape:
                 _check.fail("root_info", f"{name} must have the shape of A {tuple(A.shape)}", tuple(root.shape))
+            if root.is_complex() != A.is_complex():
+                _check.fail("root_info", f"{name} must be complex where A is, and only there", root.dtype)
     if S is None and Z is None:
         _check.fail("root_info", "a root S or an inverse root Z is needed", "neither")
     return _info(A, S, Z, _tolerance("root_info", rtol))
@@ -252,14 +256,16 @@ def _tolerance(function: str, rtol: float | None) -> float:
 
 
 def prepared(function: str, A: Tensor, eps: float, rel_eps: float = 0.0) -> Tensor:
-    """A as the ops take it, with its ridges on its diagonal: in float32 under autocast, and with a ridge at half
-    precisions, which would lose it.
+    """A as the ops take it, with its ridges on its diagonal: real; in float32 under autocast, and with a ridge at half
+    precisions, which would lose it. `in_dtype` is the way back.
     """
-    _check.first(function, OPS["sqrtm"].tensors[0], A)
+    _check.real_or_complex(function, OPS["sqrtm"].tensors[0], A)
     for name, ridge in (("eps", eps), ("rel_eps", rel_eps)):
         _check.kind(function, name, ridge)
         if not 0 <= ridge < float("inf"):
             _check.fail(function, f"{name} must be finite and not negative", f"{ridge:g}")
+    if A.is_complex():
+        A, rel_eps = embedded(A), rel_eps / 2**0.5  # whose norm is larger by that
     if eps or rel_eps or under_autocast(A):
         A = A.to(torch.promote_types(A.dtype, torch.float32))
     if not (eps or rel_eps):
@@ -275,6 +281,8 @@ def prepared(function: str, A: Tensor, eps: float, rel_eps: float = 0.0) -> Tens
 
 def in_dtype(root: Tensor, A: Tensor) -> Tensor:
     """The root in the dtype of A; unchanged under autocast, as from the ops."""
+    if A.is_complex():
+        return restored(root, A)
     return root if root.dtype == A.dtype or under_autocast(A) else root.to(A.dtype)
 
 
@@ -294,6 +302,7 @@ def _spectral_norm(product: Callable[[Tensor], Tensor], A: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _info(A: Tensor, S: Tensor | None, Z: Tensor | None, rtol: float) -> RootInfo:
+    A, S, Z = embedded(A), *(None if root is None else embedded(root) for root in (S, Z))
     storage = next(root.dtype for root in (S, Z) if root is not None)
     precision = torch.promote_types(A.dtype, torch.float32)
     A = A.to(precision)

@@ -67,7 +67,8 @@ def spd(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> Tensor:
-    """Random symmetric positive (semi)definite matrices (*batch, n, n) of condition number kappa.
+    """Random symmetric positive (semi)definite matrices (*batch, n, n) of condition number kappa; Hermitian ones for a
+    complex dtype.
 
     Spectra: log (log-uniform), clustered (all but two in one place), one_small, two_level, identity, repeated (three
     values), rank_one, rank_deficient (half of them zero), and wishart, covariances of 2n samples, where kappa is not
@@ -79,14 +80,15 @@ def spd(
         100.0
     """
     generator = torch.Generator().manual_seed(seed)
+    precise = torch.complex128 if dtype.is_complex else torch.float64
     if spectrum == "wishart":
-        samples = torch.randn(*batch, n, 2 * n, generator=generator, dtype=torch.float64)
-        A = samples @ samples.mT / max(2 * n, 1)
+        samples = torch.randn(*batch, n, 2 * n, generator=generator, dtype=precise)
+        A = samples @ samples.mH / max(2 * n, 1)
     else:
         values = eigenvalues(n, kappa, spectrum, batch, generator)
-        Q = torch.linalg.qr(torch.randn(*batch, n, n, generator=generator, dtype=torch.float64)).Q
-        A = Q * values[..., None, :] @ Q.mT
-    return ((A + A.mT) / 2).to(dtype)
+        Q = torch.linalg.qr(torch.randn(*batch, n, n, generator=generator, dtype=precise)).Q
+        A = Q * values[..., None, :] @ Q.mH
+    return ((A + A.mH) / 2).to(dtype)
 
 
 def twin(name: str) -> Definition:
@@ -129,16 +131,17 @@ def time_in_turn(contenders: dict[str, Callable[[], object]], seconds: float) ->
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> Tensor:
-    """||actual - expected||_F / ||expected||_F of each matrix, in float64; 0 for 0/0."""
-    actual, expected = actual.double(), expected.double()
+    """||actual - expected||_F / ||expected||_F of each matrix, in float64 or complex128; 0 for 0/0."""
+    precise = torch.complex128 if actual.is_complex() else torch.float64
+    actual, expected = actual.to(precise), expected.to(precise)
     error = torch.linalg.vector_norm(actual - expected, dim=(-2, -1))
     return torch.where(error == 0, 0, error / torch.linalg.vector_norm(expected, dim=(-2, -1)))
 
 
 def exact_sqrtm(A: Tensor, power: float = 0.5) -> Tensor:
-    """A^power by eigendecomposition in float64: power 1/2 for the root, -1/2 for the inverse root."""
-    values, V = torch.linalg.eigh(A.double())
-    return V * values.clamp(min=0)[..., None, :] ** power @ V.mT
+    """A^power by eigendecomposition in float64 or complex128: power 1/2 for the root, -1/2 for the inverse root."""
+    values, V = torch.linalg.eigh(A.to(torch.complex128 if A.is_complex() else torch.float64))
+    return V * values.clamp(min=0)[..., None, :] ** power @ V.mH
 
 
 def exact_gradient(A: Tensor, G: Tensor, power: float = 0.5) -> Tensor:

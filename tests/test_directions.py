@@ -1,7 +1,7 @@
 """Imports and includes point down: general code never knows the code built on it.
 
-Python: `nn`, `metrics`, `transfer` -> `roots`, `spd`, `linalg`, `lyapunov`, `plan`, `statistics`, `gaussians` ->
-`_reference` -> `_ops` -> torch.
+Python: `nn`, `metrics`, `transfer` -> `roots`, `spd`, `linalg`, `lyapunov`, `polar`, `general`, `plan`,
+`statistics`, `gaussians` -> `_reference` -> `_ops` -> torch.
 `_ops` is the machine and knows no mathematics; `_reference` defines the ops by means of it. `paper` stands on `roots`,
 and `nn` on both.
 C++: `passes` -> `steps` or `library` -> `matrix` or `tile` -> `scalars`, without torch; no device sees the other.
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-EVERYDAY = {"roots", "spd", "linalg", "lyapunov", "plan", "statistics"}
+EVERYDAY = {"roots", "spd", "linalg", "lyapunov", "general", "plan", "polar", "statistics"}
 # The neighbours that a module or subpackage of fastsqrtm may import, in addition to itself.
 MAY_IMPORT = {
     "_ops": set(),

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from .table import DTYPES, Matrix, Number, Op
+from .table import DTYPES, PUBLIC_DTYPES, Matrix, Number, Op
 
 
 def _name(value: Any) -> str:
@@ -63,17 +63,23 @@ def not_functionalized(function: str, expected: str, A: Tensor) -> None:
         fail(function, expected, "a tensor inside torch.func.functionalize")
 
 
-def first(function: str, expected: Matrix, A: Any) -> None:
+def first(function: str, expected: Matrix, A: Any, dtypes: tuple[torch.dtype, ...] = DTYPES) -> None:
     """Checks the first tensor of an op, which the other tensors must match."""
     strided(function, expected.name, A)
-    if A.dtype not in DTYPES:
-        fail(function, f"{expected.name} must be float16, bfloat16, float32 or float64", _name(A.dtype))
+    if A.dtype not in dtypes:
+        *names, last = map(_name, dtypes)
+        fail(function, f"{expected.name} must be {', '.join(names)} or {last}", _name(A.dtype))
     shape = A.shape
     fits = len(shape) >= len(expected.dims)
     for i, j in expected.equal:  # no generator, because every call comes here
         fits = fits and shape[i] == shape[j]
     if not fits:
         fail(function, f"{expected.name} must be {expected.expected_shape}", tuple(A.shape))
+
+
+def real_or_complex(function: str, expected: Matrix, A: Any) -> None:
+    """Checks the first tensor of a function that also takes complex matrices."""
+    first(function, expected, A, PUBLIC_DTYPES)
 
 
 def other(function: str, op: Op, position: int, tensors: tuple) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from . import check
-from .table import OPS, Op
+from .table import OPS, Op, parse
 
 Results = Tensor | tuple[Tensor, ...]
 
@@ -86,6 +86,21 @@ def empty_results(op: Op, tensors: tuple[Tensor, ...]) -> list[Tensor]:
 
 
 DEFINITIONS: dict[str, Definition] = {}
+
+TORCH_ONLY: dict[str, Definition] = {}
+"""Ops that have no kernels, and no line in ops.def: what they compute in plain torch looks at values, which a graph
+could not, or has a rule of its own."""
+
+
+def torch_op(schema: str, shapes: str, ranges: str = "") -> Callable[[Callable[..., Results]], Definition]:
+    """Makes a function an op without a kernel; the columns are those of ops.def."""
+
+    def define(compute: Callable[..., Results]) -> Definition:
+        name = compute.__name__
+        TORCH_ONLY[name] = Definition(parse(name, schema, shapes, ranges), compute)
+        return TORCH_ONLY[name]
+
+    return define
 
 
 @overload

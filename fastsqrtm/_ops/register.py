@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from . import check, route
-from .definition import Definition, Results, incomplete, packed
+from .definition import TORCH_ONLY, Definition, Results, incomplete, packed
 from .native import load_cuda, native
 
 AUTOCAST_DEVICES = ("cpu", "cuda")
@@ -39,6 +39,8 @@ def register(definition: Definition, library: torch.library.Library, define: boo
 
     def fallback(*args: Any) -> Results:
         device = check.call(op, args)[0][0].device.type
+        if op.name in TORCH_ONLY:
+            return definition(*args)
         if device == "cuda" and not load_cuda():
             # load_cuda() has just registered native kernels; they take precedence over this fallback from now on.
             assert definition.overload is not None
@@ -71,3 +73,5 @@ def register_all(definitions: dict[str, Definition]) -> None:
         raise ImportError(f"fastsqrtm: {', '.join(missing)}")
     for definition in definitions.values():
         register(definition, _library, define=not native.loaded)
+    for definition in TORCH_ONLY.values():
+        register(definition, _library, define=True)

@@ -21,7 +21,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
 from . import check, sharding
-from .definition import DEFINITIONS, Definition, Results, unpacked
+from .definition import DEFINITIONS, TORCH_ONLY, Definition, Results, unpacked
 
 
 def under_autocast(A: Tensor) -> bool:
@@ -211,7 +211,7 @@ def apply(definition: Definition, *inputs: Any) -> Results:
 
 def call(name: str, *inputs: Any) -> Tensor:
     """Calls an op that has one result."""
-    result = apply(DEFINITIONS[name], *inputs)
+    result = apply(DEFINITIONS.get(name) or TORCH_ONLY[name], *inputs)
     assert isinstance(result, Tensor)
     return result
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .definition import DEFINITIONS
+from .definition import DEFINITIONS, TORCH_ONLY
 from .table import Op
 
 
@@ -25,7 +25,7 @@ def register() -> None:
     """Tells torch how each op may be sharded."""
     from torch.distributed.tensor.experimental import register_sharding
 
-    for definition in DEFINITIONS.values():
+    for definition in (*DEFINITIONS.values(), *TORCH_ONLY.values()):
         overload: Any = definition.overload
         register_sharding(overload)(_placements(definition.op))
 

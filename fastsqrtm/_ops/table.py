@@ -10,6 +10,8 @@ import torch
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """The dtypes of the first argument of an op, and of every other tensor whose dtype its line does not name."""
+PUBLIC_DTYPES = (*DTYPES, torch.complex64, torch.complex128)
+"""Those that the everyday functions take: `hermitian` makes complex matrices real."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ tests. The twins have the names and the input policy of csrc/ops.h; docs/method.
     roots       the roots to the accuracy of the dtype and their gradients
     pseudo      the pseudo-inverse of the root, by torch's eigendecomposition
     spd         inverses and determinants
+    polar       the orthogonal factor of any matrix, by torch operations and other ops alone
+    general     the principal root of any square matrix, likewise
     series      the paper's approximants and Newton-Schulz, with the paper's gradient and with their own
 
 Gradients are ops as well; no twin relies on torch's autograd.

@@ -67,7 +67,7 @@ def reachable(rtol: float, dtype: torch.dtype) -> float:
 # B X + X B = C: B dX + dX B = dC - dB X - X dB.
 
 
-def _rule_of(name: str) -> Rule:
+def rule_of_lyapunov(name: str) -> Rule:
     def vjp(B: Tensor, X: Tensor, numbers: tuple, G: Tensor) -> tuple[Tensor, Tensor]:
         Y = call(name, B, G, *numbers)
         return -symmetric_part(anticommutator(Y, X.mT)), Y
@@ -85,7 +85,7 @@ def lyapunov(B: Tensor, C: Tensor, iterations: int) -> Tensor:
     return torch.where(scale == 0, 0, solve_newton_schulz(B_0, C, iterations) / scale)
 
 
-lyapunov.rule = _rule_of("lyapunov")
+lyapunov.rule = rule_of_lyapunov("lyapunov")
 
 
 @op(entry_precision=True)
@@ -96,4 +96,4 @@ def lyapunov_newton(B: Tensor, C: Tensor, rtol: float, entry_precision: float) -
     return torch.where(s == 0, 0, X / s)
 
 
-lyapunov_newton.rule = _rule_of("lyapunov_newton")
+lyapunov_newton.rule = rule_of_lyapunov("lyapunov_newton")

@@ -87,3 +87,40 @@ def root_design(rtol: float, dtype: torch.dtype) -> RootDesign:
 
     designs = (design(p, k, LOWEST_EIGENVALUE[dtype]) for p, k in itertools.product(range(1, 9), range(6)))
     return min((d for d in designs if d.error <= max(rtol, FINEST_TOLERANCE[dtype])), key=cost)
+
+
+@functools.cache
+def minimax_quintics(steps: int, smallest: float, margin: float) -> list[tuple[float, float, float]]:
+    """(a, b, c) of each step x <- a x + b x^3 + c x^5 whose composition is nearest to 1 on [smallest, 1].
+
+    Each is the minimax polynomial of the interval that the one before leaves, whose upper end rounding may exceed by a
+    factor of `margin`: Amsel, Persson, Musco and Gower, Polar Express, 2025, prove that no composition does better. Its
+    error has one size and alternating signs at both ends of the interval and at the two extrema between (Remez).
+    """
+    low, high, found = smallest, 1.0, []
+    for _ in range(steps):
+        high *= margin
+        if high - low < 0.05:  # there the limit, whose first two derivatives at 1 are zero
+            a, b, c = 15 / 8, -10 / 8, 3 / 8
+            error = max(abs(1 - (a * x + b * x**3 + c * x**5)) for x in (low, high))
+        else:
+            inner = [low + (high - low) / 4, low + (high - low) * 3 / 4]
+            for _ in range(30):
+                points = (low, *inner, high)
+                a, b, c, error = _solved([[x, x**3, x**5, (-1.0) ** i, 1.0] for i, x in enumerate(points)])
+                root = math.sqrt(9 * b * b - 20 * a * c)
+                inner = [math.sqrt((-3 * b - root) / (10 * c)), math.sqrt((-3 * b + root) / (10 * c))]
+            error = abs(error)
+        found.append((a, b, c))
+        low, high = 1 - error, 1 + error
+    return found
+
+
+def _solved(rows: list[list[float]]) -> list[float]:
+    """The solution of a small linear system, right side in the last column, by elimination with pivots."""
+    for k in range(len(rows)):
+        rows[k:] = sorted(rows[k:], key=lambda row: -abs(row[k]))
+        for row in rows[:k] + rows[k + 1 :]:
+            factor = row[k] / rows[k][k]
+            row[k:] = [x - factor * y for x, y in zip(row[k:], rows[k][k:], strict=True)]
+    return [row[-1] / row[k] for k, row in enumerate(rows)]
