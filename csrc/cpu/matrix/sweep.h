@@ -74,72 +74,137 @@ void eliminate(const PivotFactors<T>& factors, Block<T>& U, T* eliminated, T* sc
     for (int k = 0; k < i; ++k) U.row[k] -= factors.column[k][i] * U.row[i];
 }
 
-// Two strips of `lanes` rows, panel after panel, in the memory of one matrix: a matrix of more than one block has the
+// So many rows are swept before the rest of the matrix is updated, for all of them at once: few updates, because each
+// of a large matrix moves it through the caches. The bits are the same for any number.
+constexpr int rows_of_large_sweep = 64;
+template <class T>
+constexpr int swept_together(int n) {
+  constexpr int large_bytes = 256 * 1024;  // measured: from here on the large sweep is faster
+  return int64_t(n) * n * int(sizeof(T)) <= large_bytes ? Simd<T>::lanes : rows_of_large_sweep;
+}
+
+// Two strips of as many rows, panel after panel, in the memory of one matrix: a matrix of more than one block has the
 // room, and a matrix of one block needs no strips.
 template <class T>
 struct SweepStrips {
   T *eliminated, *scaled;
 
   explicit SweepStrips(const Panels<T>& memory)
-      : eliminated(memory.data), scaled(memory.data + int64_t(memory.lanes) * memory.width * memory.panels()) {}
+      : eliminated(memory.data),
+        scaled(memory.data + int64_t(swept_together<T>(memory.n)) * memory.width * memory.panels()) {}
 };
 
 // P -= eliminated^T scaled for tile_rows rows from row i on and `vectors` blocks from block J on.
-template <class T, int vectors>
-inline void update_tile(const Panels<T>& P, const T* left, const T* right, int i, int J) {
+template <class T, int vectors, int most_steps>
+inline void update_tile(const Panels<T>& P, const T* left, const T* right, int steps, int i, int J) {
   T* target = P.at(i, J * P.lanes);
   Tile<T, vectors> tile;
   tile.load(target, P.width);
-  tile.template multiply<-1>(left, P.width, right, P.width, P.lanes);
+  for (int s = 0; s < (most_steps == 1 ? 1 : steps); ++s, left += P.lanes * P.width, right += P.lanes * P.width)
+    tile.template multiply<-1>(left, P.width, right, P.width, P.lanes);
   tile.store(target, P.width);
+}
+
+struct Blocks {
+  int begin, end;
+  bool contain(int J) const { return begin <= J && J < end; }
+};
+
+template <class T, Swept result, int rows>
+__attribute__((noinline)) bool sweep_by(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips, double* log_determinant) {
+  constexpr int lanes = Simd<T>::lanes, width = Simd<T>::panel, tile_rows = Simd<T>::tile_rows, step = rows / lanes;
+  const int blocks = P.blocks();
+  PivotFactors<T> factors[step];
+  // Of block column J, what row K of those swept together has left.
+  const auto strip_block = [](T* strip, int J, int k) {
+    return strip + ((J / 2) * rows + k * lanes) * width + (J % 2) * lanes;
+  };
+  // Block J of block row K; right of the diagonal it is read from under the diagonal.
+  const auto eliminate_block = [&](int K, int J, int k) {
+    Block<T> block;
+    T* place = J < K ? P.block(K, J) : P.block(J, K);
+    block.load(place);
+    if (J > K) block.transpose();
+    eliminate(factors[k], block, strip_block(strips.eliminated, J, k), strip_block(strips.scaled, J, k));
+    if (J > K) block.transpose();
+    block.store(place);
+  };
+  // Block row I in these block columns, but not right of the diagonal nor in block column `skipped`, for `count` rows
+  // from k on of those swept together.
+  const auto update = [&](int I, Blocks columns, int skipped, int k, int count) {
+    const int end = columns.end < I + 1 ? columns.end : I + 1;
+    for (int r = 0; r < lanes && I * lanes + r < P.n; r += tile_rows) {
+      const T* left = strip_block(strips.eliminated, I, k) + r;
+      for (int J = columns.begin; J < end; J += 2) {  // a panel
+        const int first = J == skipped ? J + 1 : J, last = J + 1 >= end || J + 1 == skipped ? J : J + 1;
+        const T* right = strip_block(strips.scaled, first, k);
+        if (first < last)
+          update_tile<T, 2, step>(P, left, right, count, I * lanes + r, first);
+        else if (first == last)
+          update_tile<T, 1, step>(P, left, right, count, I * lanes + r, first);
+      }
+    }
+  };
+  bool positive = true;
+  for (Blocks swept{0, 0}; swept.begin < blocks; swept.begin = swept.end) {
+    swept.end = swept.begin + step < blocks ? swept.begin + step : blocks;
+    // Where the rows swept together meet their columns.
+    for (int K = swept.begin, k = 0; K < swept.end; ++K, ++k) {
+      Block<T> block;
+      block.load(P.block(K, K));
+      sweep_block<T, result>(block, P.n - K * lanes, factors[k]);
+      block.store(P.block(K, K));
+      positive = positive && factors[k].positive;
+      for (int i = 0; log_determinant && i < lanes && K * lanes + i < P.n; ++i)
+        *log_determinant -= std::log(double(factors[k].inverse[i]));
+      if constexpr (step > 1) {
+        for (int J = swept.begin; J < swept.end; ++J)
+          if (J != K) eliminate_block(K, J, k);
+        for (int I = swept.begin; I < swept.end; ++I)
+          if (I != K) update(I, swept, K, k, 1);
+      }
+    }
+    // The rest of these rows and columns: a panel needs of the other panels only what is above.
+    team.each([&](int member) {
+      for (int J = 2 * member; J < blocks; J += 2 * team.threads) {
+        const Blocks own{J, J + 2 < blocks ? J + 2 : blocks};
+        for (int K = swept.begin, k = 0; K < swept.end; ++K, ++k) {
+          for (int I = own.begin; I < own.end; ++I)
+            if (!swept.contain(I)) eliminate_block(K, I, k);
+          if constexpr (step > 1) {
+            if (own.begin >= swept.end)
+              for (int I = own.begin; I < own.end; ++I) update(I, swept, K, k, 1);
+            else if (own.end <= swept.begin)
+              for (int I = swept.begin; I < swept.end; ++I)
+                if (I != K) update(I, own, -1, k, 1);
+          }
+        }
+      }
+    });
+    // Everything else, for all of them at once.
+    team.each([&](int member) {
+      for (int J = 2 * member; J < blocks; J += 2 * team.threads)
+        for (int I = J; I < J + 2 && I < blocks; ++I) {
+          if (swept.contain(I)) continue;
+          if constexpr (step == 1) {
+            update(I, {0, blocks}, swept.begin, 0, 1);
+          } else {
+            update(I, {0, swept.begin}, -1, 0, swept.end - swept.begin);
+            update(I, {swept.end, blocks}, -1, 0, swept.end - swept.begin);
+          }
+        }
+    });
+  }
+  return positive;
 }
 
 // Sweeps I + P or P, reading and writing only the blocks on and under the diagonal. Returns false if a pivot was not
 // positive. Adds the logarithms of the pivots to `log_determinant` unless it is null.
 template <class T, Swept result>
 bool sweep(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips, double* log_determinant = nullptr) {
-  constexpr int lanes = Simd<T>::lanes, width = Simd<T>::panel, tile_rows = Simd<T>::tile_rows;
-  const int blocks = P.blocks();
-  const auto strip_block = [](T* strip, int J) { return strip + (J / 2) * lanes * width + (J % 2) * lanes; };
-  bool positive = true;
-  for (int K = 0; K < blocks; ++K) {
-    Block<T> block;
-    PivotFactors<T> factors;
-    block.load(P.block(K, K));
-    sweep_block<T, result>(block, P.n - K * lanes, factors);
-    block.store(P.block(K, K));
-    positive = positive && factors.positive;
-    for (int k = 0; log_determinant && k < lanes && K * lanes + k < P.n; ++k)
-      *log_determinant -= std::log(double(factors.inverse[k]));
-    // Block row K; its part right of the diagonal is read from under the diagonal.
-    for (int J = 0; J < blocks; ++J) {
-      if (J == K) continue;
-      T* place = J < K ? P.block(K, J) : P.block(J, K);
-      block.load(place);
-      if (J > K) block.transpose();
-      eliminate(factors, block, strip_block(strips.eliminated, J), strip_block(strips.scaled, J));
-      if (J > K) block.transpose();
-      block.store(place);
-    }
-    // Everything else, on and under the diagonal.
-    team.each([&](int member) {
-      for (int I = member; I < blocks; I += team.threads) {
-        if (I == K) continue;
-        for (int r = 0; r < lanes && I * lanes + r < P.n; r += tile_rows) {
-          const T* left = strip_block(strips.eliminated, I) + r;
-          for (int J = 0; J <= I; J += 2) {  // a panel, without block column K and blocks right of the diagonal
-            const int first = J == K ? J + 1 : J, last = J + 1 > I || J + 1 == K ? J : J + 1;
-            const T* right = strip_block(strips.scaled, first);
-            if (first < last)
-              update_tile<T, 2>(P, left, right, I * lanes + r, first);
-            else if (first == last)
-              update_tile<T, 1>(P, left, right, I * lanes + r, first);
-          }
-        }
-      }
-    });
-  }
-  return positive;
+  return swept_together<T>(P.n) == Simd<T>::lanes
+             ? sweep_by<T, result, Simd<T>::lanes>(team, P, strips, log_determinant)
+             : sweep_by<T, result, rows_of_large_sweep>(team, P, strips, log_determinant);
 }
 
 }  // namespace FASTSQRTM_ISA
