@@ -272,9 +272,8 @@ def bures(function: str, A: Tensor, B: Tensor) -> Tensor:
     """The squared Bures distance (...) of float64 matrices (..., d, d); singular vectors only where they are needed."""
     if torch.is_grad_enabled() and (A.requires_grad or B.requires_grad):
         return Bures.apply(function, A, B)[0]
-    A, B = symmetric(A), symmetric(B)
     if A.shape[-1] <= SMALL:
-        return squared_distance(factor(A), factor(B), None)
+        return squared_distance(factor(symmetric(A)), factor(symmetric(B)), None)
     size = A.shape[-2:]
     pairs = zip(A.reshape(-1, *size), B.reshape(-1, *size), strict=True)
     return torch.stack([_by_eigenvalues(A, B) for A, B in pairs]).reshape(A.shape[:-2])
@@ -284,25 +283,52 @@ def _by_eigenvalues(A: Tensor, B: Tensor) -> Tensor:
     """The squared distance of one pair by the eigenvalues of L^T B L, A = L L^T, which is fastest; by singular values
     where their squares may lose too much: independent errors e of eigenvalues x are e / (2 sqrt(x)) in the overlap.
     """
-    L, info = torch.linalg.cholesky_ex(A)
-    if info == 0:
-        values = torch.linalg.eigvalsh(_congruence(L, B))
+    L = _cholesky(A)
+    if L is not None:
+        values = torch.linalg.eigvalsh(_congruence(L, B)).clamp(min=0)
         total = A.trace() + B.trace()
-        values = values.clamp(min=0)
         distance = total - 2 * values.sqrt().sum()
         if EPS * values[-1] * (1 / values).sum().sqrt() < RESOLVED * distance and distance > NEAR * total:
             return distance
-    return squared_distance(L if info == 0 else factor(A), factor(B), None)
+    return squared_distance(factor(symmetric(A)), factor(symmetric(B)), None)
 
 
-def _congruence(L: Tensor, B: Tensor, block: int = 256) -> Tensor:
-    """The lower triangle of L^T B L for a lower triangular L, with two fifths of the work of full products."""
+def _cholesky(A: Tensor, block: int = 128) -> Tensor | None:
+    """L with L L^T = A for the symmetric part of one matrix, None if it is not positive definite: by columns of blocks,
+    which is half again as fast as symmetrising a copy and LAPACK.
+    """
+    L = torch.zeros_like(A)
+    for k in range(0, len(A), block):
+        end = min(k + block, len(A))
+        panel = L[k:, k:end]
+        torch.add(A[k:, k:end], A[k:end, k:].T, out=panel).div_(2)
+        panel.addmm_(L[k:, :k], L[k:end, :k].T, alpha=-1)
+        corner, failed = torch.linalg.cholesky_ex(panel[: end - k])
+        if failed:
+            return None
+        panel[: end - k] = corner
+        panel[end - k :] = torch.linalg.solve_triangular(corner.T, panel[end - k :], upper=True, left=False)
+    return L
+
+
+def _congruence(L: Tensor, B: Tensor, block: int = 128) -> Tensor:
+    """The lower triangle of L^T B L for a lower triangular L and the symmetric part of B, above it is no matter: with
+    the half T of B below the diagonal, B = T + T^T, it is L^T Y + Y^T L for Y = T L, a quarter of the work of products.
+    """
     d = len(L)
-    M, K = torch.empty_like(B), torch.zeros_like(B)
-    for i in range(0, d, block):
-        M[i : i + block] = L[i:, i : i + block].T @ B[i:]
-    for j in range(0, d, block):
-        K[j:, j : j + block] = M[j:, j:] @ L[j:, j : j + block]
+    Y, K = torch.zeros_like(B), torch.empty_like(B)
+    starts = range(0, d, block)
+    for k in starts:
+        end = min(k + block, d)
+        T = B[k:end, :end] + B[:end, k:end].T
+        T /= 2
+        T[:, k:] /= 2  # the block on the diagonal is in T and in T^T
+        for j in range(0, end, block):
+            torch.mm(T[:, j:], L[j:end, j : j + block], out=Y[k:end, j : min(j + block, end)])
+    for i in starts:
+        end = min(i + block, d)
+        torch.mm(L[i:, i:end].T, Y[i:, :end], out=K[i:end, :end])
+        K[i:end, :end].addmm_(Y[i:, i:end].T, L[i:, :end])
     return K
 
 
