@@ -368,10 +368,10 @@ def _where_finite(function: Callable[[Tensor, Tensor], Tensor], A: Tensor, B: Te
     finite = A.isfinite().all(-1).all(-1) & B.isfinite().all(-1).all(-1)
     if finite.numel() == 0:
         return A.new_zeros(finite.shape)
-    if not finite.all():
-        A, B = (torch.where(finite[..., None, None], C, 0) for C in (A, B))
-    result = function(A, B)
-    return result if finite.all() else torch.where(finite, result, torch.nan)
+    if not gaussians.transforming() and finite.all():
+        return function(A, B)
+    A, B = (torch.where(finite[..., None, None], C, 0) for C in (A, B))
+    return torch.where(finite, function(A, B), torch.nan)
 
 
 def _contrasts(X: Tensor) -> Tensor:
