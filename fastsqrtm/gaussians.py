@@ -15,6 +15,7 @@ from ._ops.route import unpack_dual
 
 EPS = torch.finfo(torch.float64).eps
 SMALL = 64  # up to this size LAPACK's decompositions of the whole batch; above, ours of one matrix after the other
+BLOCK = 128  # rows and columns that products of triangular matrices take together
 FLOOR = 8 * EPS  # of the largest variance: below it a residual variance is the rounding of float64
 # Squares of singular values that one eigendecomposition resolves, of the largest: for vectors, and for sums alone.
 DEFLATED, SUMMED = 1e-3, 1e-8
@@ -396,11 +397,11 @@ def _by_eigenvalues(A: Tensor, B: Tensor) -> Tensor:
     return squared_distance(factor(symmetric(A)), factor(symmetric(B)), None)
 
 
-def _cholesky(A: Tensor, block: int = 128) -> Tensor | None:
+def _cholesky(A: Tensor, block: int = BLOCK) -> Tensor | None:
     """L with L L^T = A for the symmetric part of one matrix, None if it is not positive definite: by columns of blocks,
-    which is half again as fast as symmetrising a copy and LAPACK.
+    which is half again as fast as symmetrising a copy and LAPACK. What is above the blocks of the diagonal is not set.
     """
-    L = torch.zeros_like(A)
+    L = torch.empty_like(A)
     for k in range(0, len(A), block):
         end = min(k + block, len(A))
         panel = L[k:, k:end]
@@ -414,12 +415,12 @@ def _cholesky(A: Tensor, block: int = 128) -> Tensor | None:
     return L
 
 
-def _congruence(L: Tensor, B: Tensor, block: int = 128) -> Tensor:
-    """The lower triangle of L^T B L for a lower triangular L and the symmetric part of B, above it is no matter: with
-    the half T of B below the diagonal, B = T + T^T, it is L^T Y + Y^T L for Y = T L, a quarter of the work of products.
+def _congruence(L: Tensor, B: Tensor, block: int = BLOCK) -> Tensor:
+    """The lower triangle of L^T B L for L of `_cholesky` and the symmetric part of B; what is above it has no meaning.
+    With the half T of B below the diagonal, B = T + T^T, it is L^T Y + Y^T L for Y = T L: a quarter of two products.
     """
     d = len(L)
-    Y, K = torch.zeros_like(B), torch.empty_like(B)
+    Y, K = torch.empty_like(B), torch.empty_like(B)
     starts = range(0, d, block)
     for k in starts:
         end = min(k + block, d)
