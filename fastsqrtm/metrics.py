@@ -34,7 +34,7 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
         singular covariances finite, and exact in what moves with the samples.
 
     Cost:
-        A Cholesky factorisation, a congruence and eigenvalues, 3 d^3 flop; for a gradient or an ill-conditioned pair two
+        A Cholesky factor, a congruence and eigenvalues, 3 d^3 flop; for a gradient or an ill-conditioned pair two
         factorisations and eigenvectors, about 15 d^3. Covariances of rank k < d need 2 d k^2 and O(k^3). Matrices
         beyond d = 64 are taken one after the other.
 
