@@ -5,13 +5,17 @@ tr (C1^(1/2) C2 C1^(1/2))^(1/2) is the sum of s, and the map from C1 to C2 is W 
 singular values of a product of factors keep the digits that the eigenvalues of a product of covariances lose.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ._ops.route import unpack_dual
+
 EPS = torch.finfo(torch.float64).eps
 SMALL = 64  # up to this size LAPACK's decompositions of the whole batch; above, ours of one matrix after the other
+BLOCK = 128  # rows and columns that products of triangular matrices take together
 FLOOR = 8 * EPS  # of the largest variance: below it a residual variance is the rounding of float64
 # Squares of singular values that one eigendecomposition resolves, of the largest: for vectors, and for sums alone.
 DEFLATED, SUMMED = 1e-3, 1e-8
@@ -160,62 +164,122 @@ def _divided(X: Tensor, s: Tensor) -> Tensor:
     return torch.where(sums > 0, X / torch.where(sums > 0, sums, 1), 0)
 
 
-def _map_backward(G: Tensor, T: Tensor, s: Tensor, W1: Tensor, W2: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+def _map_gradients(G: Tensor, T: Tensor, s: Tensor, W1: Tensor, W2: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of <G, T> for the map T from A to B: to B and to A, as in `Bures`."""
     inverse = torch.where(s > 0, 1 / s, 0)
-    if s.shape[-1] == G.shape[-1] and bool((s > 0).all()):
+    G, B = symmetric(G), symmetric(B)
+    if _regular(s, G):
         left = inverse[..., None] * W2.mT  # W1^-1
         X = W1 @ _divided(left @ G @ left.mT, s) @ W1.mT
         return X, -T @ X @ T
-    # T = B F1 (F1^T B F1)^(-3/2) F1^T B by B, and F2 (F2^T A F2)^(-1/2) F2^T by A, where B_rest pairs with no direction
+    # T = B F1 (F1^T B F1)^(-3/2) F1^T B by B, and F2 (F2^T A F2)^(-1/2) F2^T by A, where `rest` pairs with no direction
     inner = W2.mT @ G @ W2
-    outer = (inverse[..., :, None] * inverse[..., None, :]) * inner
+    outer, weight = _weights(s, inverse)
     side = (G @ W2) * inverse[..., None, :] ** 2 @ W1.mT
+    to_B = side + side.mT - W1 @ _divided(outer * weight * inner, s) @ W1.mT
+    rest = W2 * inverse[..., None, :] ** 3 @ (W2.mT @ G @ (B - W2 @ W2.mT))
+    return to_B, rest + rest.mT - W2 @ _divided(outer * inner, s) @ W2.mT
+
+
+def _map_tangent(
+    dA: Tensor, dB: Tensor, T: Tensor, s: Tensor, W1: Tensor, W2: Tensor, B: Tensor
+) -> tuple[Tensor]:  # fmt: skip
+    """dT for the map T from A to B: the adjoint of `_map_gradients`."""
+    inverse = torch.where(s > 0, 1 / s, 0)
+    dA, dB, B = symmetric(dA), symmetric(dB), symmetric(B)
+    if _regular(s, dA):
+        left = inverse[..., None] * W2.mT
+        return (left.mT @ _divided(W1.mT @ (dB - T @ dA @ T) @ W1, s) @ left,)
+    outer, weight = _weights(s, inverse)
+    side = dB @ W1 * inverse[..., None, :] ** 2 @ W2.mT
+    rest = W2 * inverse[..., None, :] ** 3 @ (W2.mT @ dA @ (B - W2 @ W2.mT))
+    inner = weight * (W1.mT @ dB @ W1) + W2.mT @ dA @ W2
+    return (side + side.mT + rest + rest.mT - W2 @ (outer * _divided(inner, s)) @ W2.mT,)
+
+
+def _regular(s: Tensor, G: Tensor) -> bool:
+    return s.shape[-1] == G.shape[-1] and bool((s > 0).all())
+
+
+def _weights(s: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
     i, j = s[..., :, None], s[..., None, :]
-    weight = (i * i + i * j + j * j) * inverse[..., :, None] * inverse[..., None, :]
-    to_B = side + side.mT - W1 @ _divided(outer * weight, s) @ W1.mT
-    B_rest = B - W2 @ W2.mT
-    rest = W2 * inverse[..., None, :] ** 3 @ (W2.mT @ G @ B_rest)
-    return to_B, rest + rest.mT - W2 @ _divided(outer, s) @ W2.mT
+    outer = inverse[..., :, None] * inverse[..., None, :]
+    return outer, (i * i + i * j + j * j) * outer
 
 
-class _Twice(torch.autograd.Function):
-    """The identity, with an error for a third derivative, which would otherwise lack terms."""
+def _polar_derivative(X: Tensor, U: Tensor, s: Tensor, V: Tensor) -> tuple[Tensor]:
+    """The derivative of Q = U V^T in the direction X of P = U diag(s) V^T; self-adjoint."""
+    inverse = torch.where(s > 0, 1 / s, 0)[..., None, :]
+    inner = U.mT @ X @ V
+    turned = U @ _divided(inner - inner.mT, s) @ V.mT
+    return (turned + (X @ V - U @ inner) * inverse @ V.mT + U * inverse @ (U.mT @ X - inner @ V.mT),)
+
+
+class _Batched(torch.autograd.Function):
+    """A Function of tensors with any leading dimensions, to which vmap adds one."""
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple, *inputs: Any) -> Any:
+        moved = [
+            x if not isinstance(x, Tensor) else x.expand(info.batch_size, *x.shape) if d is None else x.movedim(d, 0)
+            for x, d in zip(inputs, in_dims, strict=True)
+        ]
+        outputs: tuple = cls.apply(*moved)
+        return outputs, (0,) * len(outputs)
+
+
+class _Last(_Batched):
+    """`formula` of tensors, the last derivative that there is: another raises, where it would lack terms."""
 
     @staticmethod
-    def forward(ctx: Any, function: str, X: Tensor, *_: Tensor) -> Tensor:
-        ctx.function = function
-        return X.clone()
+    def forward(formula: Callable[..., tuple], limit: str, *tensors: Tensor) -> tuple:
+        return formula(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> Any:
-        raise RuntimeError(f"fastsqrtm.{ctx.function}: derivatives exist to second order, got a third")
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.limit = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(f"fastsqrtm.{ctx.limit}")
+
+    jvp = backward
 
 
-class Bures(torch.autograd.Function):
-    """(squared distance, map from A to B, map from B to A) of symmetric matrices (..., d, d), differentiable twice.
+def _zeros_for_none(tangents: tuple, tensors: tuple) -> list[Tensor]:
+    return [torch.zeros_like(x) if t is None else t for t, x in zip(tangents, tensors, strict=True)]
 
-    The maps solve T A T = B. With W = F1 U, A = W W^T and T = W^-T diag(s) W^-1, where W^-T diag(s) = F2 V. The
-    derivative solves dT A T + T A dT = dB - T dA T, which W makes diagonal. Where A is singular T F1 = F2 V U^T decides
-    what it can, and the rest is the least that leaves T positive semidefinite.
+
+class Bures(_Batched):
+    """(squared distance, map from A to B, map from B to A; s, W1, W2) of symmetric matrices (..., d, d).
+
+    The distance is differentiable twice, the maps once. They solve T A T = B. With W = F1 U, A = W W^T and
+    T = W^-T diag(s) W^-1, where W^-T diag(s) = F2 V. The derivative solves dT A T + T A dT = dB - T dA T, which W makes
+    diagonal. Where A is singular T F1 = F2 V U^T decides what it can, and the rest is the least that leaves T positive
+    semidefinite.
     """
 
     @staticmethod
-    def forward(ctx: Any, function: str, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(limit: str, A: Tensor, B: Tensor) -> tuple[Tensor, ...]:
         F1, F2 = factor(symmetric(A)), factor(symmetric(B))
         found = singular(F1.mT @ F2)
-        U, s, V = found
-        W1, W2 = F1 @ U, F2 @ V
-        inverse = torch.where(s > 0, 1 / s, 0)[..., None, :]
+        W1, W2 = F1 @ found.U, F2 @ found.V
+        inverse = torch.where(found.s > 0, 1 / found.s, 0)[..., None, :]
         T1, T2 = symmetric(W2 * inverse @ W2.mT), symmetric(W1 * inverse @ W1.mT)
-        ctx.function = function
-        ctx.save_for_backward(A, B, T1, T2, s, W1, W2)
+        return squared_distance(F1, F2, found), T1, T2, found.s, W1, W2
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.limit, A, B = inputs
+        _, T1, T2, *parts = output
+        ctx.mark_non_differentiable(*parts)
         ctx.set_materialize_grads(False)
-        return squared_distance(F1, F2, found), T1, T2
+        ctx.save_for_backward(A, B, T1, T2, *parts)
+        ctx.save_for_forward(A, B, T1, T2, *parts)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        g, G1, G2 = cotangents
+        g, G1, G2, *_ = cotangents
         A, B, T1, T2, s, W1, W2 = ctx.saved_tensors
         parts_A, parts_B = [], []
         if g is not None:
@@ -226,55 +290,94 @@ class Bures(torch.autograd.Function):
             (G1, T1, W1, W2, B, parts_B, parts_A), (G2, T2, W2, W1, A, parts_A, parts_B)
         ):  # fmt: skip
             if G is not None:
-                with torch.no_grad():
-                    X, X_source = _map_backward(symmetric(G), T, s, W, other, symmetric(C))
-                to.append(_Twice.apply(ctx.function, X, G, A, B))
-                source.append(_Twice.apply(ctx.function, X_source, G, A, B))
+                X, X_source = _Last.apply(_map_gradients, ctx.limit, G, T, s, W, other, C)
+                to.append(X)
+                source.append(X_source)
         return None, sum(parts_A) if parts_A else None, sum(parts_B) if parts_B else None
 
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Any) -> Any:
+        A, B, T1, T2, s, W1, W2 = ctx.saved_tensors
+        dA, dB = _zeros_for_none(tangents, (A, B))
+        identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+        distance = ((identity - T1) * dA + (identity - T2) * dB).sum((-2, -1))
+        (dT1,) = _Last.apply(_map_tangent, ctx.limit, dA, dB, T1, s, W1, W2, B)
+        (dT2,) = _Last.apply(_map_tangent, ctx.limit, dB, dA, T2, s, W2, W1, A)
+        return distance, dT1, dT2, None, None, None
 
-class Polar(torch.autograd.Function):
-    """(squared distance, Q = U V^T) for factors F1 (..., d, k1) and F2 (..., d, k2), differentiable twice.
 
-    Q maximises tr Q^T F1^T F2; the gradient of the distance, 2 (F1 - F2 Q^T) and 2 (F2 - F1 Q), has no divisor.
+class Polar(_Batched):
+    """(squared distance, Q = U V^T; U, s, V) for factors F1 (..., d, k1) and F2 (..., d, k2).
+
+    The distance is differentiable twice. Q maximises tr Q^T F1^T F2; the gradient of the distance, 2 (F1 - F2 Q^T) and
+    2 (F2 - F1 Q), has no divisor.
     """
 
     @staticmethod
-    def forward(ctx: Any, function: str, F1: Tensor, F2: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(limit: str, F1: Tensor, F2: Tensor) -> tuple[Tensor, ...]:
         found = singular(F1.mT @ F2)
-        Q = found.U @ found.V.mT
-        ctx.function = function
-        ctx.save_for_backward(F1, F2, Q, *found)
+        return squared_distance(F1, F2, found), found.U @ found.V.mT, *found
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.limit, F1, F2 = inputs
+        _, Q, *found = output
+        ctx.mark_non_differentiable(*found)
         ctx.set_materialize_grads(False)
-        return squared_distance(F1, F2, found), Q
+        ctx.save_for_backward(F1, F2, Q, *found)
+        ctx.save_for_forward(F1, F2, Q, *found)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        g, G = cotangents
-        F1, F2, Q, U, s, V = ctx.saved_tensors
+        g, G, *_ = cotangents
+        F1, F2, Q, *found = ctx.saved_tensors
         parts_1, parts_2 = [], []
         if g is not None:
             parts_1.append(2 * g[..., None, None] * (F1 - F2 @ Q.mT))
             parts_2.append(2 * g[..., None, None] * (F2 - F1 @ Q))
         if G is not None:
-            with torch.no_grad():
-                inverse = torch.where(s > 0, 1 / s, 0)[..., None, :]
-                inner = U.mT @ G @ V
-                X = U @ _divided(inner - inner.mT, s) @ V.mT
-                X = X + (G @ V - U @ inner) * inverse @ V.mT + U * inverse @ (U.mT @ G - inner @ V.mT)
-                X1, X2 = F2 @ X.mT, F1 @ X
-            parts_1.append(_Twice.apply(ctx.function, X1, G, F1, F2))
-            parts_2.append(_Twice.apply(ctx.function, X2, G, F1, F2))
+            (X,) = _Last.apply(_polar_derivative, ctx.limit, G, *found)
+            parts_1.append(F2 @ X.mT)
+            parts_2.append(F1 @ X)
         return None, sum(parts_1) if parts_1 else None, sum(parts_2) if parts_2 else None
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Any) -> Any:
+        F1, F2, Q, *found = ctx.saved_tensors
+        dF1, dF2 = _zeros_for_none(tangents, (F1, F2))
+        distance = 2 * ((F1 - F2 @ Q.mT) * dF1).sum((-2, -1)) + 2 * ((F2 - F1 @ Q) * dF2).sum((-2, -1))
+        (dQ,) = _Last.apply(_polar_derivative, ctx.limit, dF1.mT @ F2 + F1.mT @ dF2, *found)
+        return distance, dQ, None, None, None
+
+
+def transforming() -> bool:
+    """Whether torch.func transforms this call, so that Python cannot decide by values."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def _differentiated(*tensors: Tensor) -> bool:
+    if transforming() or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
+        return True
+    return any(unpack_dual(x)[1] is not None for x in tensors)
+
+
+def _limit(function: str, order: str = "second", got: str = "third") -> str:
+    return f"{function}: derivatives exist to {order} order, got a {got}"
+
+
+def transport(function: str, A: Tensor, B: Tensor) -> Tensor:
+    """The map from A to B (..., d, d), float64."""
+    T: Tensor = Bures.apply(_limit(function, "first", "second"), A, B)[1]
+    return T
 
 
 def bures(function: str, A: Tensor, B: Tensor) -> Tensor:
     """The squared Bures distance (...) of float64 matrices (..., d, d); singular vectors only where they are needed."""
-    if torch.is_grad_enabled() and (A.requires_grad or B.requires_grad):
-        return Bures.apply(function, A, B)[0]
-    A, B = symmetric(A), symmetric(B)
+    if _differentiated(A, B):
+        distance: Tensor = Bures.apply(_limit(function), A, B)[0]
+        return distance
     if A.shape[-1] <= SMALL:
-        return squared_distance(factor(A), factor(B), None)
+        return squared_distance(factor(symmetric(A)), factor(symmetric(B)), None)
     size = A.shape[-2:]
     pairs = zip(A.reshape(-1, *size), B.reshape(-1, *size), strict=True)
     return torch.stack([_by_eigenvalues(A, B) for A, B in pairs]).reshape(A.shape[:-2])
@@ -284,30 +387,58 @@ def _by_eigenvalues(A: Tensor, B: Tensor) -> Tensor:
     """The squared distance of one pair by the eigenvalues of L^T B L, A = L L^T, which is fastest; by singular values
     where their squares may lose too much: independent errors e of eigenvalues x are e / (2 sqrt(x)) in the overlap.
     """
-    L, info = torch.linalg.cholesky_ex(A)
-    if info == 0:
-        values = torch.linalg.eigvalsh(_congruence(L, B))
+    L = _cholesky(A)
+    if L is not None:
+        values = torch.linalg.eigvalsh(_congruence(L, B)).clamp(min=0)
         total = A.trace() + B.trace()
-        values = values.clamp(min=0)
         distance = total - 2 * values.sqrt().sum()
         if EPS * values[-1] * (1 / values).sum().sqrt() < RESOLVED * distance and distance > NEAR * total:
             return distance
-    return squared_distance(L if info == 0 else factor(A), factor(B), None)
+    return squared_distance(factor(symmetric(A)), factor(symmetric(B)), None)
 
 
-def _congruence(L: Tensor, B: Tensor, block: int = 256) -> Tensor:
-    """The lower triangle of L^T B L for a lower triangular L, with two fifths of the work of full products."""
+def _cholesky(A: Tensor, block: int = BLOCK) -> Tensor | None:
+    """L with L L^T = A for the symmetric part of one matrix, None if it is not positive definite: by columns of blocks,
+    which is half again as fast as symmetrising a copy and LAPACK. What is above the blocks of the diagonal is not set.
+    """
+    L = torch.empty_like(A)
+    for k in range(0, len(A), block):
+        end = min(k + block, len(A))
+        panel = L[k:, k:end]
+        torch.add(A[k:, k:end], A[k:end, k:].T, out=panel).div_(2)
+        panel.addmm_(L[k:, :k], L[k:end, :k].T, alpha=-1)
+        corner, failed = torch.linalg.cholesky_ex(panel[: end - k])
+        if failed:
+            return None
+        panel[: end - k] = corner
+        panel[end - k :] = torch.linalg.solve_triangular(corner.T, panel[end - k :], upper=True, left=False)
+    return L
+
+
+def _congruence(L: Tensor, B: Tensor, block: int = BLOCK) -> Tensor:
+    """The lower triangle of L^T B L for L of `_cholesky` and the symmetric part of B; what is above it has no meaning.
+    With the half T of B below the diagonal, B = T + T^T, it is L^T Y + Y^T L for Y = T L: a quarter of two products.
+    """
     d = len(L)
-    M, K = torch.empty_like(B), torch.zeros_like(B)
-    for i in range(0, d, block):
-        M[i : i + block] = L[i:, i : i + block].T @ B[i:]
-    for j in range(0, d, block):
-        K[j:, j : j + block] = M[j:, j:] @ L[j:, j : j + block]
+    Y, K = torch.empty_like(B), torch.empty_like(B)
+    starts = range(0, d, block)
+    for k in starts:
+        end = min(k + block, d)
+        T = B[k:end, :end] + B[:end, k:end].T
+        T /= 2
+        T[:, k:] /= 2  # the block on the diagonal is in T and in T^T
+        for j in range(0, end, block):
+            torch.mm(T[:, j:], L[j:end, j : j + block], out=Y[k:end, j : min(j + block, end)])
+    for i in starts:
+        end = min(i + block, d)
+        torch.mm(L[i:, i:end].T, Y[i:, :end], out=K[i:end, :end])
+        K[i:end, :end].addmm_(Y[i:, i:end].T, L[i:, :end])
     return K
 
 
 def bures_of_factors(function: str, F1: Tensor, F2: Tensor) -> Tensor:
     """As `bures`, of F1 F1^T and F2 F2^T, for factors with fewer columns than rows."""
-    if torch.is_grad_enabled() and (F1.requires_grad or F2.requires_grad):
-        return Polar.apply(function, F1, F2)[0]
+    if _differentiated(F1, F2):
+        distance: Tensor = Polar.apply(_limit(function), F1, F2)[0]
+        return distance
     return squared_distance(F1, F2, None)

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from ._ops import check as _check
+from ._ops import sharding
 from ._ops.hermitian import embedded, restored
 from ._ops.route import call, call_all, under_autocast, without_autocast
 from ._ops.table import OPS
+from ._reference.matrix import identity_like
 from ._reference.pseudo import pseudo_inverse_root
 from ._reference.scalars import FINEST_TOLERANCE
 
@@ -270,13 +272,14 @@ def prepared(function: str, A: Tensor, eps: float, rel_eps: float = 0.0) -> Tens
         A = A.to(torch.promote_types(A.dtype, torch.float32))
     if not (eps or rel_eps):
         return A
-    diagonal = torch.full_like(A.diagonal(dim1=-2, dim2=-1), eps)
+    added: Tensor | float = eps
     if rel_eps and A.numel():
         largest = A.detach().abs().amax((-2, -1), keepdim=True)  # keeps the squares of the norm in range
         largest = torch.where(largest > 0, largest, 1)
-        norm = largest * torch.linalg.vector_norm(A / largest, dim=(-2, -1), keepdim=True)
-        diagonal = diagonal + rel_eps * norm[..., 0]
-    return A + diagonal.diag_embed()
+        added = eps + rel_eps * largest * torch.linalg.vector_norm(A / largest, dim=(-2, -1), keepdim=True)
+    # A product with the identity, since a DTensor would be gathered for the diagonal.
+    A, identity = sharding.alike((A, identity_like(A)))
+    return A + added * identity
 
 
 def in_dtype(root: Tensor, A: Tensor) -> Tensor:

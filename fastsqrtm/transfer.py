@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import gaussians
+from . import gaussians, roots, statistics
 from ._ops import check as _check
 from ._ops.route import without_autocast
 from ._ops.table import DTYPES, Matrix
@@ -32,7 +32,8 @@ def whiten(x: Tensor, *, groups: int = 1, eps: float = LIVE, mask: Tensor | None
         Pixels outside the mask keep their values. A single pixel, or equal ones, give 0.
 
     Gradient:
-        To x, through the statistics as well; finite where variances are equal or zero. Of first order.
+        To x, through the statistics as well, to any order; finite where variances are equal or zero. Where directions
+        are dead it is that of changes that leave them dead.
 
     Cost:
         4 N C^2 flop for N pixels and an eigendecomposition of C x C for each image; C / groups takes the place of C.
@@ -52,8 +53,7 @@ def whiten(x: Tensor, *, groups: int = 1, eps: float = LIVE, mask: Tensor | None
     content = _pixels("whiten", "x", x, mask, "mask", groups)
     _share("whiten", "eps", eps)
     moments = _moments(content, groups)
-    _, inverse = _roots(moments.cov, eps)
-    return _applied(content, inverse, moments.mean, torch.zeros_like(moments.mean), 1.0)
+    return _applied(content, _inverse_root(moments.cov, eps), moments.mean, torch.zeros_like(moments.mean), 1.0)
 
 
 def color(z: Tensor, style: Tensor, *, groups: int = 1, eps: float = LIVE, style_mask: Tensor | None = None) -> Tensor:
@@ -93,8 +93,7 @@ def color(z: Tensor, style: Tensor, *, groups: int = 1, eps: float = LIVE, style
     target = _style("color", content, style, style_mask, groups)
     _share("color", "eps", eps)
     moments = _moments(target, groups)
-    root, _ = _roots(moments.cov, eps)
-    return _applied(content, root, torch.zeros_like(moments.mean), moments.mean, 1.0)
+    return _applied(content, _root(moments.cov, eps), torch.zeros_like(moments.mean), moments.mean, 1.0)
 
 
 def whiten_color(
@@ -145,10 +144,10 @@ def whiten_color(
     _share(function, "eps", eps)
     _share(function, "strength", strength)
     source, wanted = _moments(pixels, groups), _moments(target, groups)
-    _, inverse = _roots(source.cov, eps)
-    root, _ = _roots(wanted.cov, eps)
-    changed = pixels._replace(changes=pixels.changes & (wanted.number > 0)[:, None])
-    return _applied(changed, root @ inverse, source.mean, wanted.mean, strength)
+    if target.counts is not None:
+        present = (wanted.number > 0)[:, None]
+        pixels = pixels._replace(changes=present if pixels.changes is None else pixels.changes & present)
+    return _applied(pixels, _root(wanted.cov, eps) @ _inverse_root(source.cov, eps), source.mean, wanted.mean, strength)
 
 
 def transport(A: Tensor, B: Tensor) -> Tensor:
@@ -164,7 +163,7 @@ def transport(A: Tensor, B: Tensor) -> Tensor:
         singular T is the least such map. NaN and Inf give NaN, in that matrix alone.
 
     Gradient:
-        X with X A T + T A X = dB - T dA T, by the adjoint of this equation; of first order.
+        X with X A T + T A X = dB - T dA T, by the adjoint of this equation; of first order: a second one raises.
 
     Cost:
         As the gradient of `metrics.frechet_distance`: about 15 n^3 flop.
@@ -191,7 +190,7 @@ def transport(A: Tensor, B: Tensor) -> Tensor:
     finite = (wide_A.isfinite() & wide_B.isfinite()).all(-1).all(-1)[..., None, None]
     if finite.numel() == 0:
         return wide_A.to(dtype)
-    T = gaussians.Bures.apply(function, torch.where(finite, wide_A, 0), torch.where(finite, wide_B, 0))[1]
+    T = gaussians.transport(function, torch.where(finite, wide_A, 0), torch.where(finite, wide_B, 0))
     return torch.where(finite, T, torch.nan).to(dtype)
 
 
@@ -239,7 +238,7 @@ class _Pixels(NamedTuple):
     x: Tensor  # (B, C, ...), as given
     flat: Tensor  # (B, C, N)
     counts: Tensor | None  # (B, N), which pixels count in the statistics; None stands for all
-    changes: Tensor  # (B, N) or (1, 1), which pixels change
+    changes: Tensor | None  # (B, N) or (B or 1, 1), which pixels change; None stands for all
 
 
 class _Moments(NamedTuple):
@@ -260,7 +259,7 @@ def _pixels(function: str, name: str, x: Any, mask: Any, mask_name: str, groups:
         _check.fail(function, f"groups must divide the {x.shape[1]} channels", groups)
     flat = x.flatten(2)
     if mask is None:
-        return _Pixels(x, flat, None, torch.ones(1, 1, dtype=torch.bool, device=x.device))
+        return _Pixels(x, flat, None, None)
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         got = str(mask.dtype).removeprefix("torch.") if isinstance(mask, Tensor) else type(mask).__name__
         _check.fail(function, f"{mask_name} must be a boolean tensor", got)
@@ -290,52 +289,30 @@ def _share(function: str, name: str, value: float) -> None:
 def _moments(pixels: _Pixels, groups: int) -> _Moments:
     x = pixels.flat
     batch, channels, size = x.shape
+    split = (groups, channels // groups) if channels else (groups, 0)
     if pixels.counts is None:
         number = torch.full((batch,), size, device=x.device)
-        mean = x.sum(-1, keepdim=True, dtype=torch.float64) / max(size, 1)
-        centred = x - mean
+        _, mean, gram = statistics.centre(x.double().unflatten(1, split), True)
+        mean = mean.reshape(batch, channels, 1)
     else:
         counts = pixels.counts[:, None]
         number = pixels.counts.sum(-1)
         mean = torch.where(counts, x, 0).sum(-1, keepdim=True, dtype=torch.float64)
         mean = mean / number.clamp(min=1)[:, None, None]
-        centred = torch.where(counts, x - mean, 0)
-    parts = centred.reshape(batch, groups, channels // groups, size)
-    return _Moments(number, mean, parts @ parts.mT / (number - 1).clamp(min=1)[:, None, None, None])
+        centred = torch.where(counts, x - mean, 0).unflatten(1, split)
+        gram = centred @ centred.mT
+    return _Moments(number, mean, gram / (number - 1).clamp(min=1)[:, None, None, None])
 
 
-def _roots(C: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The root and inverse root of covariances on their live directions, 0 elsewhere; NaN for NaN."""
-    finite = C.isfinite().all(-1).all(-1)[..., None, None]
-    if not finite.all():
-        C = torch.where(finite, C, 0)
-    root, inverse = _LiveRoots.apply(C, eps)
-    return torch.where(finite, root, torch.nan), torch.where(finite, inverse, torch.nan)
+def _inverse_root(C: Tensor, eps: float) -> Tensor:
+    """C^(-1/2) on the live directions of covariances, 0 elsewhere; NaN for NaN."""
+    share = min(max(eps, C.shape[-1] * gaussians.EPS), 1 - gaussians.EPS)
+    return roots.inv_sqrtm(C, null="zero", null_rtol=share)
 
 
-class _LiveRoots(torch.autograd.Function):
-    """By eigendecomposition, with divided differences for the gradient, which are finite at equal eigenvalues."""
-
-    @staticmethod
-    def forward(ctx: Any, C: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        values, V = torch.linalg.eigh(C)
-        live = values > torch.maximum(gaussians.rounding(values, values[..., -1]), eps * values[..., -1])[..., None]
-        s = torch.where(live, values, 0).sqrt()
-        z = torch.where(live, 1 / torch.where(live, s, 1), 0)
-        ctx.save_for_backward(V, s, z)
-        return V * s[..., None, :] @ V.mT, V * z[..., None, :] @ V.mT
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, G: Tensor, H: Tensor) -> tuple[Tensor, None]:
-        V, s, z = ctx.saved_tensors
-        sums = s[..., :, None] + s[..., None, :]
-        by_sum = torch.where(sums > 0, 1 / torch.where(sums > 0, sums, 1), 0)
-        product = z[..., :, None] * z[..., None, :]
-        # Of the inverse root between a live and a dead direction: (1/s - 0) / (s^2 - 0).
-        one_dead = torch.where(product == 0, (z[..., :, None] + z[..., None, :]) ** 3, 0)
-        X = by_sum * (V.mT @ G @ V) + (one_dead - by_sum * product) * (V.mT @ H @ V)
-        return gaussians.symmetric(V @ X @ V.mT), None
+def _root(C: Tensor, eps: float) -> Tensor:
+    """C^(1/2) on the live directions, 0 elsewhere."""
+    return gaussians.symmetric(C @ _inverse_root(C, eps))
 
 
 def _applied(pixels: _Pixels, M: Tensor, mean: Tensor, target: Tensor, strength: float) -> Tensor:
@@ -351,6 +328,6 @@ def _applied(pixels: _Pixels, M: Tensor, mean: Tensor, target: Tensor, strength:
         maps = M.to(dtype).expand(len(x), -1, -1, -1).reshape(len(parts), size, size)
         y = torch.baddbmm(shift, maps, parts).reshape(x.shape)
         y = y if strength == 1 else wide + strength * (y - wide)
-    if not bool(pixels.changes.all()):
+    if pixels.changes is not None:
         y = torch.where(pixels.changes[:, None], y, wide)
     return y.to(x.dtype).reshape(pixels.x.shape)

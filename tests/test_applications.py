@@ -18,7 +18,7 @@ from bench import applications, layers  # noqa: E402
 from bench.applications import data, models, report, training  # noqa: E402
 from bench.applications.studies import STUDIES  # noqa: E402
 
-SIZE = {"train": 120, "test": 40, "epochs": 1, "batch": 40, "seeds": 2}
+SIZE = {"train": 120, "test": 40, "epochs": 2, "batch": 40, "seeds": 2}
 
 
 @pytest.fixture
@@ -46,7 +46,8 @@ def test_an_interrupted_record_goes_on(fashion, monkeypatch):
     whole = record.read_text().splitlines()
     runs = [json.loads(line) for line in whole[1:]]
     assert len(runs) == 2 * (4 + 2)
-    assert all(0 <= run["running"] <= 1 and len(run["losses"]) == 3 for run in runs)
+    assert all(0 <= run["running"] <= 1 and len(run["losses"]) == 6 for run in runs)
+    assert all((run["halfway"] is not None) == (run["study"] == "default") for run in runs)
     record.write_text("\n".join(whole[:-2]) + "\n")
     applications.main(arguments)
     again = [json.loads(line) for line in record.read_text().splitlines()[1:]]
@@ -57,7 +58,7 @@ def test_an_interrupted_record_goes_on(fashion, monkeypatch):
     for name in ("average, wide head", "root of the covariance", "shrinkage 0", "record.jsonl"):
         assert name in page
     assert (fashion / "docs" / report.IMAGES / "default.png").stat().st_size > 10_000
-    monkeypatch.setitem(applications.SIZES, "quick", {**SIZE, "epochs": 2})
+    monkeypatch.setitem(applications.SIZES, "quick", {**SIZE, "epochs": 3})
     with pytest.raises(SystemExit, match="another size"):
         applications.main(arguments)
 
@@ -86,7 +87,7 @@ def test_the_wide_head_has_at_least_the_parameters_of_the_covariance():
 def test_a_diverged_run_is_reported():
     images = torch.full((80, 1, 28, 28), float("nan"))
     part = data.Data(images, torch.zeros(80, dtype=torch.long), images, torch.zeros(80, dtype=torch.long), 2)
-    settings = {"epochs": 1, "rate": 0.1, "batch": 40, "adam": False}
+    settings = {"epochs": 1, "rate": 0.1, "batch": 40, "adam": False, "halfway": True}
     run = training.run(models.small_cnn(1, 2), part, settings, 0)
     assert run["diverged"] and run["running"] is None
     assert report.mean_and_deviation([0.5, None]) == "diverged (1 of 2)"

@@ -188,6 +188,37 @@ def test_derivatives_of_singular_covariances_are_those_of_their_samples(n, m, de
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("n, m", [(9, 8), (9, 4), (4, 6)])
+def test_forward_mode_and_torch_func(n, m, decomposition):
+    """Of regular and singular covariances, and of few samples."""
+    x, y = samples(n, 6, 0, batch=(2,)), samples(m, 6, 1, batch=(2,))
+    tangents = samples(n, 6, 2, batch=(2,)), samples(m, 6, 3, batch=(2,))
+
+    def by_covariances(x, y):
+        X, Y = (z - z.mean(-2, keepdim=True) for z in (x, y))
+        return metrics.frechet_distance(x.mean(-2), X.mT @ X, y.mean(-2), Y.mT @ Y)
+
+    for f in (metrics.frechet_distance_of_samples, by_covariances):
+        a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
+        gradients = torch.autograd.grad(f(a, b).sum(), (a, b))
+        for one, other in zip(torch.func.vmap(torch.func.grad(f, (0, 1)))(x, y), gradients, strict=True):
+            torch.testing.assert_close(one, other)
+        torch.testing.assert_close(torch.func.vmap(f)(x, y), f(x, y))
+        torch.testing.assert_close(torch.func.vmap(f, (0, None))(x, y[0]), f(x, y[:1]))
+        value, tangent = torch.func.jvp(f, (x, y), tangents)
+        expected = sum((g * t).sum((-2, -1)) for g, t in zip(gradients, tangents, strict=True))
+        torch.testing.assert_close((value, tangent), (f(x, y), expected))
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(x, tangents[0])
+            tangent = torch.autograd.forward_ad.unpack_dual(f(dual, y)).tangent
+        torch.testing.assert_close(tangent, (gradients[0] * tangents[0]).sum((-2, -1)))
+        inner = torch.autograd.grad(f(a, b).sum(), a, create_graph=True)[0]
+        (second,) = torch.autograd.grad((inner * tangents[0]).sum(), a)
+        for of in (torch.func.vmap(torch.func.grad(f)), torch.func.grad(lambda x, y, f=f: f(x, y).sum())):
+            _, found = torch.func.jvp(lambda x, of=of: of(x, y), (x,), (tangents[0],))  # forward over reverse
+            torch.testing.assert_close(found, second, rtol=1e-7, atol=1e-9)
+
+
 def test_a_third_derivative_is_an_error():
     A, B = (spd(3, seed=s, dtype=DOUBLE).requires_grad_() for s in (0, 1))
     value = metrics.bures_distance(A, B)

@@ -146,6 +146,39 @@ def test_gradients():
     assert torch.autograd.gradcheck(transfer.transport, (A, B))
 
 
+def test_forward_mode_torch_func_and_second_derivatives():
+    content, style = features(2, 3, (7,)), features(2, 3, (7,), seed=1)
+    tangents = features(2, 3, (7,), seed=2), features(2, 3, (7,), seed=3)
+    mask = torch.tensor([True] * 5 + [False] * 2)
+    once = lambda x, y: transfer.color_transfer(x[..., None], y[..., None])[..., 0]  # noqa: E731
+    twice = (
+        lambda x, y: transfer.whiten(x),
+        lambda x, y: transfer.whiten_color(x, y, strength=0.7, mask=mask, style_mask=mask),
+        transfer.color,
+    )
+    for f in (once, *twice):
+        loss = lambda x, y, f=f: (f(x[None], y[None]) * tangents[1][:1]).sum()  # noqa: E731
+        x, y = content.clone().requires_grad_(), style.clone().requires_grad_()
+        total = sum(loss(*pair) for pair in zip(x, y, strict=True))
+        (expected,) = torch.autograd.grad(total, x)
+        torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(content, style), expected)
+        torch.testing.assert_close(torch.func.vmap(loss)(content, style).sum(), total.detach())
+        _, tangent = torch.func.jvp(lambda x, f=f: f(x, style), (content,), (tangents[0],))
+        pairs = zip(content, style, tangents[0], strict=True)
+        one = torch.stack(
+            [torch.func.jvp(lambda x, y=y, f=f: f(x[None], y[None])[0], (x,), (t,))[1] for x, y, t in pairs]
+        )
+        torch.testing.assert_close(tangent, one)
+        torch.testing.assert_close((tangent[:1] * tangents[1][:1]).sum(), (expected[0] * tangents[0][0]).sum())
+        if f in twice:
+            short = content[:1].clone().requires_grad_(), style[:1].clone().requires_grad_()
+            assert torch.autograd.gradgradcheck(f, short)
+    A = spd(3, dtype=DOUBLE).requires_grad_()
+    (first,) = torch.autograd.grad(transfer.transport(A, A.detach() + 1).square().sum(), A, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"fastsqrtm.transport: derivatives exist to first order, got a second"):
+        torch.autograd.grad(first.sum(), A)
+
+
 def test_gradients_with_dead_and_equal_directions():
     """Differences over what keeps the rank: a change of the live pixels of a mask of three."""
     x, style = features(1, 5, (3,)), features(1, 5, (3,), seed=1)

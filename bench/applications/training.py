@@ -19,36 +19,48 @@ def accuracy(model: nn.Module, data: Data) -> float:
     return (scores.argmax(1) == data.test_labels).float().mean().item()
 
 
-def train(model: nn.Module, data: Data, epochs: int, rate: float, batch: int, seed: int, adam: bool = False) -> dict:
-    """SGD with momentum, or AdamW, with a cosine schedule; losses of every step and the seconds they took."""
+def train(model: nn.Module, data: Data, settings: dict[str, Any], seed: int) -> dict:
+    """SGD with momentum, or AdamW, with a cosine schedule.
+
+    Returns the losses of every step, the processor's seconds, and, if the settings ask for `halfway`, both accuracies
+    after half of the epochs, where the learning rate is large.
+    """
+    epochs, batch, rate = settings["epochs"], settings["batch"], settings["rate"]
     generator = torch.Generator().manual_seed(seed)
     parameters = list(model.parameters())
     optimiser: torch.optim.Optimizer
-    if adam:
+    if settings["adam"]:
         optimiser = torch.optim.AdamW(parameters, rate, weight_decay=0.05)
     else:
         optimiser = torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=5e-4)
     steps = epochs * (len(data.images) // batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
     losses: list[float] = []
-    start = time.perf_counter()
-    for _ in range(epochs):
+    halfway: dict[str, float] | None = None
+    seconds = 0.0
+    for epoch in range(epochs):
+        start = time.process_time()
         for chosen in torch.randperm(len(data.images), generator=generator).split(batch):
             if len(chosen) < batch:
                 continue
             optimiser.zero_grad()
             loss = F.cross_entropy(model(data.images[chosen]), data.labels[chosen])
             loss.backward()
-            losses.append(loss.item())
+            losses.append(round(loss.item(), 4))
             if not math.isfinite(losses[-1]):
-                return {"losses": losses, "diverged": True, "seconds": time.perf_counter() - start}
+                seconds += time.process_time() - start
+                return {"losses": losses, "diverged": True, "seconds": seconds, "halfway": halfway}
             optimiser.step()
             schedule.step()
-    return {"losses": losses, "diverged": False, "seconds": time.perf_counter() - start}
+        seconds += time.process_time() - start
+        if settings["halfway"] and epoch + 1 == epochs // 2:
+            halfway = evaluate(model, data, batch)
+            model.train()
+    return {"losses": losses, "diverged": False, "seconds": seconds, "halfway": halfway}
 
 
 def evaluate(model: nn.Module, data: Data, batch: int) -> dict[str, float]:
-    """Accuracy with the running statistics of training, and with those of the training images at the final weights."""
+    """Accuracy with the running statistics of training, and with those of the training images at these weights."""
     result = {"running": accuracy(model.eval(), data)}
     if any(getattr(m, "running_mean", None) is not None for m in model.modules()):
         batches: tuple[Tensor, ...] = data.images.split(batch)
@@ -60,7 +72,7 @@ def evaluate(model: nn.Module, data: Data, batch: int) -> dict[str, float]:
 
 
 def run(model: nn.Module, data: Data, settings: dict[str, Any], seed: int) -> dict:
-    record = train(model, data, settings["epochs"], settings["rate"], settings["batch"], seed, settings["adam"])
+    record = train(model, data, settings, seed)
     if record["diverged"]:
         return {**record, "running": None, "population": None}
     tail = record["losses"][-20:]

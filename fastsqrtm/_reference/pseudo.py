@@ -1,6 +1,6 @@
 """The pseudo-inverse of the root: A^(-1/2) on the range of A and zero on its null space.
 
-Its counterpart in C++, to the last bit: PseudoInverseRoot in csrc/include/fastsqrtm/autograd.h.
+Its counterpart in C++: PseudoInverseRoot in csrc/include/fastsqrtm/autograd.h.
 """
 
 import math
@@ -21,8 +21,7 @@ def pseudo_inverse_root(A: Tensor, null_rtol: float) -> Tensor:
         return A.clone()
     with without_autocast(A):
         function = _PseudoInverseRoot if torch.compiler.is_compiling() else _WithTangents
-        Z = function.apply(symmetric_part(A.to(precision)), null_rtol)
-    assert isinstance(Z, Tensor)
+        Z: Tensor = function.apply(symmetric_part(A.to(precision)), null_rtol)[0]
     return Z
 
 
@@ -41,39 +40,52 @@ def _solve(Z: Tensor, A: Tensor, direction: Tensor) -> Tensor:
     return torch.where(scale == 0, 0, symmetric_part(2 * across - within))
 
 
+def _solve_by_eigenvectors(V: Tensor, z: Tensor, direction: Tensor) -> Tensor:
+    """The same by divided differences of the eigenvalues z of Z, which is faster and not differentiable."""
+    zi, zj = z[..., :, None], z[..., None, :]
+    sums = zi + zj
+    # -z_i z_j / (1/z_i + 1/z_j) within the range, z^3 from there to the null space
+    differences = torch.where((zi == 0) | (zj == 0), sums**3, -zi * zj * (zi * (zj / torch.where(sums == 0, 1, sums))))
+    return symmetric_part(V @ (differences * (V.mT @ symmetric_part(direction) @ V)) @ V.mT)
+
+
 class _PseudoInverseRoot(torch.autograd.Function):
+    """Z, with its eigenvectors and eigenvalues for the derivative."""
+
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(A: Tensor, null_rtol: float) -> Tensor:
+    def forward(A: Tensor, null_rtol: float) -> tuple[Tensor, Tensor, Tensor]:
         finite = A.isfinite().all(-1, True).all(-2, True)  # LAPACK would reject the whole batch
         w, V = torch.linalg.eigh(torch.where(finite, A, identity_like(A)))
         size = w.abs().amax(-1, True)
-        good = finite & (w >= MOST_NEGATIVE_EIGENVALUE * size).all(-1, True)[..., None]
+        good = finite[..., 0] & (w >= MOST_NEGATIVE_EIGENVALUE * size).all(-1, True)
         keep = w > null_rtol * size
-        g = torch.where(keep, w, 1).rsqrt() * keep
-        return ((V * g[..., None, :]) @ V.mT).where(good, math.nan)
+        z = (torch.where(keep, w, 1).rsqrt() * keep).where(good, math.nan)
+        return (V * z[..., None, :]) @ V.mT, V, z
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.null_rtol = inputs[1]
-        ctx.save_for_backward(inputs[0])
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(inputs[0], *output)
 
     @staticmethod
-    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, None]:
-        (A,) = ctx.saved_tensors
-        return _solve(pseudo_inverse_root(A, ctx.null_rtol), A, G), None
+    def backward(ctx: Any, G: Tensor, *_: Any) -> tuple[Tensor, None]:
+        A, Z, V, z = ctx.saved_tensors
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            return _solve(Z, A, G), None
+        return _solve_by_eigenvectors(V, z, G), None
 
 
 class _WithTangents(_PseudoInverseRoot):
     """The same in forward mode: Dynamo cannot trace a Function that has one."""
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         _PseudoInverseRoot.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(inputs[0])
+        ctx.save_for_forward(inputs[0], *output)
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        (A,) = ctx.saved_tensors
-        return _solve(pseudo_inverse_root(A, ctx.null_rtol), A, tangent)
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> tuple[Tensor, None, None]:
+        A, Z, *_ = ctx.saved_tensors
+        return _solve(Z, A, tangent), None, None

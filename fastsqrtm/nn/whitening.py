@@ -91,8 +91,8 @@ class _BatchWhitening(_Root):
         dtype: torch.dtype | None = None,
         *,
         group_size: int | None = None,
-        # The smallest of 0, 0.001, 0.01, 0.1 and 0.3 with which the accuracy with running statistics was within one
-        # standard deviation of that with population statistics: docs/applications.md.
+        # The smallest of 0, 0.01, 0.1 and 0.3 with which running statistics were as accurate as population statistics
+        # at the end of training, and within a standard deviation of batch norm's halfway: docs/applications.md.
         shrinkage: float = 0.1,
         bias: bool = True,
         method: str = "auto",
