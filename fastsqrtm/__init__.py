@@ -12,6 +12,7 @@ from ._ops import register
 from .lyapunov import lyapunov
 from .paper import mpa_lya, mpa_lya_inv, mtp_lya, mtp_lya_inv
 from .plan import Plan, plan
+from .powers import expm_sym, inv_root, logm, powm
 from .roots import RootInfo, inv_sqrtm, root_info, sqrtm, sqrtm_and_inv
 from .spd import inv, inv_and_logdet
 
@@ -32,9 +33,12 @@ __all__ = [
     "Plan",
     "RootInfo",
     "cmake_prefix_path",
+    "expm_sym",
     "inv",
     "inv_and_logdet",
+    "inv_root",
     "inv_sqrtm",
+    "logm",
     "lyapunov",
     "metrics",
     "mpa_lya",
@@ -44,6 +48,7 @@ __all__ = [
     "nn",
     "paper",
     "plan",
+    "powm",
     "root_info",
     "sqrtm",
     "sqrtm_and_inv",

@@ -1,4 +1,6 @@
-"""The numbers of the methods, in Python floats: Pade, Taylor and Zolotarev. Their C++ twins are in csrc/scalars."""
+"""The numbers of the methods, in Python floats: Pade, Taylor, Zolotarev and partial fractions. Their C++ twins are in
+csrc/scalars and in csrc/include/fastsqrtm/detail/partial_fractions.h.
+"""
 
 import functools
 import itertools
@@ -87,3 +89,100 @@ def root_design(rtol: float, dtype: torch.dtype) -> RootDesign:
 
     designs = (design(p, k, LOWEST_EIGENVALUE[dtype]) for p, k in itertools.product(range(1, 9), range(6)))
     return min((d for d in designs if d.error <= max(rtol, FINEST_TOLERANCE[dtype])), key=cost)
+
+
+class PartialFractions(NamedTuple):
+    """constant + sum_j weight_j q_j(x) with q_j = h / (1 + h) where `quotient`, else 1 / (1 + h), h = scale_j x."""
+
+    constant: float
+    quotient: bool
+    terms: tuple[tuple[float, float], ...]  # scale, weight
+
+    def slopes(self) -> list[float]:
+        """Of the derivative sum_j slope_j / (1 + h)^2."""
+        return [(1 if self.quotient else -1) * scale * weight for scale, weight in self.terms]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """The value at numbers."""
+        return self.constant + sum(w * (s * x if self.quotient else 1) / (1 + s * x) for s, w in self.terms)
+
+
+def gauss_jacobi(count: int, a: float, b: float) -> list[tuple[float, float]]:
+    """Nodes and weights of Gauss' rule for (1 - y)^(a - 1) (1 + y)^(b - 1) on [-1, 1], a, b > 0: Newton's iteration on
+    the orthonormal polynomials.
+    """
+    centre, beside = [(b - a) / (a + b)], [0.0]
+    for k in range(1, count + 1):
+        s = 2 * k + a + b - 2
+        centre.append((b - a) * (a + b - 2) / (s * (s + 2)))
+        last = (k + a + b - 2) / (s - 1) if k > 1 else 1.0  # equal for k = 1, where a + b = 1 would give 0/0
+        beside.append(math.sqrt(4 * k * (k - 1 + a) * (k - 1 + b) * last / (s * s * (s + 1))))
+    mass = math.exp((a + b - 1) * math.log(2) + math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b))
+
+    def at(y: float) -> tuple[float, float, float]:
+        """The polynomial of degree `count`, its derivative, and the sum of the squares of those below."""
+        before, p, slope_before, slope, squares = 0.0, mass**-0.5, 0.0, 0.0, 0.0
+        for k in range(count):
+            squares += p * p
+            following = ((y - centre[k]) * p - beside[k] * before) / beside[k + 1]
+            slope_before, slope = slope, (p + (y - centre[k]) * slope - beside[k] * slope_before) / beside[k + 1]
+            before, p = p, following
+        return p, slope, squares
+
+    nodes: list[tuple[float, float]] = []
+    for j in range(count):
+        y = math.cos(math.pi * (4 * j + 1 + 2 * a) / (4 * count + 2 * (a + b - 1)))
+        for _ in range(30):
+            p, slope, _ = at(y)
+            change = p / (slope - p * sum(1 / (y - other) for other, _ in nodes))
+            y -= change
+            if abs(change) <= 1e-15:
+                break
+        y = min(max(y, -1 + 2**-52), 1 - 2**-52)  # an end of the interval would be a pole at zero or infinity
+        nodes.append((y, 1 / at(y)[2]))
+    return nodes
+
+
+def _poles(lowest: float, a: float, b: float, count: int) -> list[tuple[float, float, float, float]]:
+    """Pole, weight, node and the tangent of half its angle, of Gauss' rule in Zolotarev's variable. The weight has the
+    factor 2 K' / pi.
+    """
+    low = math.sqrt(lowest)
+    means, halves, geometric = [1.0], [math.sqrt(1 - lowest)], low
+    while halves[-1] > 1e-17 * means[-1] and len(means) < 16:
+        halves.append((means[-1] - geometric) / 2)
+        means, geometric = [*means, (means[-1] + geometric) / 2], math.sqrt(means[-1] * geometric)
+    found = []
+    for y, weight in gauss_jacobi(count, a, b):
+        tangent = math.sqrt((1 - y) / (1 + y))
+        near = 2 / math.pi * math.atan(min(tangent, 1 / tangent))
+        phase = math.ldexp(math.pi * near / 2, len(means) - 1)
+        for k in range(len(means) - 1, 0, -1):
+            phase = (phase + math.asin(halves[k] / means[k] * math.sin(phase))) / 2
+        t = (low * math.tan(phase)) ** 2
+        found.append((t if tangent <= 1 else lowest / t, weight / means[-1], y, tangent))
+    return found
+
+
+@functools.cache
+def fractions_of_power(exponent: float, lowest: float, count: int) -> PartialFractions:
+    """x^exponent on [lowest, 1], -1 <= exponent <= 1: csrc/include/fastsqrtm/detail/partial_fractions.h."""
+    quotient = exponent > 0
+    a = min(max(1 - exponent if quotient else -exponent, 1e-14), 1 - 1e-14)
+    terms = []
+    for t, weight, _, tangent in _poles(lowest, 1 - a, a, count):
+        ratio = (math.sqrt(t) / tangent) ** (1 - 2 * a)
+        weight *= math.sin(math.pi * min(a, 1 - a)) / math.pi * ratio * math.sqrt((lowest + t) * (1 + t))
+        terms.append((1 / t, weight if quotient else weight / t))
+    return PartialFractions(0.0, quotient, tuple(terms))
+
+
+@functools.cache
+def fractions_of_logarithm(lowest: float, count: int) -> PartialFractions:
+    """log x on [lowest, 1], from (x - 1)/(x + t) = 1 - (1 + t)/(x + t)."""
+    constant, terms = 0.0, []
+    for t, weight, y, _ in _poles(lowest, 1.0, 1.0, count):
+        weight *= math.sqrt(t * (lowest + t) / (1 + t)) / math.sqrt((1 - y) * (1 + y))
+        constant += weight
+        terms.append((1 / t, -weight * (1 + t) / t))
+    return PartialFractions(constant, False, tuple(terms))
