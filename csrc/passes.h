@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include <fastsqrtm/detail/partial_fractions.h>
+#include "include/fastsqrtm/detail/partial_fractions.h"
 #include "scalars/coefficients.h"
 #include "scalars/zolotarev.h"
 

@@ -1,6 +1,7 @@
-"""Powers and the logarithm of symmetric positive definite matrices; docs/method.md, section 9, has the mathematics."""
+"""Powers and the logarithm of symmetric positive definite matrices; docs/method.md, section 12, has the mathematics."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -73,7 +74,7 @@ def powm(
         _check.fail("powm", "exponent must be from -2 to 2", f"{exponent:g}")
     shifted = prepared("powm", A, eps, rel_eps)
     limit = null_limit("powm", A, null, null_rtol)
-    return _power("powm", A, shifted, float(exponent), rtol, limit)
+    return in_dtype(_power(_wide(shifted), float(exponent), tolerance("powm", rtol), limit), A)
 
 
 def inv_root(
@@ -119,7 +120,7 @@ def inv_root(
         _check.fail("inv_root", "p must be finite and at least 1/2", f"{p:g}")
     shifted = prepared("inv_root", A, eps, rel_eps)
     limit = null_limit("inv_root", A, null, null_rtol)
-    return _power("inv_root", A, shifted, -1 / p, rtol, limit)
+    return in_dtype(_power(_wide(shifted), -1 / p, tolerance("inv_root", rtol), limit), A)
 
 
 def logm(A: Tensor, *, rtol: float | None = None, eps: float = 0.0, rel_eps: float = 0.0) -> Tensor:
@@ -152,18 +153,8 @@ def logm(A: Tensor, *, rtol: float | None = None, eps: float = 0.0, rel_eps: flo
         >>> torch.allclose(fastsqrtm.expm_sym(fastsqrtm.logm(A)), A, atol=1e-12)
         True
     """
-    rtol = tolerance("logm", rtol)
-    shifted = _wide(prepared("logm", A, eps, rel_eps))
-    if A.numel() == 0:
-        return in_dtype(symmetric_part(shifted), A)
-    with without_autocast(A):
-        X, zero = _without_zero(shifted)
-        B, level = call("inv_sqrtm", X, rtol / 4), 1
-        while level < _ROOTS[B.dtype]:
-            B, level = call("sqrtm", B, rtol / 4), level + 1
-        B, scale = _scaled(B)
-        logarithm = call("rational_log", B, _LOWEST, _poles(rtol, B.dtype)) + scale.log() * identity_like(B)
-        return in_dtype(torch.where(zero, -infinite_like(X), -(2**level) * logarithm), A)
+    shifted = prepared("logm", A, eps, rel_eps)
+    return in_dtype(_logarithm(_wide(shifted), tolerance("logm", rtol)), A)
 
 
 def expm_sym(A: Tensor) -> Tensor:
@@ -194,13 +185,7 @@ def expm_sym(A: Tensor) -> Tensor:
         >>> torch.allclose(fastsqrtm.logm(fastsqrtm.expm_sym(A)), A, atol=1e-5)
         True
     """
-    X = _wide(prepared("expm_sym", A, 0.0))
-    if A.numel() == 0:
-        return in_dtype(symmetric_part(X), A)
-    with without_autocast(A):
-        finite = X.isfinite().all(-1, True).all(-2, True)
-        Y = torch.linalg.matrix_exp(symmetric_part(torch.where(finite, X, 0)))
-        return in_dtype(symmetric_part(Y).where(finite, math.nan), A)
+    return in_dtype(_exponential(_wide(prepared("expm_sym", A, 0.0))), A)
 
 
 def _wide(A: Tensor) -> Tensor:
@@ -213,50 +198,73 @@ def _without_zero(A: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(zero, identity_like(A), A), zero
 
 
-def _poles(rtol: float, dtype: torch.dtype) -> int:
-    """As many as make the error of the value, 4 exp(-2 pi^2 poles / log(16 / lowest)), an eighth of the tolerance: that
-    of the derivative is larger.
+def _poles(rtol: float, dtype: torch.dtype, ratio: float) -> int:
+    """As many as make the error of the value, at most 16 exp(-2 pi^2 poles / log(16 ratio)) on an interval of this
+    ratio of its ends, an eighth of the tolerance: that of the derivative is larger.
     """
     error = max(rtol, FINEST_TOLERANCE[dtype]) / 8
-    return math.ceil(math.log(4 / error) * math.log(16 / _LOWEST) / (2 * math.pi**2))
+    return math.ceil(math.log(16 / error) * math.log(16 * ratio) / (2 * math.pi**2))
 
 
-def _scaled(B: Tensor) -> tuple[Tensor, Tensor]:
-    """B / scale with eigenvalues up to 1, and the scale, a power of two, which rounds nothing. It has no gradient: it
-    matters for the error alone.
+def _scaled(B: Tensor, whole: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """B / scale with eigenvalues up to 1 or a little beyond, and the scale, a power of two, which rounds nothing. It
+    has no gradient: it matters for the error alone.
     """
-    scale = torch.exp2(one_norm(B.detach()).log2().ceil())
+    scale = torch.exp2(whole(one_norm(B.detach()).log2()))
     return B / scale, scale
 
 
-def _power(function: str, A: Tensor, shifted: Tensor, exponent: float, rtol: float | None, null: float | None) -> Tensor:
-    rtol = tolerance(function, rtol)
-    X = _wide(shifted)
+def _power(A: Tensor, exponent: float, rtol: float, null: float | None) -> Tensor:
     if A.numel() == 0:
-        return in_dtype(symmetric_part(X), A)
+        return symmetric_part(A)
     with without_autocast(A):
         if exponent == 0:
-            return in_dtype(identity_like(X) + 0 * X, A)
-        X, zero = _without_zero(X)
-        if exponent < 0 and null is not None:
+            return identity_like(A) + 0 * A
+        X, zero = _without_zero(A)
+        at_zero: Tensor | float = 0.0
+        if exponent > 0:
+            Y = _positive_power(symmetric_part(X), exponent, rtol)
+        elif null is None:
+            Y = _power_of_root(call("inv_sqrtm", X, rtol / 4), -2 * exponent, rtol)
+            at_zero = infinite_like(X)
+        else:
             # On the null space, of projector Q, the pseudo-inverse root Z + s Q has the eigenvalue s instead of 0.
             Z = pseudo_inverse_root(X, null)
             Q = identity_like(X) - symmetric_part(Z @ X @ Z)
             s = one_norm(Z.detach())
             Y = _power_of_root(Z + s * Q, -2 * exponent, rtol) - s ** (-2 * exponent) * Q
-        elif exponent < 0:
-            Y = _power_of_root(call("inv_sqrtm", X, rtol / 4), -2 * exponent, rtol)
-        else:
-            X, whole = symmetric_part(X), int(exponent)
-            Y = X if whole else None
-            if whole == 2:
-                Y = X @ X
-            elif exponent > whole:
-                root = _power_of_root(call("sqrtm", X, rtol / 4), 2 * (exponent - whole), rtol)
-                Y = root if Y is None else Y @ root
-        assert Y is not None
-        at_zero = infinite_like(X) if exponent < 0 and null is None else 0
-        return in_dtype(torch.where(zero, at_zero, symmetric_part(Y)), A)
+        return torch.where(zero, at_zero, symmetric_part(Y))
+
+
+def _logarithm(A: Tensor, rtol: float) -> Tensor:
+    if A.numel() == 0:
+        return symmetric_part(A)
+    with without_autocast(A):
+        X, zero = _without_zero(A)
+        B, level = call("inv_sqrtm", X, rtol / 4), 1
+        while level < _ROOTS[B.dtype]:
+            B, level = call("sqrtm", B, rtol / 4), level + 1
+        B, scale = _scaled(B, torch.floor)
+        quotient = call("rational_log", B, _LOWEST, _poles(rtol, B.dtype, 2 / _LOWEST))
+        logarithm = symmetric_part((B - identity_like(B)) @ quotient) + scale.log() * identity_like(B)
+        return torch.where(zero, -infinite_like(X), -(2**level) * logarithm)
+
+
+def _exponential(A: Tensor) -> Tensor:
+    if A.numel() == 0:
+        return symmetric_part(A)
+    with without_autocast(A):
+        finite = A.isfinite().all(-1, True).all(-2, True)
+        Y = torch.linalg.matrix_exp(symmetric_part(torch.where(finite, A, 0)))
+        return symmetric_part(Y).where(finite, math.nan)
+
+
+def _positive_power(A: Tensor, exponent: float, rtol: float) -> Tensor:
+    whole = int(exponent)
+    if exponent == whole:
+        return A @ A if whole == 2 else A
+    power = _power_of_root(call("sqrtm", A, rtol / 4), 2 * (exponent - whole), rtol)
+    return A @ power if whole else power
 
 
 def _power_of_root(B: Tensor, exponent: float, rtol: float) -> Tensor:
@@ -272,8 +280,8 @@ def _power_of_root(B: Tensor, exponent: float, rtol: float) -> Tensor:
         if exponent == 0:
             break
         if level >= _ROOTS[B.dtype] and (4 * exponent) % 1:
-            C, scale = _scaled(B)
-            power = call("rational_power", C, exponent, _LOWEST, _poles(rtol, B.dtype))
+            C, scale = _scaled(B, torch.ceil)
+            power = call("rational_power", C, exponent, _LOWEST, _poles(rtol, B.dtype, 1 / _LOWEST))
             factors.append(scale**exponent * power)
             break
         B, exponent, level = call("sqrtm", B, rtol / 4), 2 * exponent, level + 1

@@ -1,9 +1,10 @@
-"""Rational functions r of a matrix, for its powers and its logarithm, and their derivatives: sums over shifted inverses.
+"""Rational functions r of a matrix, for its powers and its logarithm, and their derivatives, by shifted inverses.
 
 The derivative of r(A) along D, sum_j slope_j R_j D R_j with R_j = (I + scale_j A)^-1, is self-adjoint in D. There is no
 normaliser: the eigenvalues of A are in the interval of r.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -15,9 +16,15 @@ from .matrix import identity_like, spd_solve, symmetric_part
 from .scalars import PartialFractions, fractions_of_logarithm, fractions_of_power
 
 
+def _finite_part(A: Tensor) -> Tensor:
+    """The symmetric part; NaN where a matrix is not finite, as the inverse of infinity would be finite."""
+    finite = A.isfinite().all(-1, True).all(-2, True)
+    return symmetric_part(A).where(finite, math.nan)
+
+
 def rational(A: Tensor, series: PartialFractions) -> Tensor:
     """constant I + sum_j weight_j Q_j with Q_j = H (I + H)^-1 or (I + H)^-1, H = scale_j A."""
-    A, identity = symmetric_part(A), identity_like(A)
+    A, identity = _finite_part(A), identity_like(A)
     Y = identity_like(A, series.constant)
     for scale, weight in series.terms:
         H = scale * A
@@ -27,7 +34,7 @@ def rational(A: Tensor, series: PartialFractions) -> Tensor:
 
 def rational_derivative(A: Tensor, G: Tensor, series: PartialFractions) -> Tensor:
     """sum_j slope_j R_j sym(G) R_j."""
-    A, G, identity = symmetric_part(A), symmetric_part(G), identity_like(A)
+    A, G, identity = _finite_part(A), symmetric_part(G), identity_like(A)
     L = torch.zeros_like(A)
     for (scale, _), slope in zip(series.terms, series.slopes(), strict=True):
         R = spd_solve(identity + scale * A, identity.expand_as(A))
@@ -80,7 +87,7 @@ def rational_power_backward(A: Tensor, G: Tensor, exponent: float, lowest: float
 
 @op
 def rational_log(A: Tensor, lowest: float, poles: int) -> Tensor:
-    """log A, where the eigenvalues of A are from `lowest` to 1."""
+    """log(A) (A - I)^-1, where the eigenvalues of A are from `lowest` to 2."""
     return rational(A, fractions_of_logarithm(lowest, poles))
 
 

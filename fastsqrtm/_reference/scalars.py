@@ -104,47 +104,51 @@ class PartialFractions(NamedTuple):
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The value at numbers."""
-        return self.constant + sum(w * (s * x if self.quotient else 1) / (1 + s * x) for s, w in self.terms)
+        value = torch.full_like(x, self.constant)
+        for scale, weight in self.terms:
+            value = value + weight * (scale * x if self.quotient else 1) / (1 + scale * x)
+        return value
 
 
-def gauss_jacobi(count: int, a: float, b: float) -> list[tuple[float, float]]:
-    """Nodes and weights of Gauss' rule for (1 - y)^(a - 1) (1 + y)^(b - 1) on [-1, 1], a, b > 0: Newton's iteration on
-    the orthonormal polynomials.
+def gauss_jacobi(count: int, a: float, b: float, wanted: int) -> list[tuple[float, float]]:
+    """The `wanted` nodes that are nearest to 1, as z = 1 - y, of Gauss' rule for (1 - y)^(a - 1) (1 + y)^(b - 1) on
+    [-1, 1], a, b > 0, and their weights. Newton's iteration on the orthonormal polynomials in z, which has the digits
+    of small z.
     """
-    centre, beside = [(b - a) / (a + b)], [0.0]
+    centre, beside = [2 * a / (a + b)], [0.0]
     for k in range(1, count + 1):
         s = 2 * k + a + b - 2
-        centre.append((b - a) * (a + b - 2) / (s * (s + 2)))
+        centre.append(1 - (b - a) * (a + b - 2) / (s * (s + 2)))
         last = (k + a + b - 2) / (s - 1) if k > 1 else 1.0  # equal for k = 1, where a + b = 1 would give 0/0
         beside.append(math.sqrt(4 * k * (k - 1 + a) * (k - 1 + b) * last / (s * s * (s + 1))))
     mass = math.exp((a + b - 1) * math.log(2) + math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b))
 
-    def at(y: float) -> tuple[float, float, float]:
+    def at(z: float) -> tuple[float, float, float]:
         """The polynomial of degree `count`, its derivative, and the sum of the squares of those below."""
         before, p, slope_before, slope, squares = 0.0, mass**-0.5, 0.0, 0.0, 0.0
         for k in range(count):
             squares += p * p
-            following = ((y - centre[k]) * p - beside[k] * before) / beside[k + 1]
-            slope_before, slope = slope, (p + (y - centre[k]) * slope - beside[k] * slope_before) / beside[k + 1]
+            following = ((z - centre[k]) * p - beside[k] * before) / beside[k + 1]
+            slope_before, slope = slope, (p + (z - centre[k]) * slope - beside[k] * slope_before) / beside[k + 1]
             before, p = p, following
         return p, slope, squares
 
     nodes: list[tuple[float, float]] = []
-    for j in range(count):
-        y = math.cos(math.pi * (4 * j + 1 + 2 * a) / (4 * count + 2 * (a + b - 1)))
+    for j in range(wanted):
+        z = 2 * math.sin(math.pi * (4 * j + 1 + 2 * a) / (8 * count + 4 * (a + b - 1))) ** 2
         for _ in range(30):
-            p, slope, _ = at(y)
-            change = p / (slope - p * sum(1 / (y - other) for other, _ in nodes))
-            y -= change
-            if abs(change) <= 1e-15:
+            p, slope, _ = at(z)
+            change = p / (slope - p * sum(1 / (z - other) for other, _ in nodes))
+            z -= change
+            if abs(change) <= 1e-16 * z:
                 break
-        y = min(max(y, -1 + 2**-52), 1 - 2**-52)  # an end of the interval would be a pole at zero or infinity
-        nodes.append((y, 1 / at(y)[2]))
+        z = max(z, 1e-30)  # zero would be a pole at zero
+        nodes.append((z, 1 / at(z)[2]))
     return nodes
 
 
-def _poles(lowest: float, a: float, b: float, count: int) -> list[tuple[float, float, float, float]]:
-    """Pole, weight, node and the tangent of half its angle, of Gauss' rule in Zolotarev's variable. The weight has the
+def _poles(lowest: float, a: float, b: float, count: int) -> list[tuple[float, float, float]]:
+    """Pole t, weight and tan(theta / 2), y = cos(theta), of Gauss' rule in Zolotarev's variable. The weight has the
     factor 2 K' / pi.
     """
     low = math.sqrt(lowest)
@@ -153,14 +157,16 @@ def _poles(lowest: float, a: float, b: float, count: int) -> list[tuple[float, f
         halves.append((means[-1] - geometric) / 2)
         means, geometric = [*means, (means[-1] + geometric) / 2], math.sqrt(means[-1] * geometric)
     found = []
-    for y, weight in gauss_jacobi(count, a, b):
-        tangent = math.sqrt((1 - y) / (1 + y))
-        near = 2 / math.pi * math.atan(min(tangent, 1 / tangent))
-        phase = math.ldexp(math.pi * near / 2, len(means) - 1)
-        for k in range(len(means) - 1, 0, -1):
-            phase = (phase + math.asin(halves[k] / means[k] * math.sin(phase))) / 2
-        t = (low * math.tan(phase)) ** 2
-        found.append((t if tangent <= 1 else lowest / t, weight / means[-1], y, tangent))
+    for beyond in (False, True):  # the middle, where sc(K' - u) = 1 / (l sc(u))
+        wanted = count // 2 if beyond else count - count // 2
+        for z, weight in gauss_jacobi(count, *((b, a) if beyond else (a, b)), wanted):
+            tangent = math.sqrt(z / (2 - z))
+            phase = math.ldexp(math.atan(tangent), len(means) - 1)
+            for k in range(len(means) - 1, 0, -1):
+                phase = (phase + math.asin(halves[k] / means[k] * math.sin(phase))) / 2
+            t = (low * math.tan(phase)) ** 2
+            weight /= means[-1]
+            found.append((lowest / t, weight, 1 / tangent) if beyond else (t, weight, tangent))
     return found
 
 
@@ -170,7 +176,7 @@ def fractions_of_power(exponent: float, lowest: float, count: int) -> PartialFra
     quotient = exponent > 0
     a = min(max(1 - exponent if quotient else -exponent, 1e-14), 1 - 1e-14)
     terms = []
-    for t, weight, _, tangent in _poles(lowest, 1 - a, a, count):
+    for t, weight, tangent in _poles(lowest, 1 - a, a, count):
         ratio = (math.sqrt(t) / tangent) ** (1 - 2 * a)
         weight *= math.sin(math.pi * min(a, 1 - a)) / math.pi * ratio * math.sqrt((lowest + t) * (1 + t))
         terms.append((1 / t, weight if quotient else weight / t))
@@ -179,10 +185,10 @@ def fractions_of_power(exponent: float, lowest: float, count: int) -> PartialFra
 
 @functools.cache
 def fractions_of_logarithm(lowest: float, count: int) -> PartialFractions:
-    """log x on [lowest, 1], from (x - 1)/(x + t) = 1 - (1 + t)/(x + t)."""
-    constant, terms = 0.0, []
-    for t, weight, y, _ in _poles(lowest, 1.0, 1.0, count):
-        weight *= math.sqrt(t * (lowest + t) / (1 + t)) / math.sqrt((1 - y) * (1 + y))
-        constant += weight
-        terms.append((1 / t, -weight * (1 + t) / t))
-    return PartialFractions(constant, False, tuple(terms))
+    """log(x) / (x - 1) on [lowest, 2]."""
+    terms = []
+    for half, weight, tangent in _poles(lowest / 2, 1.0, 1.0, count):
+        t = 2 * half
+        weight *= math.sqrt(half * (lowest / 2 + half) * (1 + half)) / (1 + t) * (tangent + 1 / tangent)
+        terms.append((1 / t, weight / t))
+    return PartialFractions(0.0, False, tuple(terms))

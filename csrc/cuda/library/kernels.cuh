@@ -401,7 +401,8 @@ __global__ void exact_gradient_kernel(ExactGradient<T> a) {
   bool failed = false;
   for (int k = 0; a.info && k < a.count; ++k) failed = failed || a.info[matrix * a.count + k] != 0;
   T radial = 0;
-  for (int tile = threadIdx.y * tile_edge + threadIdx.x; a.radial && tile < static_cast<int>(gridDim.x); tile += norm_threads) {
+  for (int tile = threadIdx.y * tile_edge + threadIdx.x; a.radial && tile < static_cast<int>(gridDim.x);
+       tile += norm_threads) {
     radial += a.partial[matrix * gridDim.x + tile];
   }
   radial = reduce_block(radial, reinterpret_cast<T*>(dynamic_shared()), [](T p, T q) { return p + q; });

@@ -164,9 +164,8 @@ void MpaBackward::run_large(Large& large, const Arguments<typename Large::scalar
   large.symmetrise(arguments.cotangent, g);
   DerivativeShifts<T> shifts{large.batch,   n,      degree, {},        {},       x,         g,
                              large.norms(), factor, right,  f.factors, f.rights, cotangents};
-  ExactGradient<T> gradient =
-      gradient_of(large, series.out, series.inverse, x, g, derivative, right, 
-                  inverse && series.weight[0] < 0 ? T(-1) : T(1));
+  ExactGradient<T> gradient = gradient_of(large, series.out, series.inverse, x, g, derivative, right,
+                                          inverse && series.weight[0] < 0 ? T(-1) : T(1));
   gradient.radial = normalised;
   gradient.info = f.info;
   gradient.count = degree;
