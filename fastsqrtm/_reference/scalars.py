@@ -112,26 +112,28 @@ class PartialFractions(NamedTuple):
 
 def gauss_jacobi(count: int, a: float, b: float, wanted: int) -> list[tuple[float, float]]:
     """The `wanted` nodes that are nearest to 1, as z = 1 - y, of Gauss' rule for (1 - y)^(a - 1) (1 + y)^(b - 1) on
-    [-1, 1], a, b > 0, and their weights. Newton's iteration on the orthonormal polynomials in z, which has the digits
-    of small z.
+    [-1, 1], a, b > 0, and their weights. Newton's iteration on the Jacobi polynomials q_k with q_k = 1 at z = 0, by the
+    recurrence of their differences, which has the digits of small z.
     """
-    centre, beside = [2 * a / (a + b)], [0.0]
-    for k in range(1, count + 1):
-        s = 2 * k + a + b - 2
-        centre.append(1 - (b - a) * (a + b - 2) / (s * (s + 2)))
-        last = (k + a + b - 2) / (s - 1) if k > 1 else 1.0  # equal for k = 1, where a + b = 1 would give 0/0
-        beside.append(math.sqrt(4 * k * (k - 1 + a) * (k - 1 + b) * last / (s * s * (s + 1))))
-    mass = math.exp((a + b - 1) * math.log(2) + math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b))
+    s = a + b - 2
+    mass = math.exp((s + 1) * math.log(2) + math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b))
+    # q_k+1 - q_k = steps_k z q_k + keeps_k (q_k - q_k-1), and the squares of the orthonormal polynomials at z = 0. For
+    # k = 0 the general formulas are 0/0 where a + b = 1.
+    steps, keeps, sizes = [-(s + 2) / (2 * a)], [0.0], [1 / mass, a * (s + 3) / b / mass]
+    for k in range(1, count):
+        steps.append(-(2 * k + s + 1) * (2 * k + s + 2) / (2 * (k + s + 1) * (k + a)))
+        keeps.append(k * (k - 1 + b) * (2 * k + s + 2) / ((k + s + 1) * (2 * k + s) * (k + a)))
+        sizes.append(sizes[-1] * (k + a) * (k + s + 1) * (2 * k + s + 3) / ((k + 1) * (k + b) * (2 * k + s + 1)))
 
     def at(z: float) -> tuple[float, float, float]:
         """The polynomial of degree `count`, its derivative, and the sum of the squares of those below."""
-        before, p, slope_before, slope, squares = 0.0, mass**-0.5, 0.0, 0.0, 0.0
+        q, slope, change, change_slope, squares = 1.0, 0.0, 0.0, 0.0, 0.0
         for k in range(count):
-            squares += p * p
-            following = ((z - centre[k]) * p - beside[k] * before) / beside[k + 1]
-            slope_before, slope = slope, (p + (z - centre[k]) * slope - beside[k] * slope_before) / beside[k + 1]
-            before, p = p, following
-        return p, slope, squares
+            squares += sizes[k] * q * q
+            change_slope = steps[k] * (q + z * slope) + keeps[k] * change_slope
+            change = steps[k] * z * q + keeps[k] * change
+            q, slope = q + change, slope + change_slope
+        return q, slope, squares
 
     nodes: list[tuple[float, float]] = []
     for j in range(wanted):

@@ -34,33 +34,33 @@ namespace detail {
 constexpr double pi = 3.14159265358979323846;
 
 /// The `wanted` nodes that are nearest to 1, as z = 1 - y, of Gauss' rule of `count` nodes for
-/// (1 - y)^(a - 1) (1 + y)^(b - 1) on [-1, 1], a, b > 0, and their weights. Newton's iteration on the orthonormal
-/// polynomials in z, which has the digits of small z.
+/// (1 - y)^(a - 1) (1 + y)^(b - 1) on [-1, 1], a, b > 0, and their weights. Newton's iteration on the Jacobi
+/// polynomials q_k with q_k = 1 at z = 0, by the recurrence of their differences, which has the digits of small z.
 inline void gauss_jacobi(int count, double a, double b, int wanted, double* nodes, double* weights) {
-  double centre[max_fractions + 1] = {2 * a / (a + b)}, beside[max_fractions + 1] = {};
-  for (int k = 1; k <= count; ++k) {
-    const double s = 2 * k + a + b - 2;
-    centre[k] = 1 - (b - a) * (a + b - 2) / (s * (s + 2));
-    const double last = k > 1 ? (k + a + b - 2) / (s - 1) : 1;  // equal for k = 1, where a + b = 1 would give 0/0
-    beside[k] = std::sqrt(4 * k * (k - 1 + a) * (k - 1 + b) * last / (s * s * (s + 1)));
+  const double s = a + b - 2;
+  const double mass = std::exp((s + 1) * std::log(2) + std::lgamma(a) + std::lgamma(b) - std::lgamma(a + b));
+  // q_k+1 - q_k = steps_k z q_k + keeps_k (q_k - q_k-1), and the squares of the orthonormal polynomials at z = 0. For
+  // k = 0 the general formulas are 0/0 where a + b = 1.
+  double steps[max_fractions] = {-(s + 2) / (2 * a)}, keeps[max_fractions] = {};
+  double sizes[max_fractions + 1] = {1 / mass, a * (s + 3) / b / mass};
+  for (int k = 1; k < count; ++k) {
+    steps[k] = -(2 * k + s + 1) * (2 * k + s + 2) / (2 * (k + s + 1) * (k + a));
+    keeps[k] = k * (k - 1 + b) * (2 * k + s + 2) / ((k + s + 1) * (2 * k + s) * (k + a));
+    sizes[k + 1] = sizes[k] * (k + a) * (k + s + 1) * (2 * k + s + 3) / ((k + 1) * (k + b) * (2 * k + s + 1));
   }
-  const double first =
-      std::exp(-((a + b - 1) * std::log(2) + std::lgamma(a) + std::lgamma(b) - std::lgamma(a + b)) / 2);
   struct Value {
     double polynomial, derivative, squares;
   };
   const auto at = [&](double z) {
-    double before = 0, p = first, slope_before = 0, slope = 0, squares = 0;
+    double q = 1, slope = 0, change = 0, change_slope = 0, squares = 0;
     for (int k = 0; k < count; ++k) {
-      squares += p * p;
-      const double next = ((z - centre[k]) * p - beside[k] * before) / beside[k + 1];
-      const double next_slope = (p + (z - centre[k]) * slope - beside[k] * slope_before) / beside[k + 1];
-      before = p;
-      p = next;
-      slope_before = slope;
-      slope = next_slope;
+      squares += sizes[k] * q * q;
+      change_slope = steps[k] * (q + z * slope) + keeps[k] * change_slope;
+      change = steps[k] * z * q + keeps[k] * change;
+      q += change;
+      slope += change_slope;
     }
-    return Value{p, slope, squares};
+    return Value{q, slope, squares};
   };
   for (int j = 0; j < wanted; ++j) {
     const double sine = std::sin(pi * (4 * j + 1 + 2 * a) / (8 * count + 4 * (a + b - 1)));
