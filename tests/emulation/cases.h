@@ -61,7 +61,8 @@ struct Case {
   bool is_number(int result) const { return result == number; }
   bool both_roots() const { return out.size() > 1 && number < 0; }
   bool is_exact_gradient() const {
-    return !is_root && (method == Method::shifts || method == Method::fractions || method == Method::powers || method == Method::steps);
+    return !is_root && (method == Method::shifts || method == Method::fractions || method == Method::powers ||
+                        method == Method::steps);
   }
 };
 
