@@ -53,7 +53,7 @@ def powm(
 
     Cost:
         One `sqrtm` or `inv_sqrtm` for +-1/2, two for +-1/4, three for +-1/8. For other exponents in float32 one, in
-        float64 two, then 11 or 21 n^3 flop forward and 44 or 84 n^3 backward, less with an `rtol`; one product, 2 n^3,
+        float64 two, then 11 or 22 n^3 flop forward and 44 or 88 n^3 backward, less with an `rtol`; one product, 2 n^3,
         for each binary digit of the exponent that is set before. The roots on the way are saved for backward.
 
     Raises:
