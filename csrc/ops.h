@@ -109,6 +109,23 @@ struct Ops {
     Call call(signatures::lyapunov_newton, B, C, rtol);
     return run(call, passes::LyapunovNewton(rtol, call.compute_bytes()), {&B, &C});
   }
+  static Tensor rational_power(const Tensor& A, double exponent, double lowest, int64_t poles) {
+    Call call(signatures::rational_power, A, exponent, lowest, poles);
+    return run(call, passes::Rational(fractions_of_power(exponent, lowest, int(poles))), {&A});
+  }
+  static Tensor rational_power_backward(const Tensor& A, const Tensor& G, double exponent, double lowest,
+                                        int64_t poles) {
+    Call call(signatures::rational_power_backward, A, G, exponent, lowest, poles);
+    return run(call, passes::RationalBackward(fractions_of_power(exponent, lowest, int(poles))), {&A, &G});
+  }
+  static Tensor rational_log(const Tensor& A, double lowest, int64_t poles) {
+    Call call(signatures::rational_log, A, lowest, poles);
+    return run(call, passes::Rational(fractions_of_logarithm(lowest, int(poles))), {&A});
+  }
+  static Tensor rational_log_backward(const Tensor& A, const Tensor& G, double lowest, int64_t poles) {
+    Call call(signatures::rational_log_backward, A, G, lowest, poles);
+    return run(call, passes::RationalBackward(fractions_of_logarithm(lowest, int(poles))), {&A, &G});
+  }
 
   // Only the backward pass uses `iterations`.
   static Tensor mpa_lya(const Tensor& A, int64_t degree, int64_t iterations) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "include/fastsqrtm/detail/partial_fractions.h"
 #include "scalars/coefficients.h"
 #include "scalars/zolotarev.h"
 
@@ -13,19 +14,21 @@ enum class Power { half, minus_half };  // A^(1/2), A^(-1/2)
 
 // Largest numbers of inputs and outputs of a pass.
 constexpr int max_inputs = 4, max_outputs = 2;
+static_assert(max_fractions == max_pade_degree);
 
 namespace passes {
 
 // A -> A^power by the diagonal Pade approximant in partial fractions.
-struct Mpa {
+struct Mpa : PartialFractions {
   Power power;
-  int degree;
-  double shifts[max_pade_degree], weights[max_pade_degree];
 
-  Mpa(Power power, int64_t degree) : power(power), degree(int(degree)) {
-    for (int j = 0; j < degree; ++j) {
-      const PadeTerm term = pade_term(int(degree), j + 1);
-      shifts[j] = term.shift;
+  Mpa(Power power, int64_t degree) : power(power) {
+    count = int(degree);
+    quotient = !inverse();
+    constant = pade_constant(count);
+    for (int j = 0; j < count; ++j) {
+      const PadeTerm term = pade_term(count, j + 1);
+      scales[j] = inverse() ? term.shift : 1 / term.shift;
       weights[j] = term.weight;
     }
   }
@@ -63,6 +66,16 @@ struct MtpBackward : Mtp {
 };
 struct NsBackward : Ns {
   using Ns::Ns;
+};
+
+// A -> r(A), for a rational function r and an A whose eigenvalues are in its interval.
+struct Rational : PartialFractions {
+  explicit Rational(const PartialFractions& fractions) : PartialFractions(fractions) {}
+};
+
+// A, G -> r'(A)[sym(G)], the gradient of <G, r(A)>.
+struct RationalBackward : Rational {
+  using Rational::Rational;
 };
 
 // B, C -> X of B X + X B = C, by the paper's iteration.

@@ -14,6 +14,7 @@ from .lyapunov import lyapunov
 from .paper import mpa_lya, mpa_lya_inv, mtp_lya, mtp_lya_inv
 from .plan import Plan, plan
 from .polar import Polar, nearest_orthogonal, polar
+from .powers import expm_sym, inv_root, logm, powm
 from .roots import RootInfo, inv_sqrtm, root_info, sqrtm, sqrtm_and_inv
 from .spd import inv, inv_and_logdet
 
@@ -36,10 +37,13 @@ __all__ = [
     "Polar",
     "RootInfo",
     "cmake_prefix_path",
+    "expm_sym",
     "general_root_info",
     "inv",
     "inv_and_logdet",
+    "inv_root",
     "inv_sqrtm",
+    "logm",
     "lyapunov",
     "metrics",
     "mpa_lya",
@@ -51,6 +55,7 @@ __all__ = [
     "paper",
     "plan",
     "polar",
+    "powm",
     "root_info",
     "sqrtm",
     "sqrtm_and_inv",

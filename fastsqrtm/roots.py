@@ -68,7 +68,7 @@ def sqrtm(
         True
     """
     shifted = prepared("sqrtm", A, eps, rel_eps)
-    rtol = _tolerance("sqrtm", rtol)
+    rtol = tolerance("sqrtm", rtol)
     S = in_dtype(call("sqrtm", shifted, rtol), A)
     if check:
         _check_converged("sqrtm", shifted, _info(shifted, S, None, rtol))
@@ -125,20 +125,13 @@ def inv_sqrtm(
         True
     """
     shifted = prepared("inv_sqrtm", A, eps, rel_eps)
-    rtol = _tolerance("inv_sqrtm", rtol)
-    if null not in ("ridge", "zero"):
-        _check.fail("inv_sqrtm", 'null must be "ridge" or "zero"', repr(null))
-    if null == "zero":
-        null_rtol = A.shape[-1] * torch.finfo(A.dtype).eps if null_rtol is None else null_rtol
-        _check.kind("inv_sqrtm", "null_rtol", null_rtol)
-        if not 0 <= null_rtol < 1:
-            _check.fail("inv_sqrtm", "null_rtol must be at least 0 and less than 1", f"{null_rtol:g}")
-        Z = in_dtype(pseudo_inverse_root(shifted, null_rtol), A)
+    rtol = tolerance("inv_sqrtm", rtol)
+    limit = null_limit("inv_sqrtm", A, null, null_rtol)
+    if limit is not None:
+        Z = in_dtype(pseudo_inverse_root(shifted, limit), A)
         if check:
             _raise_unless("inv_sqrtm", Z.isfinite().all(-1).all(-1), A, "a finite inverse root", lambda _: "NaN")
         return Z
-    if null_rtol is not None:
-        _check.fail("inv_sqrtm", 'null_rtol needs null="zero"', f"null={null!r}")
     Z = in_dtype(call("inv_sqrtm", shifted, rtol), A)
     if check:
         _check_converged("inv_sqrtm", shifted, _info(shifted, None, Z, rtol))
@@ -176,7 +169,7 @@ def sqrtm_and_inv(
         True
     """
     shifted = prepared("sqrtm_and_inv", A, eps, rel_eps)
-    rtol = _tolerance("sqrtm_and_inv", rtol)
+    rtol = tolerance("sqrtm_and_inv", rtol)
     S, Z = (in_dtype(root, A) for root in call_all("sqrtm_and_inv", shifted, rtol))
     if check:
         _check_converged("sqrtm_and_inv", shifted, _info(shifted, S, Z, rtol))
@@ -244,17 +237,32 @@ def root_info(A: Tensor, S: Tensor | None = None, Z: Tensor | None = None, *, rt
                 _check.fail("root_info", f"{name} must be complex where A is, and only there", root.dtype)
     if S is None and Z is None:
         _check.fail("root_info", "a root S or an inverse root Z is needed", "neither")
-    return _info(A, S, Z, _tolerance("root_info", rtol))
+    return _info(A, S, Z, tolerance("root_info", rtol))
 
 
 _RTOL = OPS["sqrtm"].number("rtol")
 
 
-def _tolerance(function: str, rtol: float | None) -> float:
+def tolerance(function: str, rtol: float | None) -> float:
     if rtol is None:
         return 0.0
     _check.number(function, _RTOL, rtol)
     return rtol
+
+
+def null_limit(function: str, A: Tensor, null: str, null_rtol: float | None) -> float | None:
+    """The part of the largest eigenvalue up to which eigenvalues are null; None for null="ridge"."""
+    if null not in ("ridge", "zero"):
+        _check.fail(function, 'null must be "ridge" or "zero"', repr(null))
+    if null == "ridge":
+        if null_rtol is not None:
+            _check.fail(function, 'null_rtol needs null="zero"', f"null={null!r}")
+        return None
+    null_rtol = A.shape[-1] * torch.finfo(A.dtype).eps if null_rtol is None else null_rtol
+    _check.kind(function, "null_rtol", null_rtol)
+    if not 0 <= null_rtol < 1:
+        _check.fail(function, "null_rtol must be at least 0 and less than 1", f"{null_rtol:g}")
+    return null_rtol
 
 
 def prepared(function: str, A: Tensor, eps: float, rel_eps: float = 0.0) -> Tensor:

@@ -166,6 +166,8 @@ def check_dtensor(rank, sizes):
         fastsqrtm.inv,
         lambda A: fastsqrtm.inv_and_logdet(A)[1],  # the other result has no cotangent
         lambda A: fastsqrtm.lyapunov(A, A),
+        lambda A: torch.ops.fastsqrtm.rational_power(A, 0.3, 0.01, 8),
+        lambda A: torch.ops.fastsqrtm.rational_log(A, 0.01, 8),
         fastsqrtm.mpa_lya,
         lambda A: fastsqrtm.paper.inv_sqrtm(A, method="ns"),
     )

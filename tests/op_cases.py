@@ -19,6 +19,7 @@ from fastsqrtm import testing
 from fastsqrtm._ops.definition import DEFINITIONS
 from fastsqrtm._ops.route import apply
 from fastsqrtm._ops.table import Matrix
+from fastsqrtm._reference.scalars import PartialFractions, fractions_of_logarithm, fractions_of_power
 
 POWERS = {"A": 1.0, "S": 0.5, "B": 0.5, "Z": -0.5}
 """Which power of the SPD matrix A a tensor argument is, by its name; those that are not here are arbitrary."""
@@ -237,6 +238,34 @@ def inverse_root_gradient(Z: Tensor, G: Tensor, rtol: float) -> Tensor:
     return testing.exact_lyapunov(Z, -Z @ Z @ symmetric(G) @ Z @ Z)
 
 
+def of_eigenvalues(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """V function(w) V^T."""
+
+    def value(A: Tensor) -> Tensor:
+        w, V = torch.linalg.eigh(symmetric(A))
+        return (V * function(w)[..., None, :]) @ V.mT
+
+    return value
+
+
+def rational_power(A: Tensor, *numbers: float) -> Tensor:
+    """Of the eigenvalues; that the function is the power is in test_powers.py."""
+    return of_eigenvalues(fractions_of_power(*numbers))(A)
+
+
+def rational_log(A: Tensor, *numbers: float) -> Tensor:
+    return of_eigenvalues(fractions_of_logarithm(*numbers))(A)
+
+
+def derivative_of_eigenvalues(A: Tensor, G: Tensor, series: PartialFractions) -> Tensor:
+    """By Loewner's matrix: (f(x) - f(y))/(x - y) = sum_j slope_j / ((1 + h_j x) (1 + h_j y))."""
+    w, V = torch.linalg.eigh(symmetric(A))
+    K = torch.zeros_like(A)
+    for (scale, _), slope in zip(series.terms, series.slopes(), strict=True):
+        K = K + slope / ((1 + scale * w[..., :, None]) * (1 + scale * w[..., None, :]))
+    return V @ (K * (V.mT @ symmetric(G) @ V)) @ V.mT
+
+
 INFINITE = math.inf
 SOLVE = {"iterations": 30}  # converged at the condition numbers of exact_at
 PADE, TAYLOR = {"degree": 32, **SOLVE}, {"degree": 128, **SOLVE}
@@ -270,6 +299,16 @@ CASES = {
     ),
     "inv_backward": Case(
         oracle=lambda Z, G: -Z @ symmetric(G) @ Z, powers={"Z": -1.0}, at_zero=(0,), definite=False,
+    ),
+    "rational_power": Case(oracle=rational_power, at_zero=None, definite=True),
+    "rational_log": Case(oracle=rational_log, at_zero=None, definite=True),
+    "rational_power_backward": Case(
+        oracle=lambda A, G, *numbers: derivative_of_eigenvalues(A, G, fractions_of_power(*numbers)),
+        at_zero=None, definite=True,
+    ),
+    "rational_log_backward": Case(
+        oracle=lambda A, G, *numbers: derivative_of_eigenvalues(A, G, fractions_of_logarithm(*numbers)),
+        at_zero=None, definite=True,
     ),
     "lyapunov": Case(
         oracle=testing.paper_lyapunov, at_zero=(0,), definite=False, exact_at=SOLVE, extended=extended_lyapunov,

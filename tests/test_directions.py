@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "_reference": {"_ops"},
     **{name: {"_ops", "_reference"} for name in EVERYDAY},
     "paper": {"_ops", "_reference", "roots"},
+    "powers": {"_ops", "_reference", "roots"},
     "gaussians": {"_ops"},
     "nn": {"_ops", "paper"} | EVERYDAY,
     **{name: EVERYDAY | {"_ops", "gaussians"} for name in ("metrics", "transfer")},

@@ -93,10 +93,11 @@ def wrong_number(path, name, number, value):
     return failure(path(name), *inputs(name), *(x.default for x in before), value)
 
 
-@pytest.mark.parametrize("value", [-1.0, 1.5, -1e-9, math.nan, math.inf])
+@pytest.mark.parametrize("value", [-3.0, 1.5, "just below", math.nan, math.inf])
 @pytest.mark.parametrize(("name", "number"), [(name, x) for name, x in NUMBERS if not x.whole])
 def test_tolerances(path, name, number, value):
-    text = f"fastsqrtm.{name}: {number.name} must be from 0 to 1, got {value:g}"
+    value = number.low - 1e-9 if value == "just below" else value
+    text = f"fastsqrtm.{name}: {number.name} must be from {number.low:g} to {number.high:g}, got {value:g}"
     assert wrong_number(path, name, number, value) == text
 
 
@@ -109,9 +110,9 @@ def test_counts(path, name, number, value):
 
 
 def test_the_limits_of_the_numbers():
-    limits = {(number.name, int(number.high)) for op in OPS.values() for number in op.numbers}
-    assert limits == {("rtol", 1), ("degree", 32), ("degree", 128), ("iterations", 100)}
-    assert all(number.low == (1 if number.whole else 0) for op in OPS.values() for number in op.numbers)
+    limits = {(number.name, number.low, number.high) for op in OPS.values() for number in op.numbers}
+    of_roots = {("rtol", 0, 1), ("degree", 1, 32), ("degree", 1, 128), ("iterations", 1, 100)}
+    assert limits == of_roots | {("exponent", -1, 1), ("lowest", 1e-12, 0.5), ("poles", 1, 32)}
 
 
 def test_counts_are_checked_for_empty_input_too(path):

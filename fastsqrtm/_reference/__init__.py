@@ -1,11 +1,12 @@
 """Every op in plain torch with its derivative rule: the fallback where there is no native kernel, and the oracle of the
 tests. The twins have the names and the input policy of csrc/ops.h; docs/method.md has the mathematics.
 
-    scalars     numbers of the methods: Pade, Taylor, Zolotarev
+    scalars     numbers of the methods: Pade, Taylor, Zolotarev, partial fractions
     matrix      shared by several ops: symmetric part, normaliser, SPD solves and inverses
     lyapunov    B X + X B = C
     roots       the roots to the accuracy of the dtype and their gradients
     pseudo      the pseudo-inverse of the root, by torch's eigendecomposition
+    powers      rational functions for powers and the logarithm
     spd         inverses and determinants
     polar       the orthogonal factor of any matrix, by torch operations and other ops alone
     general     the principal root of any square matrix, likewise

@@ -1,4 +1,6 @@
-"""The numbers of the methods, in Python floats: Pade, Taylor and Zolotarev. Their C++ twins are in csrc/scalars."""
+"""The numbers of the methods, in Python floats: Pade, Taylor, Zolotarev and partial fractions. Their C++ twins are in
+csrc/scalars and in csrc/include/fastsqrtm/detail/partial_fractions.h.
+"""
 
 import functools
 import itertools
@@ -124,3 +126,108 @@ def _solved(rows: list[list[float]]) -> list[float]:
             factor = row[k] / rows[k][k]
             row[k:] = [x - factor * y for x, y in zip(row[k:], rows[k][k:], strict=True)]
     return [row[-1] / row[k] for k, row in enumerate(rows)]
+
+
+class PartialFractions(NamedTuple):
+    """constant + sum_j weight_j q_j(x) with q_j = h / (1 + h) where `quotient`, else 1 / (1 + h), h = scale_j x."""
+
+    constant: float
+    quotient: bool
+    terms: tuple[tuple[float, float], ...]  # scale, weight
+
+    def slopes(self) -> list[float]:
+        """Of the derivative sum_j slope_j / (1 + h)^2."""
+        return [(1 if self.quotient else -1) * scale * weight for scale, weight in self.terms]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """The value at numbers."""
+        value = torch.full_like(x, self.constant)
+        for scale, weight in self.terms:
+            value = value + weight * (scale * x if self.quotient else 1) / (1 + scale * x)
+        return value
+
+
+def gauss_jacobi(count: int, a: float, b: float, wanted: int) -> list[tuple[float, float]]:
+    """The `wanted` nodes that are nearest to 1, as z = 1 - y, of Gauss' rule for (1 - y)^(a - 1) (1 + y)^(b - 1) on
+    [-1, 1], a, b > 0, and their weights. Newton's iteration on the Jacobi polynomials q_k with q_k = 1 at z = 0, by the
+    recurrence of their differences, which has the digits of small z.
+    """
+    s = a + b - 2
+    mass = math.exp((s + 1) * math.log(2) + math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b))
+    # q_k+1 - q_k = steps_k z q_k + keeps_k (q_k - q_k-1), and the squares of the orthonormal polynomials at z = 0. For
+    # k = 0 the general formulas are 0/0 where a + b = 1.
+    steps, keeps, sizes = [-(s + 2) / (2 * a)], [0.0], [1 / mass, a * (s + 3) / b / mass]
+    for k in range(1, count):
+        steps.append(-(2 * k + s + 1) * (2 * k + s + 2) / (2 * (k + s + 1) * (k + a)))
+        keeps.append(k * (k - 1 + b) * (2 * k + s + 2) / ((k + s + 1) * (2 * k + s) * (k + a)))
+        sizes.append(sizes[-1] * (k + a) * (k + s + 1) * (2 * k + s + 3) / ((k + 1) * (k + b) * (2 * k + s + 1)))
+
+    def at(z: float) -> tuple[float, float, float]:
+        """The polynomial of degree `count`, its derivative, and the sum of the squares of those below."""
+        q, slope, change, change_slope, squares = 1.0, 0.0, 0.0, 0.0, 0.0
+        for k in range(count):
+            squares += sizes[k] * q * q
+            change_slope = steps[k] * (q + z * slope) + keeps[k] * change_slope
+            change = steps[k] * z * q + keeps[k] * change
+            q, slope = q + change, slope + change_slope
+        return q, slope, squares
+
+    nodes: list[tuple[float, float]] = []
+    for j in range(wanted):
+        z = 2 * math.sin(math.pi * (4 * j + 1 + 2 * a) / (8 * count + 4 * (a + b - 1))) ** 2
+        for _ in range(30):
+            p, slope, _ = at(z)
+            change = p / (slope - p * sum(1 / (z - other) for other, _ in nodes))
+            z -= change
+            if abs(change) <= 1e-16 * z:
+                break
+        z = max(z, 1e-30)  # zero would be a pole at zero
+        nodes.append((z, 1 / at(z)[2]))
+    return nodes
+
+
+def _poles(lowest: float, a: float, b: float, count: int) -> list[tuple[float, float, float]]:
+    """Pole t, weight and tan(theta / 2), y = cos(theta), of Gauss' rule in Zolotarev's variable. The weight has the
+    factor 2 K' / pi.
+    """
+    low = math.sqrt(lowest)
+    means, halves, geometric = [1.0], [math.sqrt(1 - lowest)], low
+    while halves[-1] > 1e-17 * means[-1] and len(means) < 16:
+        halves.append((means[-1] - geometric) / 2)
+        means, geometric = [*means, (means[-1] + geometric) / 2], math.sqrt(means[-1] * geometric)
+    found = []
+    for beyond in (False, True):  # the middle, where sc(K' - u) = 1 / (l sc(u))
+        wanted = count // 2 if beyond else count - count // 2
+        for z, weight in gauss_jacobi(count, *((b, a) if beyond else (a, b)), wanted):
+            tangent = math.sqrt(z / (2 - z))
+            phase = math.ldexp(math.atan(tangent), len(means) - 1)
+            for k in range(len(means) - 1, 0, -1):
+                phase = (phase + math.asin(halves[k] / means[k] * math.sin(phase))) / 2
+            t = (low * math.tan(phase)) ** 2
+            weight /= means[-1]
+            found.append((lowest / t, weight, 1 / tangent) if beyond else (t, weight, tangent))
+    return found
+
+
+@functools.cache
+def fractions_of_power(exponent: float, lowest: float, count: int) -> PartialFractions:
+    """x^exponent on [lowest, 1], -1 <= exponent <= 1: csrc/include/fastsqrtm/detail/partial_fractions.h."""
+    quotient = exponent > 0
+    a = min(max(1 - exponent if quotient else -exponent, 1e-14), 1 - 1e-14)
+    terms = []
+    for t, weight, tangent in _poles(lowest, 1 - a, a, count):
+        ratio = (math.sqrt(t) / tangent) ** (1 - 2 * a)
+        weight *= math.sin(math.pi * min(a, 1 - a)) / math.pi * ratio * math.sqrt((lowest + t) * (1 + t))
+        terms.append((1 / t, weight if quotient else weight / t))
+    return PartialFractions(0.0, quotient, tuple(terms))
+
+
+@functools.cache
+def fractions_of_logarithm(lowest: float, count: int) -> PartialFractions:
+    """log(x) / (x - 1) on [lowest, 2]."""
+    terms = []
+    for half, weight, tangent in _poles(lowest / 2, 1.0, 1.0, count):
+        t = 2 * half
+        weight *= math.sqrt(half * (lowest / 2 + half) * (1 + half)) / (1 + t) * (tangent + 1 / tangent)
+        terms.append((1 / t, weight / t))
+    return PartialFractions(0.0, False, tuple(terms))

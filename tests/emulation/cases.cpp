@@ -101,6 +101,58 @@ struct Tested<cuda::NsBackward> : OfGradient<passes::NsBackward, Method::steps> 
   }
 };
 
+// The half stands for a positive power, the minus half for a negative one; the logarithm is the latter's kernel.
+template <class Told>
+struct OfFractions : OfRoot<Told, Method::fractions> {
+  static constexpr double lowest = 0.001;
+  static PartialFractions series(const Way& way, int poles) {
+    return fractions_of_power(way.power == half ? 0.3 : -0.7, lowest, poles);
+  }
+  static Told told(const Way& way, const Setting& s, int) { return Told(series(way, s.degree)); }
+  // f(term): with (I + scale_j A)^-1 for each j
+  template <class F>
+  static void each(const Matrix& a, int n, const PartialFractions& series, F f) {
+    for (int j = 0; j < series.count; ++j) {
+      Matrix h = reference::symmetric_part(a, n);
+      for (int i = 0; i < n * n; ++i) h[i] = series.scales[j] * h[i] + (i % (n + 1) == 0 ? 1 : 0);
+      f(j, reference::power(h, n, -1));
+    }
+  }
+};
+template <>
+struct Tested<cuda::Rational> : OfFractions<passes::Rational> {
+  static Matrix reference(const Way& way, const std::vector<Matrix>& in, int n, const Setting& s) {
+    const PartialFractions fractions = series(way, s.degree);
+    Matrix sum(n * n, 0.0);
+    each(in[0], n, fractions, [&](int j, const Matrix& r) {
+      for (int i = 0; i < n * n; ++i)
+        sum[i] += fractions.weights[j] * (fractions.quotient ? (i % (n + 1) == 0 ? 1 : 0) - r[i] : r[i]);
+    });
+    return sum;
+  }
+};
+template <>
+struct Tested<cuda::RationalBackward> : OfFractions<passes::RationalBackward> {
+  static constexpr bool is_root = false;
+  static std::vector<Way> ways() {
+    return {{"_backward_root", half, {0, 1}, {0}}, {"_backward_inverse", minus_half, {0, 1}, {0}, false}};
+  }
+  static std::vector<Matrix> inputs(const Way&, int n, double scale, double condition, bool) {
+    const Matrix a = random_root_of(n, scale, condition);
+    return {a, random_matrix(n)};
+  }
+  static Matrix reference(const Way& way, const std::vector<Matrix>& in, int n, const Setting& s) {
+    const PartialFractions fractions = series(way, s.degree);
+    const Matrix g = reference::symmetric_part(in[1], n);
+    Matrix sum(n * n, 0.0);
+    each(in[0], n, fractions, [&](int j, const Matrix& r) {
+      const Matrix term = reference::multiply(reference::multiply(r, g, n), r, n);
+      for (int i = 0; i < n * n; ++i) sum[i] += fractions.slope(j) * term[i];
+    });
+    return sum;
+  }
+};
+
 template <class Told>
 struct OfIterations {
   static constexpr Method method = Method::iterations;

@@ -25,7 +25,7 @@ struct Setting {
 };
 
 // The mathematics behind a pass, named after the unit that its loop counts.
-enum class Method { shifts, powers, steps, iterations, accurate, direct };
+enum class Method { shifts, fractions, powers, steps, iterations, accurate, direct };
 
 struct Case {
   std::string name;  // the pass's in ops.def, and the way it is called
@@ -61,7 +61,8 @@ struct Case {
   bool is_number(int result) const { return result == number; }
   bool both_roots() const { return out.size() > 1 && number < 0; }
   bool is_exact_gradient() const {
-    return !is_root && (method == Method::shifts || method == Method::powers || method == Method::steps);
+    return !is_root && (method == Method::shifts || method == Method::fractions || method == Method::powers ||
+                        method == Method::steps);
   }
 };
 

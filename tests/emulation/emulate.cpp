@@ -247,7 +247,7 @@ std::string label_of(const std::string& what, const Case& c, Element element, in
 
 void values(const Case& c, Element element, int n) {
   Setting setting = setting_of(c);
-  if (c.pass == "mpa") setting.teams = n <= 64 ? 2 : 1;
+  if (c.pass == "mpa" || (c.pass == "rational" && c.is_root)) setting.teams = n <= 64 ? 2 : 1;
   check_values(c, n, make_inputs(c, n, 3, element, c.pass == "lyapunov" && n == 31), setting,
                label_of("", c, element, n));
 }
@@ -260,7 +260,7 @@ void brief(const Case& c, Element element, int n) {
   Setting setting;
   setting.degree = c.method == Method::powers ? 5 : 3;
   setting.iterations = c.method == Method::steps ? 5 : 2;
-  if (c.pass == "mpa") setting.teams = n <= 64 ? 2 : 1;
+  if (c.pass == "mpa" || (c.pass == "rational" && c.is_root)) setting.teams = n <= 64 ? 2 : 1;
   check_values(c, n, make_inputs(c, n, n <= 16 ? 3 : 1, element, c.pass == "lyapunov" && n == 31), setting,
                label_of("brief", c, element, n));
 }
@@ -435,8 +435,9 @@ void check_side(const Case& c, int n, Element element, const Setting& setting) {
 // The documented answers for special matrices.
 void answers(const Case& c, int n, Element element, const Setting& setting) {
   const OneOfThree one(c, n, element, setting);
-  one.check(Matrix(n * n, 0.0), "zero matrix", of_zero(c));
-  one.check(Matrix(n * n, 0.0), "zero matrix, the rest large", of_zero(c), 0, element == Element::float16 ? 1e3 : 1e6);
+  const auto zero = c.method == Method::fractions ? is_finite : of_zero(c);
+  one.check(Matrix(n * n, 0.0), "zero matrix", zero);
+  one.check(Matrix(n * n, 0.0), "zero matrix, the rest large", zero, 0, element == Element::float16 ? 1e3 : 1e6);
   Matrix bad = random_spd(n);
   bad[n * n / 2] = NAN;
   one.check(bad, "NaN", is_nan);
@@ -447,7 +448,7 @@ void answers(const Case& c, int n, Element element, const Setting& setting) {
     one.check(infinite, "gradient at the zero matrix", is_zero);
   }
   // Strongly indefinite: a pivot 1 + h is not positive.
-  if (c.method == Method::shifts || c.is_accurate()) {
+  if (c.method == Method::shifts || c.method == Method::fractions || c.is_accurate()) {
     one.check(indefinite_matrix(n), "indefinite matrix", is_nan);
   }
   if (!c.is_accurate()) return;
@@ -666,7 +667,7 @@ void manners(const Case& c) {
   const bool any_scale =
       c.is_accurate() ? c.both_roots() : c.pass == "sqrtm_lya_backward" || c.is_root || c.is_exact_gradient();
   for (double scale : {1e-30, 1e30}) {
-    if (any_scale && (c.is_root || !c.is_inverse()))
+    if (any_scale && c.method != Method::fractions && (c.is_root || !c.is_inverse()))
       check_setting(c, 20, 2, Element::float32, {}, " scale " + std::to_string(std::log10(scale)), scale);
   }
   // Any degree and number of iterations.
@@ -674,7 +675,7 @@ void manners(const Case& c) {
     Setting setting;
     setting.degree = degree;
     if (c.pass == "mpa") setting.teams = 3;
-    if (c.method == Method::shifts || c.method == Method::powers)
+    if (c.method == Method::shifts || c.method == Method::fractions || c.method == Method::powers)
       check_setting(c, 20, 2, Element::float64, setting, " degree " + std::to_string(degree));
   }
   for (int iterations : {1, 2, 30}) {

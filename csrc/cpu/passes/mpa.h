@@ -14,7 +14,7 @@ struct Mpa {
 
   template <class T, class Storage>
   static void run(const Task& task, const Arguments& arguments, const Workspace<T>& ws, const Team& team) {
-    root_of_series<T, Storage>(task, arguments.power, ws, team, [&] { return pade(team, arguments, ws); });
+    root_of_series<T, Storage>(task, arguments.power, ws, team, [&] { return sum_of_fractions(team, arguments, ws); });
   }
 
   template <class T, int n>

@@ -15,7 +15,7 @@ struct MpaBackward {
   template <class T, class Storage>
   static void run(const Task& task, const Arguments& arguments, const Workspace<T>& ws, const Team& team) {
     gradient_of_series<T, Storage>(task, arguments.power, ws, team,
-                                   [&](auto&&...) { return pade_derivative(team, arguments, ws); });
+                                   [&](auto&&...) { return derivative_of_fractions(team, arguments, ws); });
   }
 
   template <class T, int n>

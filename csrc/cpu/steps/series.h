@@ -17,26 +17,25 @@
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
 
-// sqrt(x) ~ 1/N + sum w_j x / (x + t_j), 1/sqrt(x) ~ 1/N + sum w_j / (1 + t_j x) (csrc/scalars/coefficients.h)
-// for the X in ws[0]. Overwrites four matrices. Returns the one with the value, or .data = nullptr if X is too
-// indefinite for the approximant.
+// A sum of partial fractions (fastsqrtm/detail/partial_fractions.h) of the X in ws[0]. Overwrites four matrices.
+// Returns the one with the value, or .data = nullptr if X is too indefinite for the sum.
 template <class T>
-Panels<T> pade(const Team& team, const passes::Mpa& series, const Workspace<T>& ws) {
+Panels<T> sum_of_fractions(const Team& team, const PartialFractions& series, const Workspace<T>& ws) {
   const Panels<T> X = ws[0], H = ws[1], Y = ws[2];
   const SweepStrips<T> strips(ws[3]);
   bool positive = true;
-  for (int j = 0; j < series.degree; ++j) {
-    const T shift = T(series.shifts[j]), weight = T(series.weights[j]), keep = T(j > 0);
-    combine(team, series.inverse() ? shift : 1 / shift, X, T(0), H);
-    if (series.inverse()) {
-      positive = sweep<T, Swept::minus_inverse>(team, H, strips) && positive;
-      combine(team, -weight, H, keep, Y);
-    } else {
+  for (int j = 0; j < series.count; ++j) {
+    const T weight = T(series.weights[j]), keep = T(j > 0);
+    combine(team, T(series.scales[j]), X, T(0), H);
+    if (series.quotient) {
       positive = sweep<T, Swept::quotient>(team, H, strips) && positive;
       combine(team, weight, H, keep, Y);
+    } else {
+      positive = sweep<T, Swept::minus_inverse>(team, H, strips) && positive;
+      combine(team, -weight, H, keep, Y);
     }
   }
-  mirror(team, Y, T(1), T(1.0 / (2 * series.degree + 1)));
+  mirror(team, Y, T(1), T(series.constant));
   return positive ? Y : Panels<T>{nullptr, X.n};
 }
 
@@ -76,26 +75,24 @@ struct Derivative {
   double along;
 };
 
-// With R = (X + t_j I)^-1 the derivative of w_j X R is w_j t_j R G R, and with R = (I + t_j X)^-1 that of w_j R is
-// -w_j t_j R G R. Each is a congruence whose weight goes into R, so that the products build up the sum. ws[0] holds X
-// and ws[1] G; both are kept. Five matrices in all.
+// With R = (I + H)^-1 the derivative of weight H R is weight scale R G R, and that of weight R the same, negated. Each
+// is a congruence whose weight goes into R, so that the products build up the sum. ws[0] holds X and ws[1] G; both are
+// kept. Five matrices in all.
 template <class T>
-Derivative<T> pade_derivative(const Team& team, const passes::Mpa& series, const Workspace<T>& ws) {
+Derivative<T> derivative_of_fractions(const Team& team, const PartialFractions& series, const Workspace<T>& ws) {
   const Panels<T> X = ws[0], G = ws[1], R = ws[2], U = ws[3], L = ws[4];
-  double along = trace(G) / (2 * series.degree + 1);
-  for (int j = 0; j < series.degree; ++j) {
-    const double shift = series.shifts[j], weight = series.weights[j];
-    combine(team, T(series.inverse() ? shift : 1 / shift), X, T(0), R);
+  double along = trace(G) * series.constant;
+  for (int j = 0; j < series.count; ++j) {
+    combine(team, T(series.scales[j]), X, T(0), R);
     if (!sweep<T, Swept::minus_inverse>(team, R, SweepStrips<T>(U))) return {{nullptr, X.n}, 0};
-    mirror(team, R, T(-1));  // (I + X/t)^-1 = t (X + t I)^-1 for the root
+    mirror(team, R, T(-1));
     const double G_R = inner_product(G, R);
-    along += weight * (series.inverse() ? G_R : trace(G) - G_R);
-    const T scale = T(std::sqrt(series.inverse() ? weight * shift : weight / shift));
-    combine_full(team, scale, R, T(0), R);
+    along += series.weights[j] * (series.quotient ? trace(G) - G_R : G_R);
+    combine_full(team, T(std::sqrt(std::fabs(series.slope(j)))), R, T(0), R);
     product(team, Triangle::full, G, R, U);
     product(team, Triangle::lower, R, U, L, j > 0);
   }
-  mirror(team, L, T(series.inverse() ? -1 : 1));
+  mirror(team, L, T(series.slope(0) < 0 ? -1 : 1));
   return {L, along};
 }
 

@@ -13,7 +13,7 @@ ExactGradient<T> gradient_of(Large& large, void* out, bool inverse, const T* x, 
                              const T* terms, T sign) {
   T* partial = large.template take<T>(large.batch * large_tiles(large.n));
   return {large.problem(), out,  x,    g,  derivative, terms, large.norms(), nullptr, partial, 1, 1, 1,
-          inverse,         sign, T(0), {}, {}};
+          inverse,         sign, T(0), {}, {},         true};
 }
 
 template <class Large, typename T>

@@ -89,9 +89,9 @@ __global__ void symmetrise_kernel(Problem problem, Input in, T* symmetric, Parti
   if (threadIdx.x == 0 && threadIdx.y == 0) partial[matrix * gridDim.x + blockIdx.x] = {largest, sum, exponent};
 }
 
-// One block of 256 threads a matrix.
+// One block of 256 threads a matrix. The norms count as 1 if `as_one`.
 template <typename T>
-__global__ void norm_kernel(const PartialNorm<T>* partial, int count, Norm<T>* norms) {
+__global__ void norm_kernel(const PartialNorm<T>* partial, int count, Norm<T>* norms, bool as_one) {
   T* shared = reinterpret_cast<T*>(dynamic_shared());
   partial += static_cast<int64_t>(blockIdx.y) * count;
   T largest = 0;
@@ -106,7 +106,7 @@ __global__ void norm_kernel(const PartialNorm<T>* partial, int count, Norm<T>* n
   }
   sum = reduce_block(sum, shared, [](T a, T b) { return a + b; });
   norm.finish(largest, sum);
-  if (threadIdx.x == 0) norms[blockIdx.y] = norm;
+  if (threadIdx.x == 0) norms[blockIdx.y] = as_one ? norm.as_one() : norm;
 }
 
 enum class Scale { one, norm, inverse_norm, inverse_root };
@@ -364,6 +364,7 @@ struct ExactGradient {
   T constant;
   T weight[max_pade_degree];
   T identity[max_pade_degree];
+  bool radial;  // false for the gradient at a fixed norm
 };
 
 template <typename T>
@@ -400,7 +401,8 @@ __global__ void exact_gradient_kernel(ExactGradient<T> a) {
   bool failed = false;
   for (int k = 0; a.info && k < a.count; ++k) failed = failed || a.info[matrix * a.count + k] != 0;
   T radial = 0;
-  for (int tile = threadIdx.y * tile_edge + threadIdx.x; tile < static_cast<int>(gridDim.x); tile += norm_threads) {
+  for (int tile = threadIdx.y * tile_edge + threadIdx.x; a.radial && tile < static_cast<int>(gridDim.x);
+       tile += norm_threads) {
     radial += a.partial[matrix * gridDim.x + tile];
   }
   radial = reduce_block(radial, reinterpret_cast<T*>(dynamic_shared()), [](T p, T q) { return p + q; });

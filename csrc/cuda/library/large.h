@@ -134,10 +134,10 @@ class Large {
 
   // out = (A + A^T) / 2
   void symmetrise(const Input& in, T* out) { tiles(&symmetrise_kernel<T>, problem_, in, out, partial_); }
-  // The norms of the matrices symmetrised last.
-  void find_norms() {
+  // The norms of the matrices symmetrised last, which count as 1 if `as_one`.
+  void find_norms(bool as_one = false) {
     library_.run(&norm_kernel<T>, 1, batch, norm_threads, 1, norm_threads * sizeof(T), partial_,
-                 static_cast<int>(large_tiles(n)), norms_);
+                 static_cast<int>(large_tiles(n)), norms_, as_one);
   }
   const Norm<T>* norms() const { return norms_; }
   const Problem& problem() const { return problem_; }

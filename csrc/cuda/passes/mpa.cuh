@@ -23,18 +23,18 @@ struct Mpa : OneTeam {
     T scale[max_pade_degree] = {};
     T weight[max_pade_degree] = {};
 
-    Arguments(const passes::Mpa& pass, const Operands& operands, const Plan& plan)
+    Arguments(const PartialFractions& series, const Operands& operands, const Plan& plan)
         : problem(operands.problem),
           a(operands.in[0]),
           out(operands.out[0].data),
           teams(plan.teams),
           shared_elements(static_cast<int>(plan.shared_bytes / plan.matrices_per_block / sizeof(T))),
-          degree(pass.degree),
-          inverse(pass.inverse()),
-          constant(static_cast<T>(pade_constant(pass.degree))) {
+          degree(series.count),
+          inverse(!series.quotient),
+          constant(static_cast<T>(series.constant)) {
       for (int j = 0; j < degree; ++j) {
-        scale[j] = static_cast<T>(inverse ? pass.shifts[j] : 1 / pass.shifts[j]);
-        weight[j] = static_cast<T>(inverse ? -pass.weights[j] : pass.weights[j]);
+        scale[j] = static_cast<T>(series.scales[j]);
+        weight[j] = static_cast<T>(inverse ? -series.weights[j] : series.weights[j]);
       }
     }
   };
@@ -53,13 +53,14 @@ struct Mpa : OneTeam {
   }
   // The shifts of one matrix are independent.
   static constexpr bool teams_join(const Shape&, int64_t, int) { return true; }
-  static int terms(const passes::Mpa& pass) { return pass.degree; }
-  static int64_t large_matrices(const passes::Mpa& pass) { return 1 + 2 * pass.degree; }
-  static int64_t large_terms(const passes::Mpa& pass) { return pass.degree; }
+  static int terms(const PartialFractions& series) { return series.count; }
+  static int64_t large_matrices(const PartialFractions& series) { return 1 + 2 * series.count; }
+  static int64_t large_terms(const PartialFractions& series) { return series.count; }
 
-  template <class V>
+  // Of A/||A||_F, times the power of the norm, or of A as it is.
+  template <class V, bool normalised = true>
   static FASTSQRTM_DEVICE void run(const Arguments<typename V::scalar>& arguments);
-  template <class Large>
+  template <class Large, bool normalised = true>
   static void run_large(Large& large, const Arguments<typename Large::scalar>& arguments);
 };
 
@@ -78,7 +79,7 @@ namespace cuda {
 
 // Block: threadIdx.y = matrix in the block * teams + team. Team g takes the shifts g, g + teams, ...; their sum is
 // taken in the order of the shifts, so the number of teams changes no bit.
-template <class V>
+template <class V, bool normalised>
 FASTSQRTM_DEVICE void Mpa::run(const Arguments<typename V::scalar>& arguments) {
   using T = typename V::scalar;
   constexpr int split = V::split_sweep;
@@ -117,7 +118,7 @@ FASTSQRTM_DEVICE void Mpa::run(const Arguments<typename V::scalar>& arguments) {
   Fragment<V, split> h;
   read_part(work, T(1), owner, h);
   {
-    const Norm<T> norm = frobenius_norm(h, scratch);
+    const Norm<T> frobenius = frobenius_norm(h, scratch), norm = normalised ? frobenius : frobenius.as_one();
     h.apply([norm](T value) { return norm.normalise(value); });
     sync_matrix();  // the triangles replace the input, the factor of the result the norm
     if (threadIdx.x == 0) scratch[0] = result_scale(norm, arguments.inverse);
@@ -183,7 +184,7 @@ __global__ void shift_kernel(Mpa::Arguments<T> arguments, const T* x, const Norm
   });
 }
 
-template <class Large>
+template <class Large, bool normalised>
 void Mpa::run_large(Large& large, const Arguments<typename Large::scalar>& arguments) {
   using T = typename Large::scalar;
   const int degree = arguments.degree;
@@ -193,7 +194,7 @@ void Mpa::run_large(Large& large, const Arguments<typename Large::scalar>& argum
   T* right = large.matrices(degree);
   const Factorisations<T> f = large.factorisations(degree);
   large.symmetrise(arguments.a, x);
-  large.find_norms();
+  large.find_norms(!normalised);
   large.elements(count, &shift_kernel<T>, arguments, x, large.norms(), factor, right, f.factors, f.rights);
   large.solve(f, count);
   FinishArguments<T> finish = large.finish_arguments(arguments.out, right, finish_of(arguments.inverse));

@@ -14,23 +14,23 @@ struct MpaBackward : OneTeam {
     Input cotangent;
     T* kept;  // batch x kept_elements
 
-    Arguments(const passes::MpaBackward& pass, const Operands& operands, const Plan& plan)
-        : series(pass, operands, plan), cotangent(operands.in[1]), kept(static_cast<T*>(operands.kept)) {}
+    Arguments(const PartialFractions& fractions, const Operands& operands, const Plan& plan)
+        : series(fractions, operands, plan), cotangent(operands.in[1]), kept(static_cast<T*>(operands.kept)) {}
   };
 
   // G, R and one place that the panels of the sweep and U share.
   static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int) { return three_matrices(s); }
   static constexpr int64_t kept_elements(const Shape& s, const Problem&) { return packed_elements(s); }
-  static int64_t large_matrices(const passes::MpaBackward& pass) { return 3 + 2 * pass.degree; }
-  static int64_t large_terms(const passes::MpaBackward& pass) { return pass.degree; }
+  static int64_t large_matrices(const PartialFractions& series) { return 3 + 2 * series.count; }
+  static int64_t large_terms(const PartialFractions& series) { return series.count; }
   // Two triangles where the registers are too few, as in teams of nine warps, which have 168 of them a thread.
   static FASTSQRTM_HOST_DEVICE constexpr int packed_elements(const Shape& s) {
     return s.threads > 256 ? s.triangle_elements(s.split_sweep) + s.triangle_elements(s.split_symmetric) : 0;
   }
 
-  template <class V>
+  template <class V, bool normalised = true>
   static FASTSQRTM_DEVICE void run(const Arguments<typename V::scalar>& arguments);
-  template <class Large>
+  template <class Large, bool normalised = true>
   static void run_large(Large& large, const Arguments<typename Large::scalar>& arguments);
 };
 
@@ -50,7 +50,7 @@ namespace cuda {
 
 // With R = (I + H)^-1 the derivative of weight H R is weight scale R G R, and so is that of -weight R. X and the sum L
 // stay in registers, or X in global memory; the panels of the sweep and U = G R take turns in one matrix.
-template <class V>
+template <class V, bool normalised>
 FASTSQRTM_DEVICE void MpaBackward::run(const Arguments<typename V::scalar>& arguments) {
   using T = typename V::scalar;
   constexpr int split = V::split_symmetric;
@@ -79,7 +79,7 @@ FASTSQRTM_DEVICE void MpaBackward::run(const Arguments<typename V::scalar>& argu
   {
     Fragment<V, V::split_sweep> f;
     read_part(r, T(1), sweeper, f);
-    const Norm<T> norm = frobenius_norm(f, scratch);
+    const Norm<T> frobenius = frobenius_norm(f, scratch), norm = normalised ? frobenius : frobenius.as_one();
     f.apply([norm](T value) { return norm.normalise(value); });
     x.store(f);
     final_scale = norm.inverse_root();
@@ -121,6 +121,12 @@ FASTSQRTM_DEVICE void MpaBackward::run(const Arguments<typename V::scalar>& argu
     sum.store(l);
     sync_team<V::threads>();  // all have read r and u
   }
+  if constexpr (!normalised) {
+    l.apply([final_scale](T value) { return value * final_scale; });
+    write(u, owner, l, T(1));
+    sync_team<V::threads>();
+    return store_matrix<V>(u, series.out, problem, index, threadIdx.x, V::threads);
+  }
   // From the lanes of the sweep to those of the product.
   {
     Fragment<V, V::split_sweep> f;
@@ -139,7 +145,7 @@ FASTSQRTM_DEVICE void MpaBackward::run(const Arguments<typename V::scalar>& argu
 }
 
 // The terms R_j carry the root of their weight in the derivative sum_j R_j G R_j, which the products then build up.
-template <class Large>
+template <class Large, bool normalised>
 void MpaBackward::run_large(Large& large, const Arguments<typename Large::scalar>& arguments) {
   using T = typename Large::scalar;
   const Mpa::Arguments<T>& series = arguments.series;
@@ -154,12 +160,13 @@ void MpaBackward::run_large(Large& large, const Arguments<typename Large::scalar
   const Factorisations<T> f = large.factorisations(degree);
   const T** cotangents = large.template take<const T*>(count);
   large.symmetrise(series.a, x);
-  large.find_norms();
+  large.find_norms(!normalised);
   large.symmetrise(arguments.cotangent, g);
   DerivativeShifts<T> shifts{large.batch,   n,      degree, {},        {},       x,         g,
                              large.norms(), factor, right,  f.factors, f.rights, cotangents};
-  ExactGradient<T> gradient =
-      gradient_of(large, series.out, series.inverse, x, g, derivative, right, inverse ? T(-1) : T(1));
+  ExactGradient<T> gradient = gradient_of(large, series.out, series.inverse, x, g, derivative, right,
+                                          inverse && series.weight[0] < 0 ? T(-1) : T(1));
+  gradient.radial = normalised;
   gradient.info = f.info;
   gradient.count = degree;
   gradient.term_step = degree;

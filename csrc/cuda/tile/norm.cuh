@@ -75,6 +75,11 @@ struct Norm {
     ratio = is_zero ? T(0) : largest < infinity<T>() ? square_root(sum) : not_a_number<T>();
     inverse_ratio = is_zero ? T(0) : reciprocal(ratio);
   }
+  // The norm 1, which leaves a matrix as it is, but makes one that is not finite NaN.
+  __device__ __forceinline__ Norm as_one() const {
+    const T one = ratio == ratio ? T(1) : not_a_number<T>();
+    return {one, one, T(1), 0, false};
+  }
   __device__ __forceinline__ T root() const {
     return is_zero ? T(0) : power_of_two<T>(exponent / 2) * square_root(ratio);
   }

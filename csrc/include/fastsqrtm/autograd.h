@@ -244,6 +244,23 @@ struct ApproximantBackward {
   }
 };
 
+/// The gradient of a rational function.
+template <const Signature& self>
+struct RationalBackward {
+  static variable_list save(const variable_list& x, const variable_list&) { return x; }
+  template <class Numbers>
+  static variable_list vjp(const variable_list& saved, const Numbers& numbers, const variable_list& D) {
+    const auto poles = numbers.template get<self.position("poles")>();
+    const auto lowest = numbers.template get<self.position("lowest")>();
+    PartialFractions series;
+    if constexpr (self.arguments[2].name == "exponent")
+      series = fractions_of_power(numbers.template get<self.position("exponent")>(), lowest, int(poles));
+    else
+      series = fractions_of_logarithm(lowest, int(poles));
+    return {rational_second(saved[0], saved[1], D[0], series), call<self>({saved[0], D[0]}, numbers)};
+  }
+};
+
 #define RULE(name, ...) \
   template <>           \
   struct RuleOf<signatures::name> : __VA_ARGS__ {};
@@ -257,6 +274,10 @@ RULE(sqrtm_and_inv_backward, BothRootsBackward<signatures::sqrtm_backward>)
 RULE(inv,                    OneOp<signatures::inv_backward, Kept::results>)
 RULE(inv_and_logdet,         InverseAndDeterminant)
 RULE(inv_backward,           InverseBackward)
+RULE(rational_power,         OneOp<signatures::rational_power_backward, Kept::arguments>)
+RULE(rational_log,           OneOp<signatures::rational_log_backward, Kept::arguments>)
+RULE(rational_power_backward, RationalBackward<signatures::rational_power_backward>)
+RULE(rational_log_backward,  RationalBackward<signatures::rational_log_backward>)
 RULE(lyapunov,               Lyapunov<signatures::lyapunov>)
 RULE(lyapunov_newton,        Lyapunov<signatures::lyapunov_newton>)
 RULE(mpa_lya,                OneOp<signatures::sqrtm_lya_backward, Kept::both>)

@@ -60,8 +60,9 @@ constexpr std::string_view next_word(std::string_view& text) {
   return word;
 }
 
-/// A decimal number such as 0, 32 or 0.5.
+/// A decimal number such as 0, 32, 0.5 or -1.
 constexpr double number_of(std::string_view digits) {
+  if (!digits.empty() && digits.front() == '-') return -number_of(digits.substr(1));
   double value = 0, unit = 0;
   for (const char c : digits) {
     if (c == '.') {

@@ -10,6 +10,8 @@
 #include <limits>
 #include <vector>
 
+#include <fastsqrtm/detail/partial_fractions.h>
+
 namespace fastsqrtm {
 namespace autograd {
 namespace detail {
@@ -96,6 +98,21 @@ inline Second newton_schulz(const Tensor& X, const Tensor& G, const Tensor& D, i
     M = symmetric_part(product(product(M, P), P));
   }
   return Y;
+}
+
+/// The derivative along D of the derivative of a rational function along G.
+inline Tensor rational_second(const Tensor& A, const Tensor& G, const Tensor& D, const PartialFractions& series) {
+  if (A.numel() == 0) return A + G + D;
+  const auto type = A.scalar_type(), wide = type == at::kDouble ? at::kDouble : at::kFloat;
+  const Tensor X = symmetric_part(A.to(wide)), identity = identity_like(X);
+  const Tensor along_G = symmetric_part(G.to(wide)), along_D = symmetric_part(D.to(wide));
+  Tensor second = at::zeros_like(X);
+  for (int j = 0; j < series.count; ++j) {
+    const Tensor R = spd_solve(identity + series.scales[j] * X, identity.expand_as(X));
+    const Tensor K = R.matmul(along_G).matmul(R).matmul(along_D).matmul(R);
+    second = second - series.slope(j) * series.scales[j] * (K + K.mT());
+  }
+  return second.to(type);
 }
 
 inline Tensor dot_product(const Tensor& A, const Tensor& B) { return (A * B).sum({-2, -1}, true); }

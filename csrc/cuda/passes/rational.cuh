@@ -1,0 +1,34 @@
+// Rational functions given by partial fractions, and their exact gradient: the kernels of the Pade approximant without
+// a normaliser. Counterparts: csrc/cpu/passes/rational.h and fastsqrtm/_reference/powers.py.
+#pragma once
+
+#include "cuda/passes/mpa.cuh"
+#include "cuda/passes/mpa_backward.cuh"
+
+namespace fastsqrtm {
+namespace cuda {
+
+struct Rational : Mpa {
+  template <class V>
+  static FASTSQRTM_DEVICE void run(const Arguments<typename V::scalar>& arguments) {
+    Mpa::run<V, false>(arguments);
+  }
+  template <class Large>
+  static void run_large(Large& large, const Arguments<typename Large::scalar>& arguments) {
+    Mpa::run_large<Large, false>(large, arguments);
+  }
+};
+
+struct RationalBackward : MpaBackward {
+  template <class V>
+  static FASTSQRTM_DEVICE void run(const Arguments<typename V::scalar>& arguments) {
+    MpaBackward::run<V, false>(arguments);
+  }
+  template <class Large>
+  static void run_large(Large& large, const Arguments<typename Large::scalar>& arguments) {
+    MpaBackward::run_large<Large, false>(large, arguments);
+  }
+};
+
+}  // namespace cuda
+}  // namespace fastsqrtm
