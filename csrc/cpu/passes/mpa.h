@@ -19,7 +19,8 @@ struct Mpa {
 
   template <class T, int n>
   static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
-    return root_of_series<T, n>(arguments.power, lanes, [&](const Symmetric<T, n>& X) { return pade(arguments, X); });
+    return root_of_series<T, n>(arguments.power, lanes,
+                                [&](const Symmetric<T, n>& X) { return sum_of_fractions(arguments, X); });
   }
 };
 

@@ -21,7 +21,7 @@ struct MpaBackward {
   template <class T, int n>
   static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
     return gradient_of_series<T, n>(arguments.power, lanes, [&](const Symmetric<T, n>& X, const Symmetric<T, n>& G) {
-      return pade_derivative(arguments, X, G);
+      return derivative_of_fractions(arguments, X, G);
     });
   }
 };

@@ -2,6 +2,7 @@
 // for the gradient two products more. There is no normaliser: the caller scales A to the interval of r.
 #pragma once
 
+#include "cpu/steps/lanes_series.h"
 #include "cpu/steps/series.h"
 
 namespace fastsqrtm {
@@ -22,6 +23,11 @@ struct Rational {
     if (!value.data) return fill(task.n, nan, nan, target);
     store_matrix(value, 1, target);
   }
+
+  template <class T, int n>
+  static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
+    return rational_function<T, n>(arguments, lanes);
+  }
 };
 
 struct RationalBackward {
@@ -39,6 +45,11 @@ struct RationalBackward {
     const Derivative<T> L = derivative_of_fractions(team, arguments, ws);
     if (!L.matrix.data) return fill(task.n, nan, nan, target);
     store_matrix(L.matrix, 1, target);
+  }
+
+  template <class T, int n>
+  static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
+    return gradient_of_rational_function<T, n>(arguments, lanes);
   }
 };
 

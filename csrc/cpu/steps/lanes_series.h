@@ -25,32 +25,31 @@ struct LaneDerivative {
 };
 
 template <class T, int n>
-LaneSeries<T, n> pade(const passes::Mpa& series, const Symmetric<T, n>& X) {
+LaneSeries<T, n> sum_of_fractions(const PartialFractions& series, const Symmetric<T, n>& X) {
   LaneSeries<T, n> Y;
-  for (int j = 0; j < series.degree; ++j) {
+  for (int j = 0; j < series.count; ++j) {
     Symmetric<T, n> H = X;
-    H *= broadcast(series.inverse() ? T(series.shifts[j]) : 1 / T(series.shifts[j]));
-    Y.good &= series.inverse() ? sweep<Swept::minus_inverse>(H) : sweep<Swept::quotient>(H);
-    const T weight = T(series.inverse() ? -series.weights[j] : series.weights[j]);
+    H *= broadcast(T(series.scales[j]));
+    Y.good &= series.quotient ? sweep<Swept::quotient>(H) : sweep<Swept::minus_inverse>(H);
+    const T weight = T(series.quotient ? series.weights[j] : -series.weights[j]);
     Y.value = linear(broadcast(weight), H, broadcast(T(1)), Y.value);
   }
-  add_identity(Y.value, broadcast(T(1.0 / (2 * series.degree + 1))));
+  add_identity(Y.value, broadcast(T(series.constant)));
   return Y;
 }
 
 template <class T, int n>
-LaneDerivative<T, n> pade_derivative(const passes::Mpa& series, const Symmetric<T, n>& X, const Symmetric<T, n>& G) {
+LaneDerivative<T, n> derivative_of_fractions(const PartialFractions& series, const Symmetric<T, n>& X,
+                                             const Symmetric<T, n>& G) {
   LaneDerivative<T, n> L;
-  L.along = trace(G) * T(1.0 / (2 * series.degree + 1));
-  for (int j = 0; j < series.degree; ++j) {
-    const double shift = series.shifts[j], weight = series.weights[j];
+  L.along = trace(G) * T(series.constant);
+  for (int j = 0; j < series.count; ++j) {
     Symmetric<T, n> R = X;
-    R *= broadcast(T(series.inverse() ? shift : 1 / shift));
-    L.good &= sweep<Swept::minus_inverse>(R);  // minus (I + X/t)^-1, or minus (I + t X)^-1
+    R *= broadcast(T(series.scales[j]));
+    L.good &= sweep<Swept::minus_inverse>(R);  // minus (I + H)^-1
     const Vector<T> minus_G_R = inner_product(G, R);
-    L.along += T(weight) * (series.inverse() ? -minus_G_R : trace(G) + minus_G_R);
-    const T factor = T(series.inverse() ? -weight * shift : weight / shift);
-    L.matrix = linear(broadcast(factor), congruence(G, R), broadcast(T(1)), L.matrix);
+    L.along += T(series.weights[j]) * (series.quotient ? trace(G) + minus_G_R : -minus_G_R);
+    L.matrix = linear(broadcast(T(series.slope(j))), congruence(G, R), broadcast(T(1)), L.matrix);
   }
   return L;
 }
@@ -151,6 +150,23 @@ LaneDual<T, n, differentiated> newton_schulz(int steps, bool inverse, const Symm
     M = first && !inverse ? Dual::product(Y, P) : Dual::product(M, Dual::square(P));
   }
   return Y;
+}
+
+// A rational function of a matrix as it is, where that is finite, and the gradient of it.
+template <class T, int n>
+Mask<T> rational_function(const PartialFractions& series, const Lanes<T>& lanes) {
+  const Symmetric<T, n> A = load_symmetric<T, n>(lanes.in[0]);
+  const LaneSeries<T, n> f = sum_of_fractions(series, A);
+  store_matrices(f.value, lanes.out[0]);
+  return f.good & (frobenius(A) < std::numeric_limits<T>::infinity());
+}
+
+template <class T, int n>
+Mask<T> gradient_of_rational_function(const PartialFractions& series, const Lanes<T>& lanes) {
+  const Symmetric<T, n> A = load_symmetric<T, n>(lanes.in[0]);
+  const LaneDerivative<T, n> L = derivative_of_fractions(series, A, load_symmetric<T, n>(lanes.in[1]));
+  store_matrices(L.matrix, lanes.out[0]);
+  return L.good & (frobenius(A) < std::numeric_limits<T>::infinity());
 }
 
 // A^power by value(X), which returns the LaneSeries at X = A/||A||_F.
