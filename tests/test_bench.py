@@ -12,9 +12,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # at the end: an installed fastsqrtm stays in front of the sources
 
 pytest.importorskip("tqdm")
-from bench import accurate, compare, report, run, tiny  # noqa: E402
+from bench import accurate, compare, report, run, shampoo, tiny  # noqa: E402
 from bench.paper import claims, studies, systems, training  # noqa: E402
 from bench.paper import main as paper_main  # noqa: E402
+from fastsqrtm import testing  # noqa: E402
 
 SPEC = {"case": [2, 4], "methods": ["mpa_lya"], "peer": None, "dtype": "float32", "threads": 1, "seconds": 0.01}
 
@@ -272,3 +273,10 @@ def test_tiny_matrices_next_to_their_traffic():
     assert {row["threads"] for row in record["times"]} == {1, 2}
     assert all(value > 0 for row in record["times"] for value in row["ns"].values())
     assert tiny.table(record).count("| 10000 x 2 |") == 4
+
+
+def test_the_contenders_of_shampoo_compute_the_same():
+    A = testing.spd(9, 100.0, (2,))
+    expected = testing.exact_sqrtm(A, -0.25)
+    for name, function in shampoo.contenders(100.0).items():
+        assert testing.relative_error(function(A), expected).max() < (1e-2 if "rtol" in name else 1e-4), name

@@ -19,7 +19,7 @@ def page():
     """The functions that the page defines, without what it prints."""
     names = {}
     for code in re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
-        if "def " in code:
+        if "def " in code or "import" in code:
             exec(code.split("\n\n\nprint")[0], names)
     return names
 

@@ -169,12 +169,15 @@ def test_a_negative_part_beyond_rounding_is_told():
     ("dtype", "kappa"), [*((torch.float32, 10.0**k) for k in range(0, 13, 3)), (torch.float64, 1e9)]
 )
 def test_residual_bounds_the_error(dtype, kappa):
+    slack = 2 * torch.finfo(dtype).eps
+    if dtype == torch.float64:
+        slack *= kappa**0.5  # the error of the oracle, which is of the same precision
     for n in (2, 9, 70):
         A = testing.spd(n, kappa, (5,), dtype=dtype)
         S = fastsqrtm.sqrtm(A)
         for root in (S, S + 1e-3 * torch.linalg.matrix_norm(S, keepdim=True) * torch.eye(n, dtype=dtype)):
             error = testing.relative_error(root, clamped_root(A.double()))
-            assert (error <= 8 * fastsqrtm.root_info(A, root).residual + 2 * torch.finfo(dtype).eps).all()
+            assert (error <= 8 * fastsqrtm.root_info(A, root).residual + slack).all()
 
 
 def test_asymmetry_is_told():
