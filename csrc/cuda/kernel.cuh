@@ -9,6 +9,13 @@
 namespace fastsqrtm {
 namespace cuda {
 
+template <class Pass>
+constexpr int most_teams(const Shape& s) {
+  return Pass::teams_may_join(s) ? Pass::max_threads(s) / s.threads : 1;
+}
+template <class Pass, typename T, int index>
+using VariantOf = Variant<T, index, most_teams<Pass>(shape_at<T>(index))>;
+
 template <class Pass, class V>
 __global__ void __launch_bounds__(Pass::max_threads(V::shape), 1)
     pass_kernel(const __grid_constant__ typename Pass::template Arguments<typename V::scalar> arguments) {
@@ -20,7 +27,7 @@ using Kernel = void (*)(typename Pass::template Arguments<T>);
 
 template <class Pass, typename T, int... index>
 Kernel<Pass, T> kernel_of(int variant, std::integer_sequence<int, index...>) {
-  static constexpr Kernel<Pass, T> table[] = {pass_kernel<Pass, Variant<T, index>>...};
+  static constexpr Kernel<Pass, T> table[] = {pass_kernel<Pass, VariantOf<Pass, T, index>>...};
   return table[variant];
 }
 // `variant`: that of the plan.

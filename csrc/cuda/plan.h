@@ -161,11 +161,17 @@ Plan plan_pass(int64_t batch, int64_t n, int element_bytes, int terms, const Dev
   return plan;
 }
 
-// The shape with the numbers the kernels need as compile-time constants.
-template <typename T, int Index>
+template <typename T>
+constexpr Shape shape_at(int index) {
+  return sizeof(T) == 8 ? double_shapes[index] : float_shapes[index];
+}
+
+// The shape with the numbers the kernels need as compile-time constants. `most_teams_`: of whole warps in a block.
+template <typename T, int index, int most_teams_>
 struct Variant {
   using scalar = T;
-  static constexpr Shape shape = sizeof(T) == 8 ? double_shapes[sizeof(T) == 8 ? Index : 0] : float_shapes[Index];
+  static constexpr int most_teams = most_teams_;
+  static constexpr Shape shape = shape_at<T>(index);
   static_assert(shape.valid(), "the team is too small for its tiles");
   static constexpr int padded = shape.padded;
   static constexpr int tile = shape.tile;

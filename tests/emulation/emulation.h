@@ -110,8 +110,8 @@ namespace fastsqrtm {
 namespace cuda {
 
 // The twins of the inline PTX in csrc/cuda/tile/platform.cuh.
-template <int threads>
-void named_barrier(int id) {
+template <int id, int threads>
+void named_barrier() {
   emulation::wait(id, threads, true);
 }
 // Newton steps end in inf - inf where the approximation is 0 or infinite; in double it takes subnormal numbers for 0.

@@ -102,7 +102,7 @@ class Workspace {
 template <class Pass, typename T, int... index>
 Kernel<Pass, T> kernel_among(int variant, std::integer_sequence<int, index...>) {
   Kernel<Pass, T> found = nullptr;
-  ((variant == index ? void(found = pass_kernel<Pass, Variant<T, index>>) : void()), ...);
+  ((variant == index ? void(found = pass_kernel<Pass, VariantOf<Pass, T, index>>) : void()), ...);
   return found;
 }
 template <class Pass, typename T>

@@ -52,6 +52,7 @@ struct Mpa : OneTeam {
     return s.threads <= (s.tile == 8 ? 256 : 160) ? 2 * s.threads : s.threads;
   }
   // The shifts of one matrix are independent.
+  static FASTSQRTM_HOST_DEVICE constexpr bool teams_may_join(const Shape&) { return true; }
   static constexpr bool teams_join(const Shape&, int64_t, int) { return true; }
   static int terms(const passes::Mpa& pass) { return pass.degree; }
   static int64_t large_matrices(const passes::Mpa& pass) { return 1 + 2 * pass.degree; }
@@ -107,7 +108,7 @@ FASTSQRTM_DEVICE void Mpa::run(const Arguments<typename V::scalar>& arguments) {
     if (teams > 1) {
       __syncthreads();
     } else {
-      sync_team<V::threads>();
+      sync_team<V>();
     }
   };
 

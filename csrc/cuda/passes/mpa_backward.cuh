@@ -73,7 +73,7 @@ FASTSQRTM_DEVICE void MpaBackward::run(const Arguments<typename V::scalar>& argu
   Held<V, split, kept != 0> sum{place + smaller(kept, V::shape.triangle_elements(V::split_sweep))};
   load_matrix<V>(r, series.a, problem, index, threadIdx.x, V::threads);
   load_matrix<V>(u, arguments.cotangent, problem, index, threadIdx.x, V::threads);
-  sync_team<V::threads>();
+  sync_team<V>();
   const bool inverse = series.inverse;
   T final_scale;
   {
@@ -95,7 +95,7 @@ FASTSQRTM_DEVICE void MpaBackward::run(const Arguments<typename V::scalar>& argu
   }
   l.apply([](T) { return T(0); });
   sum.store(l);
-  sync_team<V::threads>();  // all have read the inputs
+  sync_team<V>();  // all have read the inputs
   for (int j = 0; j < series.degree; ++j) {
     const T scale = series.scale[j], weight = series.weight[j];
     {
@@ -109,17 +109,17 @@ FASTSQRTM_DEVICE void MpaBackward::run(const Arguments<typename V::scalar>& argu
       h.apply([](T value) { return -value; });
       write_lower(r, sweeper, h);
     }
-    sync_team<V::threads>();
+    sync_team<V>();
     {
       FullProduct<V> product;
       product.multiply(g, r, used_tiles);
       product.write(u);
     }
-    FASTSQRTM_SEEDED_SYNC(sync_team<V::threads>());
+    FASTSQRTM_SEEDED_SYNC(sync_team<V>());
     symmetric_product(r, u, used_tiles, owner, l);
     sum.combine_into(l, [factor = weight * scale](T value, T before) { return factor * value + before; });
     sum.store(l);
-    sync_team<V::threads>();  // all have read r and u
+    sync_team<V>();  // all have read r and u
   }
   // From the lanes of the sweep to those of the product.
   {
@@ -128,13 +128,13 @@ FASTSQRTM_DEVICE void MpaBackward::run(const Arguments<typename V::scalar>& argu
     x.combine_into(f, [](T, T value) { return value; });
     write(r, sweeper, f, T(1));
   }
-  sync_team<V::threads>();
+  sync_team<V>();
   Fragment<V, split> direction;
   read(r, owner, direction);
   const T radial = (inverse ? T(-0.5) : T(0.5)) * along - inner_product(l, direction, T(0), owner);
   finish_gradient(l, direction, radial, final_scale, series.inverse, scratch);
   write(u, owner, l, T(1));
-  sync_team<V::threads>();
+  sync_team<V>();
   store_matrix<V>(u, series.out, problem, index, threadIdx.x, V::threads);
 }
 

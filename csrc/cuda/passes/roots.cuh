@@ -151,7 +151,7 @@ __device__ __forceinline__ void roots_by_eigenvalues(T* shared, T* second, T* sc
   trace = team_sum<V>(trace, scratch);
   add_identity(h, owner, n, T(jacobi_shift));
   write(work, owner, h, T(1));
-  sync_team<V::threads>();
+  sync_team<V>();
   make_orthogonal(rows, lanes, n);
   T largest = T(-1), sum = 0;  // of -lambda, of lambda
 #pragma unroll 1
@@ -171,17 +171,17 @@ __device__ __forceinline__ void roots_by_eigenvalues(T* shared, T* second, T* sc
 #pragma unroll 1
   for (int part = has_inverse ? 0 : 1; part < (has_root ? 2 : 1); ++part) {
     if (part == 1 && has_inverse) {
-      sync_team<V::threads>();  // all have read M
+      sync_team<V>();  // all have read M
 #pragma unroll 1
       for (int row = lanes.group(); row < n; row += lanes.groups) scale_row(rows, lanes, row, second[row]);
-      sync_team<V::threads>();
+      sync_team<V>();
     }
     multiply_with_transpose(work, n, owner, h);
     if (indefinite) h.apply([](T) { return not_a_number<T>(); });
     if (part == 0) {
       y.store(h);
     } else {
-      sync_team<V::threads>();  // all have read M
+      sync_team<V>();  // all have read M
       x.store(h);
     }
   }
@@ -218,7 +218,7 @@ FASTSQRTM_DEVICE void Roots::run(const Arguments<typename V::scalar>& arguments)
     if (joined) {
       __syncthreads();
     } else {
-      sync_team<V::threads>();
+      sync_team<V>();
     }
   };
 
@@ -338,9 +338,9 @@ FASTSQRTM_DEVICE void Roots::run(const Arguments<typename V::scalar>& arguments)
         h.apply([indefinite](T) { return indefinite ? not_a_number<T>() : T(0); });
         h.add_to_diagonal(owner, root_of_entry(entry, norm, bound, !is_root));
       }
-      sync_team<V::threads>();  // the output takes the place of A and X
+      sync_team<V>();  // the output takes the place of A and X
       write_lower(work, owner, h);
-      sync_team<V::threads>();
+      sync_team<V>();
       store_matrix<V>(work, is_root ? arguments.root : arguments.inverse, arguments.problem,
                       settled || retry ? arguments.problem.batch : index, threadIdx.x, V::threads);
     }
