@@ -22,6 +22,7 @@ from bench.gpu_worker import (
     fused_limit,
     launched,
     launched_by_passes,
+    replay_after_growth,
 )
 
 pytestmark = pytest.mark.cuda
@@ -455,6 +456,13 @@ def test_graph_capture(name, n, dtype):
             x.copy_(value)
         graph.replay()
         assert identical(out, op(name)(*values))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", OPS)
+def test_graph_replay_after_a_larger_call(name, dtype):
+    """A library that has allocated anew must not have taken memory away from the graph."""
+    assert replay_after_growth(name, dtype)
 
 
 def test_graph_capture_of_forward_and_backward():
