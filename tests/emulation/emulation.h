@@ -114,6 +114,7 @@ template <int id, int threads>
 void named_barrier() {
   emulation::wait(id, threads, true);
 }
+inline void block_barrier() { __syncthreads(); }
 // Newton steps end in inf - inf where the approximation is 0 or infinite; in double it takes subnormal numbers for 0.
 inline float reciprocal(float x) { return std::isfinite(x) && std::isfinite(1 / x) ? 1 / x : NAN; }
 inline double reciprocal(double x) { return std::isnormal(x) ? 1 / x : NAN; }
