@@ -9,12 +9,8 @@
 namespace fastsqrtm {
 namespace cuda {
 
-template <class Pass>
-constexpr int most_teams(const Shape& s) {
-  return Pass::teams_may_join(s) ? Pass::max_threads(s) / s.threads : 1;
-}
 template <class Pass, typename T, int index>
-using VariantOf = Variant<T, index, most_teams<Pass>(shape_at<T>(index))>;
+using VariantOf = Variant<T, index, Pass::most_teams(shape_at<T>(index))>;
 
 template <class Pass, class V>
 __global__ void __launch_bounds__(Pass::max_threads(V::shape), 1)

@@ -873,6 +873,36 @@ void plans() {
   }
 }
 
+// The number of teams on a chip of 132 multiprocessors. One wave of blocks with more rounds of sweeps may take less
+// time than two waves with fewer.
+void teams() {
+  struct Chosen {
+    const char* name;
+    int n, bytes, terms;
+    int64_t batch;
+    int teams;
+  };
+  const Chosen expected[] = {
+      {"mpa_root", 8, 4, 5, 1, 5},      {"mpa_root", 32, 4, 5, 132, 5},   {"mpa_root", 32, 8, 5, 64, 5},
+      {"mpa_root", 48, 4, 5, 64, 3},    {"mpa_root", 64, 4, 5, 132, 5},   {"mpa_root", 64, 4, 5, 256, 5},
+      {"mpa_root", 64, 4, 5, 528, 1},   {"mpa_root", 64, 4, 5, 8448, 1},  {"mpa_root", 128, 4, 5, 132, 2},
+      {"mpa_root", 128, 4, 5, 256, 1},  {"mpa_root", 96, 8, 5, 1, 1},     {"roots_root", 64, 4, 3, 132, 3},
+      {"roots_root", 64, 4, 3, 256, 1}, {"roots_root", 32, 4, 3, 256, 3}, {"roots_root", 8, 4, 3, 1, 1},
+      {"mtp_root", 64, 4, 1, 1, 1},
+  };
+  for (const Chosen& e : expected) {
+    bool found = false;
+    for (const Case& c : all_cases()) {
+      if (c.name != e.name) continue;
+      found = true;
+      const int got = c.plan(e.batch, e.n, e.bytes, e.terms, h200).teams;
+      const std::string label = std::string(e.name) + " n " + std::to_string(e.n) + " batch " + std::to_string(e.batch);
+      expect(got == e.teams, "teams " + label + ": " + std::to_string(got));
+    }
+    expect(found, std::string("no case is called ") + e.name);
+  }
+}
+
 // A kernel with a fault, for the test of the harness.
 void skipped_barrier() {
   launch(1, 64, 1, 16, [] {
@@ -942,6 +972,7 @@ int main(int argc, char** argv) {
   const std::string command = words.empty() ? "" : words[0];
   if (command == "plans") {
     plans();
+    teams();
     parts();
   } else if (command == "skipped_barrier") {
     skipped_barrier();

@@ -45,15 +45,17 @@ struct Mpa : OneTeam {
     const int swept = teams > 1 ? teams * s.triangle_elements(s.split_sweep) : 0;
     return work + swept + teams * (s.panel_elements() + s.scratch_elements());
   }
-  // As many teams of one matrix as the registers of their tiles allow.
+  // As many teams of one matrix as the registers of their tiles allow: five, for the five shifts of the usual degree,
+  // up to 128 threads; of 160 threads three, which take as many rounds as four.
   static FASTSQRTM_HOST_DEVICE constexpr int max_threads(const Shape& s) {
-    if (s.threads <= 64) return 256;
+    if (s.threads <= 64) return 320;
     if (s.threads == 128) return 640;
-    return s.threads <= (s.tile == 8 ? 256 : 160) ? 2 * s.threads : s.threads;
+    if (s.threads == 160) return 480;
+    return s.tile == 8 && s.threads <= 256 ? 2 * s.threads : s.threads;
   }
   // The shifts of one matrix are independent.
-  static FASTSQRTM_HOST_DEVICE constexpr bool teams_may_join(const Shape&) { return true; }
-  static constexpr bool teams_join(const Shape&, int64_t, int) { return true; }
+  static FASTSQRTM_HOST_DEVICE constexpr int most_teams(const Shape& s) { return max_threads(s) / s.threads; }
+  static constexpr int registers(const Shape& s) { return smaller(128, registers_within(max_threads(s))); }
   static int terms(const passes::Mpa& pass) { return pass.degree; }
   static int64_t large_matrices(const passes::Mpa& pass) { return 1 + 2 * pass.degree; }
   static int64_t large_terms(const passes::Mpa& pass) { return pass.degree; }
