@@ -254,10 +254,12 @@ def make_steps(report: Path) -> list[Step]:
         work("growth", 30, "deep"),
         work("choices", 100, "deep"),
         work("steps", 30, "deep", TIMES),
+        work("shifts", 20, "deep", TIMES),
+        Step("shifts_blocked", [*TIMES, "shifts"], 20, read_rows, {"FASTSQRTM_BLOCKED_SWEEP": "1"}, "deep"),
         work("cold", 30, "deep", TIMES),
         work("eigen", 50, "deep", TIMES, shared_memory),
-        Step("ncu", [*profiler, *WORKER, "once"], 110, read_metrics, part="deep"),
-        sanitize("memcheck", 150),
+        Step("ncu", [*profiler, *WORKER, "once"], 100, read_metrics, part="deep"),
+        sanitize("memcheck", 130),
         sanitize("racecheck", 80),
     ]
 
@@ -412,6 +414,8 @@ def other_tables(record: dict) -> list[str]:
     out += time_table(record, "overhead", "microseconds of a replayed graph", "graph_us")
     for step, title in {
         "steps": "milliseconds of the steps on large matrices",
+        "shifts": "milliseconds of mpa on large matrices by the libraries",
+        "shifts_blocked": "the same by sweeps in blocks",
         "cold": "milliseconds of the kernels with inputs in the cache and beyond it",
         "eigen": "milliseconds of roots by batched eigendecompositions",
         "layers": "milliseconds of layers in training, forward and backward",

@@ -4,6 +4,7 @@ scaling    kernels over sizes and batches: waves of blocks, occupancy, what smal
 overhead   one call as called, with and without autograd, and the replay of its graph
 cold       inputs that together exceed the second-level cache
 steps      what the path for large matrices is made of: factorisation, triangular solves, products, sums
+shifts     mpa and its gradient on large matrices, by the libraries or by sweeps in blocks (FASTSQRTM_BLOCKED_SWEEP=1)
 eigen      batched eigendecompositions of torch, CuPy and JAX beside our root
 layers     the layers of fastsqrtm.nn in training
 """
@@ -31,6 +32,7 @@ from bench.gpu_worker import (
     time_graphs,
     time_in_turn,
 )
+from fastsqrtm.testing import relative_error, twin
 
 SCALED = ("mpa", "mtp", "sqrtm", "sqrtm_lya_backward", "mpa_backward", "sqrtm_backward", "inv")
 SCALED_SIZES = (4, 8, 16, 32, 48, 64, 96, 128)
@@ -116,6 +118,19 @@ def steps():
         }
         yield {"case": (5 * batch, n), "dtype": str(dtype).removeprefix("torch."),
                "ms": milliseconds(time_in_turn(calls, SECONDS))}  # fmt: skip
+
+
+def shifts():
+    for (batch, n), dtype in product(((64, 192), (64, 256), (16, 512), (4, 1024)), (torch.float32, torch.float64)):
+        inputs = {name: op_inputs(name, n, batch, dtype) for name in ("mpa", "mpa_inv", "mpa_backward")}
+        calls = {name: call_of(name, x) for name, x in inputs.items()}
+        ms = milliseconds(time_graphs(calls, SECONDS))
+        exact = {name: twin(name)(*(x.double() for x in inputs[name])) for name in calls}
+        errors = {name: relative_error(call(), exact[name]).max().item() for name, call in calls.items()}
+        twins = {name: relative_error(twin(name)(*inputs[name]), exact[name]).max().item() for name in calls}
+        good = all(errors[name] <= 20 * twins[name] + 100 * torch.finfo(dtype).eps for name in calls)
+        yield {"case": (batch, n), "dtype": str(dtype).removeprefix("torch."), "ms": ms, "error": errors, "twin": twins,
+               "status": "ok" if good else "failed", "message": "" if good else f"error {errors}"}  # fmt: skip
 
 
 def eigen_roots(A: Tensor, wait: Callable[[], object] = torch.cuda.synchronize) -> dict[str, Callable[[], object]]:
@@ -204,7 +219,7 @@ def layers():
 
 def main(argv: list[str]) -> None:
     require_cuda_kernels()
-    parts = {f.__name__: f for f in (scaling, overhead, cold, steps, eigen, layers)}
+    parts = {f.__name__: f for f in (scaling, overhead, cold, steps, shifts, eigen, layers)}
     print_rows(parts[argv[0]]())
 
 

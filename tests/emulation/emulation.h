@@ -36,6 +36,9 @@ extern unsigned char* shared_memory;
 extern bool seeded_missing_barrier;
 extern int seeded_offset;
 
+// Whether the path for large matrices takes csrc/cuda/library/blocked_sweep.cuh where it can.
+extern bool blocked_sweep;
+
 // Runs `kernel` for every thread of every block from `first_block` on. The shared memory is exactly `shared_bytes`
 // long. A grid longer than CUDA allows, 65,535 in y, is a failure.
 extern int64_t first_block;  // 0; more where only the end of a large batch is of interest

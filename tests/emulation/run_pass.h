@@ -32,6 +32,8 @@ struct HostLibrary {
     launch_grid(blocks_x, blocks_y, threads_x, threads_y, shared_bytes, [&] { kernel(arguments...); });
   }
 
+  static bool sweeps_in_blocks() { return blocked_sweep; }
+
   void gemm(T alpha, const T* x, const T* y, T beta, T* out, int n, int64_t batch, const Rows& rows = {}) {
     const int size = n * n;
     for (int64_t m = 0; m < batch; ++m, x += rows.x * size, y += rows.y * size, out += rows.out * size) {

@@ -4,6 +4,8 @@
 #include <cublas_v2.h>
 #include <cusolverDn.h>
 
+#include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -116,6 +118,15 @@ class DeviceLibrary {
            std::size_t shared_bytes, const Arguments&... arguments) {
     launch(kernel, dim3(static_cast<unsigned>(blocks_x), static_cast<unsigned>(blocks_y)), dim3(threads_x, threads_y),
            shared_bytes, stream_, arguments...);
+  }
+
+  // Which is faster has not been measured: gpu-check sets the variable and compares.
+  static bool sweeps_in_blocks() {
+    static const bool chosen = [] {
+      const char* value = std::getenv("FASTSQRTM_BLOCKED_SWEEP");
+      return value != nullptr && std::strcmp(value, "1") == 0;
+    }();
+    return chosen;
   }
 
   // Row-major X Y is column-major Y X.

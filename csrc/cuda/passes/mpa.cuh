@@ -71,7 +71,7 @@ struct Mpa : OneTeam {
 
 #ifdef FASTSQRTM_KERNELS
 
-#include "cuda/library/large.h"
+#include "cuda/library/blocked_sweep.cuh"
 #include "cuda/tile/memory.cuh"
 #include "cuda/tile/norm.cuh"
 #include "cuda/tile/sweep.cuh"
@@ -186,6 +186,17 @@ __global__ void shift_kernel(Mpa::Arguments<T> arguments, const T* x, const Norm
   });
 }
 
+// Matrix m * degree + j: H = scale[j] X.
+template <typename T>
+__global__ void scaled_kernel(Mpa::Arguments<T> arguments, const T* x, const Norm<T>* norms, T* h) {
+  const int64_t size = static_cast<int64_t>(arguments.problem.n) * arguments.problem.n;
+  const int degree = arguments.degree;
+  for_elements(arguments.problem.batch * degree, arguments.problem.n, [&](int64_t m, int, int, int64_t at) {
+    const int64_t matrix = m / degree;
+    h[at] = arguments.scale[m % degree] * norms[matrix].normalise(x[at + (matrix - m) * size]);
+  });
+}
+
 template <class Large>
 void Mpa::run_large(Large& large, const Arguments<typename Large::scalar>& arguments) {
   using T = typename Large::scalar;
@@ -197,6 +208,15 @@ void Mpa::run_large(Large& large, const Arguments<typename Large::scalar>& argum
   const Factorisations<T> f = large.factorisations(degree);
   large.symmetrise(arguments.a, x);
   large.find_norms();
+  if (swept_in_blocks(large)) {
+    large.elements(count, &scaled_kernel<T>, arguments, x, large.norms(), factor);
+    sweep_in_blocks(large, factor, right, count, !arguments.inverse);
+    FinishArguments<T> finish = large.finish_arguments(arguments.out, factor, finish_of(arguments.inverse));
+    finish.count = degree;
+    finish.constant = arguments.constant;
+    for (int j = 0; j < degree; ++j) finish.weight[j] = arguments.weight[j];
+    return large.tiles(&finish_kernel<T>, finish);
+  }
   large.elements(count, &shift_kernel<T>, arguments, x, large.norms(), factor, right, f.factors, f.rights);
   large.solve(f, count);
   FinishArguments<T> finish = large.finish_arguments(arguments.out, right, finish_of(arguments.inverse));

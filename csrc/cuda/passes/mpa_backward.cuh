@@ -39,6 +39,7 @@ struct MpaBackward : OneTeam {
 
 #ifdef FASTSQRTM_KERNELS
 
+#include "cuda/library/blocked_sweep.cuh"
 #include "cuda/library/derivative.h"
 #include "cuda/steps/derivative.cuh"
 #include "cuda/tile/memory.cuh"
@@ -156,11 +157,12 @@ void MpaBackward::run_large(Large& large, const Arguments<typename Large::scalar
   large.symmetrise(series.a, x);
   large.find_norms();
   large.symmetrise(arguments.cotangent, g);
-  DerivativeShifts<T> shifts{large.batch,   n,      degree, {},        {},       x,         g,
-                             large.norms(), factor, right,  f.factors, f.rights, cotangents};
+  const bool blocked = swept_in_blocks(large);
+  DerivativeShifts<T> shifts{large.batch,   n,      degree, {},        {},       x,          g,
+                             large.norms(), factor, right,  f.factors, f.rights, cotangents, !blocked};
   ExactGradient<T> gradient =
       gradient_of(large, series.out, series.inverse, x, g, derivative, right, inverse ? T(-1) : T(1));
-  gradient.info = f.info;
+  gradient.info = blocked ? nullptr : f.info;
   gradient.count = degree;
   gradient.term_step = degree;
   gradient.constant = series.constant;
@@ -172,7 +174,12 @@ void MpaBackward::run_large(Large& large, const Arguments<typename Large::scalar
     gradient.identity[j] = inverse ? T(0) : root;
   }
   large.elements(count, &derivative_shift_kernel<T>, shifts);
-  large.solve(f, count);
+  if (blocked) {
+    sweep_in_blocks(large, factor, right, count, false);
+    large.elements(count, &derivative_terms_kernel<T>, shifts);
+  } else {
+    large.solve(f, count);
+  }
   large.library().products(cotangents, f.rights, f.factors, n, count);
   // Each term has its product: a single one of all terms, its sums as many times as long, would round more.
   for (int j = 0; j < degree; ++j) {
