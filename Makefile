@@ -86,11 +86,8 @@ cuda-check:  ## without a GPU: the CUDA half compiled, warnings as errors, impor
 	$(cuda_make) test ARGS='$(cuda_checked) -k "not opcheck and not tangents_from_outside"'
 	$(VENV)-cuda/bin/python build_tools/fat_binary.py
 
-# Into the environment of PYTHON as it is, with its CUDA torch and build tools: a machine with a GPU may have no network.
+# With the environment of PYTHON as it is, its CUDA torch and build tools: a machine with a GPU may have no network.
 gpu-check:  ## build for this machine's GPU, test, sanitize, measure; writes bench/results/<gpu>.json
-	arch=$$($(PYTHON) -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') && \
-	  FASTSQRTM_CUDA=$${FASTSQRTM_CUDA:-ON} FASTSQRTM_CUDA_ARCHS="$${FASTSQRTM_CUDA_ARCHS:-$$arch}" \
-	  $(PYTHON) -m pip install --no-build-isolation --no-deps --editable .
 	$(PYTHON) -m bench.gpu_check $(ARGS)
 
 clean:

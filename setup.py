@@ -24,7 +24,9 @@ class CMakeBuild(build_ext):
     def run(self):
         package = ROOT / "fastsqrtm" if self.inplace else Path(self.build_lib).resolve() / "fastsqrtm"
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
-        configure = ["cmake", "-S", ROOT, "-B", build, "-DCMAKE_BUILD_TYPE=Release", "-DFASTSQRTM_RELOCATABLE=ON"]
+        configure = ["cmake", "-S", ROOT, "-B", build, "-DCMAKE_BUILD_TYPE=Release"]
+        # An editable install stays where it is, and finds cuBLAS and cuSOLVER where the build found them.
+        configure += [f"-DFASTSQRTM_RELOCATABLE={'OFF' if self.inplace else 'ON'}"]
         configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-DFASTSQRTM_TORCH={find_torch() or ''}"]
         # Given each time: CMake would remember the value after the environment variable is gone.
         configure += [f"-DFASTSQRTM_CUDA={os.environ.get('FASTSQRTM_CUDA', 'AUTO')}"]

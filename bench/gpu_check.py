@@ -1,15 +1,23 @@
-"""Checks and measures everything on a machine with a GPU, in under eight minutes: ``python -m bench.gpu_check``.
+"""Builds, checks and measures everything on a machine with a GPU: ``python -m bench.gpu_check``.
 
-The steps are the environment, the tests marked cuda, compute-sanitizer, launch counts, the benchmark against peers, the
-time of every op, and the choices for the path for large matrices that need a measurement. Each is a separate process
-with a time limit: one that fails, hangs or is not installed is recorded, and the next step runs. Every step updates the
-record, bench/results/<gpu>.json. The exit status is 1 if a step failed.
+Each step is a separate process with a time limit: one that fails, hangs or is not installed is recorded, and the next
+one runs. A step never takes the time of another. `--part` chooses one of three parts of less than ten minutes each:
+
+check    the build, a smoke test of every op in a process of its own, the tests marked cuda, launch counts
+times    our methods next to products and peers, all ops over sizes and batches, the host's share, layers
+deep     sanitizers, graphs after larger calls, choices that need a measurement, steps of the path for large matrices,
+         inputs beyond the cache, batched eigendecompositions, metrics of every kernel by ncu
+
+Every step updates the record, bench/results/<gpu>.json or `--output`, with the summary as text beside it. The exit
+status is 1 if a step failed.
 """
 
 import argparse
 import contextlib
+import csv
 import importlib.util
 import json
+import math
 import os
 import re
 import shutil
@@ -24,11 +32,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from bench.report import case_name
+from bench.run import git_commit
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 PEERS = ("paper", "eigh", "newton_schulz")
-WORKER = (sys.executable, "-m", "bench.gpu_worker")
+PARTS = ("check", "times", "deep")
+PYTHON = (sys.executable, "-m")
+WORKER, TIMES = (*PYTHON, "bench.gpu_worker"), (*PYTHON, "bench.gpu_times")
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,7 @@ class Step:
     limit: float  # seconds
     read: Callable[[Outcome], dict]
     environment: dict[str, str] = field(default_factory=dict)
+    part: str = "check"
 
 
 def run_command(command: list[str], limit: float, environment: dict[str, str]) -> Outcome:
@@ -160,32 +172,95 @@ def find_tool(name: str) -> str | None:
     return shutil.which(name) or next((str(p / name) for p in places if os.access(p / name, os.X_OK)), None)
 
 
+# Per kernel: time, what bounds the blocks of a multiprocessor, how busy it is, and what its warps wait for.
+METRICS = {
+    "gpu__time_duration.sum": "ns",
+    "launch__registers_per_thread": "registers",
+    "launch__occupancy_limit_registers": "blocks by registers",
+    "launch__occupancy_limit_shared_mem": "blocks by shared memory",
+    "launch__occupancy_limit_barriers": "blocks by barriers",
+    "sm__warps_active.avg.pct_of_peak_sustained_active": "warps %",
+    "sm__inst_executed_pipe_fma.avg.pct_of_peak_sustained_active": "fma %",
+    "smsp__issue_active.avg.pct_of_peak_sustained_active": "issue %",
+    "l1tex__data_bank_conflicts_pipe_lsu.sum": "bank conflicts",
+    "smsp__average_warps_issue_stalled_barrier_per_issue_active.ratio": "stall barrier",
+    "smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.ratio": "stall global",
+    "smsp__average_warps_issue_stalled_short_scoreboard_per_issue_active.ratio": "stall shared",
+}
+
+
+def read_metrics(outcome: Outcome) -> dict:
+    """Reads `ncu --csv --page raw`: a line of names, a line of units, a line for each launch."""
+    text = outcome.stdout + outcome.stderr
+    if "ERR_NVGPUCTRPERM" in text:
+        return {"status": "not available", "message": "the driver does not let this user read performance counters"}
+    lines = [line for line in outcome.stdout.splitlines() if line.startswith('"')]
+    rows = []
+    for cells in csv.DictReader(lines):
+        if "pass_kernel" in cells.get("Kernel Name", ""):
+            known = {short: _number(cells[name]) for name, short in METRICS.items() if cells.get(name)}
+            rows.append({"kernel": cells["Kernel Name"][:160], **known})
+    if rows and outcome.status() == "ok":
+        return {"status": "ok", "rows": rows}
+    status = outcome.status() if outcome.code != 0 else "failed"
+    return {"status": status, "message": outcome.last_words(), "rows": rows}
+
+
+def _number(cell: str) -> float | str:
+    try:
+        return float(cell.replace(",", ""))
+    except ValueError:
+        return cell
+
+
 def make_steps(report: Path) -> list[Step]:
     """`report`: where pytest writes its junit file."""
-    # The host computes the references of the tests: four processes at a time where pytest-xdist is installed.
-    together = ["-n", "4", "--dist", "worksteal"] if importlib.util.find_spec("xdist") else []
-    pytest = [sys.executable, "-m", "pytest", "-m", "cuda", "-q", *together, "-p", "no:cacheprovider"]
+    # The host computes the references of the tests: several processes at a time where pytest-xdist is installed.
+    processes = str(min(12, os.cpu_count() or 1))
+    together = ["-n", processes, "--dist", "worksteal"] if importlib.util.find_spec("xdist") else []
+    # A kernel that hangs ends its process, which xdist replaces, and no other test.
+    limited = ["--timeout", "60", "--timeout-method", "thread"] if importlib.util.find_spec("pytest_timeout") else []
+    pytest = [*PYTHON, "pytest", "-m", "cuda", "-q", *together, *limited, "--maxfail", "200", "-p", "no:cacheprovider"]
     strict = {"FAIL_WITHOUT_CUDA": "1", "FASTSQRTM_REQUIRE_NATIVE": "1", "FASTSQRTM_FALLBACK": "error"}
     sanitizer = find_tool("compute-sanitizer") or "compute-sanitizer"
+    profiler = [find_tool("ncu") or "ncu", "--csv", "--page", "raw", "--clock-control", "none", "--metrics"]
+    profiler += [",".join(METRICS), "--kernel-name", "regex:pass_kernel"]
     # A separate allocation for each tensor: an index beyond its end does not fall into its neighbour.
     uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    shared_memory = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
-    def sanitize(tool: str) -> Step:
+    def sanitize(tool: str, limit: float) -> Step:
         options = ["--tool", tool, "--error-exitcode", "9", "--target-processes", "all", "--print-limit", "20"]
         if tool == "memcheck":
             options += ["--report-api-errors", "no"]  # torch and cuBLAS probe the driver for features
-        return Step(tool, [sanitizer, *options, *WORKER, "sanitized", tool], 75, read_sanitizer, uncached)
+        command = [sanitizer, *options, *WORKER, "sanitized", tool]
+        return Step(tool, command, limit, read_sanitizer, uncached, "deep")
+
+    def work(name: str, limit: float, part: str, program: tuple[str, ...] = WORKER, environment=None) -> Step:
+        return Step(name, [*program, name], limit, read_rows, environment or {}, part)
 
     return [
-        Step("environment", [*WORKER, "environment"], 60, read_rows),
+        Step("build", [*PYTHON, "bench.gpu_build"], 200, read_rows),
+        work("environment", 30, "check"),
+        work("smoke", 60, "check"),
         Step("tests", [*pytest, f"--junitxml={report}", "tests"], 240, read_tests(report), strict),
-        sanitize("memcheck"),
-        sanitize("racecheck"),
-        Step("launches", [*WORKER, "launches"], 60, read_rows),
-        Step("ours", [*WORKER, "ours"], 45, read_rows),
-        Step("ops", [*WORKER, "ops"], 45, read_rows),
-        Step("choices", [*WORKER, "choices"], 60, read_rows),
-        *(Step(peer, [*WORKER, peer], 45, read_rows) for peer in PEERS),
+        work("launches", 50, "check"),
+        work("ours", 60, "times"),
+        work("scaling", 110, "times", TIMES),
+        work("ops", 110, "times"),
+        work("overhead", 30, "times", TIMES),
+        *(work(peer, 60, "times") for peer in PEERS),
+        work("layers", 30, "times", TIMES),
+        work("growth", 30, "deep"),
+        work("choices", 100, "deep"),
+        work("steps", 30, "deep", TIMES),
+        work("shifts", 20, "deep", TIMES),
+        Step("shifts_blocked", [*TIMES, "shifts"], 20, read_rows, {"FASTSQRTM_BLOCKED_SWEEP": "1"}, "deep"),
+        work("cold", 30, "deep", TIMES),
+        work("eigen", 50, "deep", TIMES, shared_memory),
+        Step("ncu", [*profiler, *WORKER, "once"], 100, read_metrics, part="deep"),
+        sanitize("memcheck", 130),
+        sanitize("racecheck", 80),
     ]
 
 
@@ -248,7 +323,7 @@ def method_rows(record: dict) -> list[dict]:
                 rows.append({
                     "case": list(case), "method": method, "mode": mode,
                     "ms": modes[mode]["time_ms"], "over_bmm_floor": modes[mode]["over_floor"],
-                    **dict.fromkeys(("device_ms", "device_over_bmm_floor", "device_over_h200_floor")), **device,
+                    **dict.fromkeys(("device_ms", "device_over_bmm_floor", "device_over_chip_floor")), **device,
                     "ratios": ratios, "error": rounding[error], "twin_error": twin[error],
                 })  # fmt: skip
     return rows
@@ -298,9 +373,9 @@ def find_targets(record: dict) -> list[dict]:
         faster("paper", 10, lambda b, n: (b, n) == (256, 128), "256 x 128"),
         faster("paper", 3, lambda b, n: 256 <= n <= 1024, "n = 256..1024"),
         faster("eigh", 10, lambda b, n: 32 <= n <= 256, "n = 32..256"),
-        floor(3, lambda n: n <= 128, "device_over_h200_floor", "kernels, H200 rate, n <= 128"),
+        floor(3, lambda n: n <= 128, "device_over_chip_floor", "kernels, rate of the chip, n <= 128"),
         floor(3, lambda n: n <= 128, "device_over_bmm_floor", "kernels, rate of bmm, n <= 128"),
-        floor(1.7, lambda n: n >= 512, "device_over_h200_floor", "kernels, H200 rate, n >= 512"),
+        floor(1.7, lambda n: n >= 512, "device_over_chip_floor", "kernels, rate of the chip, n >= 512"),
         floor(1.7, lambda n: n >= 512, "device_over_bmm_floor", "kernels, rate of bmm, n >= 512"),
         target("error over 2x the float32 error of the twin + 3 eps", 1, False, [(errors(r), place(r)) for r in rows]),
     ]
@@ -319,6 +394,38 @@ def op_table(record: dict) -> list[str]:
     for name in rows[0]["ms"]:
         lines.append(f"  {name:<28}" + "".join(f"{1e3 * row['ms'][name]:>11.1f}" for row in rows))
     return ["", *lines]
+
+
+def time_table(record: dict, step: str, title: str, key: str = "ms") -> list[str]:
+    """A line for each row of a step that has times, with its case."""
+    lines = []
+    for row in step_rows(record, step):
+        if key in row:
+            place = [case_name(row["case"])] if "case" in row else [" x ".join(map(str, row["shape"]))]
+            place += [str(row[k]) for k in ("op", "dtype") if k in row]
+            found = ", ".join(f"{name} {value:.4g}" for name, value in row[key].items())
+            lines.append(f"  {' '.join(place):<22}{found}"[:138])
+    return ["", f"{title}", *lines] if lines else []
+
+
+def other_tables(record: dict) -> list[str]:
+    out = time_table(record, "scaling", "milliseconds of the kernels over sizes and batches")
+    out += time_table(record, "overhead", "microseconds as called", "us")
+    out += time_table(record, "overhead", "microseconds of a replayed graph", "graph_us")
+    for step, title in {
+        "steps": "milliseconds of the steps on large matrices",
+        "shifts": "milliseconds of mpa on large matrices by the libraries",
+        "shifts_blocked": "the same by sweeps in blocks",
+        "cold": "milliseconds of the kernels with inputs in the cache and beyond it",
+        "eigen": "milliseconds of roots by batched eigendecompositions",
+        "layers": "milliseconds of layers in training, forward and backward",
+    }.items():
+        out += time_table(record, step, title)
+    for row in step_rows(record, "build"):
+        barriers = ", ".join(f"{count} take {used}" for used, count in row["kernels_with_barriers"].items())
+        found = f"{row['kernels']} kernels, {row['spilled_bytes']} bytes spilled"
+        out += ["", f"build for {row['arch']}: {found}; barriers: {barriers}"]
+    return out
 
 
 def choice_table(record: dict) -> list[str]:
@@ -358,14 +465,14 @@ def summary(record: dict) -> str:
             "as called",
             "kernels",
             "over bmm",
-            "over H200",
+            "over chip",
             *(name.split("_")[0] for name in PEERS),
             "error/twin",
         ]
         out.append(f"  {'B x n':<10}{'method':<9}{'mode':<18}" + "".join(f"{c:>11}" for c in columns))
     for row in rows:
         cells = [number(row["ms"], ".4f"), number(row["device_ms"], ".4f"), number(row["device_over_bmm_floor"]),
-                 number(row["device_over_h200_floor"]), *(number(row["ratios"][peer], ".1f") for peer in PEERS),
+                 number(row["device_over_chip_floor"]), *(number(row["ratios"][peer], ".1f") for peer in PEERS),
                  number(row["error"] / row["twin_error"] if row["twin_error"] else None)]  # fmt: skip
         case = "{} x {}".format(*row["case"])
         out.append(f"  {case:<10}{row['method']:<9}{row['mode']:<18}" + "".join(f"{c:>11}" for c in cells))
@@ -375,8 +482,8 @@ def summary(record: dict) -> str:
         for op, dtype in dict.fromkeys((row["op"], row["dtype"]) for row in launches):
             mine = [row for row in launches if (row["op"], row["dtype"]) == (op, dtype)]
             out.append(f"  {op:<13}{dtype:<9}" + "".join(f"{r['n']:>5}: {r['forward']}/{r['backward']}" for r in mine))
-    out += op_table(record) + choice_table(record)
-    out += ["", "targets (those of speed and floor are an H200's, in float32)"]
+    out += op_table(record) + choice_table(record) + other_tables(record)
+    out += ["", "targets (those of speed are an H200's, in float32)"]
     for t in record["targets"]:
         verdict = {True: "met", False: "MISSED", None: "not measured"}[t["met"]]
         found = f"worst {t['worst']:.3g} at {t['at']}" if t["worst"] is not None else ""
@@ -388,8 +495,9 @@ def summary(record: dict) -> str:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     names = [step.name for step in make_steps(Path())]
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_check", description=__doc__.split("\n")[0])
+    parser.add_argument("--part", choices=PARTS, help="the steps of one part; default all")
     parser.add_argument("--only", action="append", choices=names, metavar="STEP", help=f"one of {', '.join(names)}")
-    parser.add_argument("--seconds", type=float, default=450, help="for everything; the last steps get what is left")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="for all steps together, from the first on")
     parser.add_argument("--output", type=Path, help="json file (default for a whole run: bench/results/<gpu>.json)")
     return parser.parse_args(argv)
 
@@ -397,11 +505,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     start = time.monotonic()
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     record = {
         "command": " ".join(["python -m bench.gpu_check", *(sys.argv[1:] if argv is None else argv)]),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": commit.stdout.strip() or "none",
+        "commit": git_commit(),
         "gpu": None,
         "steps": {},
         "targets": [],
@@ -409,7 +516,7 @@ def main(argv: list[str] | None = None) -> int:
     output = options.output
     with tempfile.TemporaryDirectory() as scratch:
         for step in make_steps(Path(scratch) / "tests.xml"):
-            if options.only and step.name not in options.only:
+            if (options.only and step.name not in options.only) or (options.part and step.part != options.part):
                 continue
             elapsed = time.monotonic() - start
             print(f"[{elapsed:5.0f} s] {step.name} ...", flush=True)
@@ -419,10 +526,12 @@ def main(argv: list[str] | None = None) -> int:
             record["gpu"] = record["gpu"] or gpu_name(record)
             record["targets"] = find_targets(record)
             if not output and not options.only:
-                output = RESULTS / f"{slug(record['gpu'])}.json"
+                part = f"-{options.part}" if options.part else ""
+                output = RESULTS / f"{slug(record['gpu'])}{part}.json"
             if output:
                 output.parent.mkdir(parents=True, exist_ok=True)
                 output.write_text(json.dumps(record, indent=1) + "\n")
+                output.with_suffix(".txt").write_text(summary(record) + "\n")
     print(summary(record))
     return int(any(step["status"] not in ("ok", "not available") for step in record["steps"].values()))
 

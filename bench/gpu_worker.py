@@ -1,20 +1,20 @@
 """One part of ``bench.gpu_check`` in a process of its own, on the current CUDA device; prints one json line a result.
 
-python -m bench.gpu_worker environment
-python -m bench.gpu_worker launches
+python -m bench.gpu_worker environment | smoke | launches | growth | ops | choices | once
 python -m bench.gpu_worker sanitized memcheck
-python -m bench.gpu_worker ops
-python -m bench.gpu_worker choices
 python -m bench.gpu_worker ours | paper | newton_schulz | eigh
 """
 
 import contextlib
 import json
 import math
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import product
 from statistics import median
 
@@ -28,7 +28,7 @@ from bench.cases import CASES, METHODS, MODES, make_input
 from bench.report import spread
 from bench.worker import measure_ours, measure_peer
 from fastsqrtm.paper import METHODS as SYSTEMS
-from fastsqrtm.testing import OPS, relative_error, spd
+from fastsqrtm.testing import OPS, relative_error, spd, twin
 from fastsqrtm.testing import results as results_of
 
 
@@ -54,18 +54,42 @@ MEMCHECK = [
 ]
 RACECHECK = [*product((torch.float32, torch.float64), (7, 13, 31, 48, 64)), (torch.float32, 96)]
 
+# Sizes of every variant and of the path for large matrices, for `smoke`.
+SMOKE = {
+    torch.float32: (5, 16, 31, 48, 64, 80, 96, 112, 128, 130, 200),
+    torch.float64: (7, 13, 32, 33, 64, 80, 96, 130),
+}
+
 SECONDS = 0.08  # per contender and mode
-H200_FLOPS, H200_MULTIPROCESSORS = 67e12, 132  # float32 without tensor cores, datasheet
 MINIMAL_FLOPS = {"forward": 6, "forward+backward": 52}  # in n^3: the paper's mathematics with every saving
 
 
-def h200_floor_us(batch: int, n: int, mode: str) -> float:
-    """Time of the minimal flops at an H200's full rate: one multiprocessor for a matrix that fits a block, else all."""
-    flops = MINIMAL_FLOPS[mode] * n**3
-    if n <= 128:
-        rounds = math.ceil(batch / H200_MULTIPROCESSORS)
-        return 1e6 * rounds * flops * H200_MULTIPROCESSORS / H200_FLOPS
-    return 1e6 * batch * flops / H200_FLOPS
+@dataclass(frozen=True)
+class Chip:
+    """What the floor of a time depends on: the float32 rate without tensor cores."""
+
+    multiprocessors: int
+    lanes: int  # float32 multiply-adds of a multiprocessor and cycle
+    megahertz: float
+
+    def floor_us(self, batch: int, n: int, mode: str) -> float:
+        """Time of the minimal flops at the full rate: one multiprocessor for a matrix that fits a block, else all."""
+        flops = MINIMAL_FLOPS[mode] * n**3
+        if n <= 128:
+            return math.ceil(batch / self.multiprocessors) * flops / (2 * self.lanes * self.megahertz)
+        return batch * flops / (2 * self.lanes * self.megahertz * self.multiprocessors)
+
+
+H200 = Chip(132, 128, 1980)
+
+
+def this_chip() -> Chip | None:
+    """None where nvidia-smi does not tell the highest clock."""
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    # CUDA C++ programming guide, "Arithmetic instructions": 64 lanes on 7.x and 8.0, 128 on later chips.
+    lanes = 64 if (properties.major, properties.minor) <= (8, 0) else 128
+    clock = query_gpu().get("clocks.max.sm", "").split(" ")[0]
+    return Chip(properties.multi_processor_count, lanes, float(clock)) if clock.isdigit() else None
 
 
 def fused_limit(dtype: torch.dtype) -> int:
@@ -85,16 +109,30 @@ def plan() -> fastsqrtm.Plan:
     return fastsqrtm.plan(torch.empty(1, 1, device="cuda"))
 
 
-def op_inputs(name: str, n: int, batch: int, dtype: torch.dtype) -> list[Tensor]:
-    """On the device: SPD matrices of condition number 5 for square ones; the last of several, and others, random."""
-    generator = torch.Generator().manual_seed(n)
+def spd_on(device: str, n: int, batch: int, dtype: torch.dtype, seed: int) -> Tensor:
+    """Covariances of 2n samples and a multiple of I, made on the device: condition number about 5 for large n."""
+    generator = torch.Generator(device).manual_seed(seed)
+    samples = torch.randn(batch, n, 2 * n, generator=generator, device=device, dtype=torch.float64)
+    return (samples @ samples.mT / (2 * n) + 0.6 * torch.eye(n, device=device, dtype=torch.float64)).to(dtype)
+
+
+def op_inputs(name: str, n: int, batch: int, dtype: torch.dtype, device: str = "cuda") -> list[Tensor]:
+    """SPD matrices of condition number 5 for square ones; the last of several, and others, random."""
+    lines = OPS[name].tensors
+    generator = torch.Generator(device).manual_seed(n)
     found = []
-    for i, line in enumerate(OPS[name].tensors):
-        if line.dims == "nn" and (i == 0 or i < len(OPS[name].tensors) - 1):
-            found.append(spd(n, 5, (batch,), dtype=torch.float64, seed=i))
+    for i, line in enumerate(lines):
+        if line.dims == "nn" and (i == 0 or i < len(lines) - 1):
+            found.append(spd_on(device, n, batch, line.dtype or dtype, seed=i))
         else:
-            found.append(torch.randn(batch, *[n] * len(line.dims), generator=generator, dtype=torch.float64))
-    return [x.to(line.dtype or dtype).cuda() for x, line in zip(found, OPS[name].tensors, strict=True)]
+            shape = (batch, *[n] * len(line.dims))
+            random = torch.randn(shape, generator=generator, device=device, dtype=torch.float64)
+            found.append(random.to(line.dtype or dtype))
+    return found
+
+
+def call_of(name: str, inputs: list[Tensor]) -> Callable[[], object]:
+    return lambda: getattr(torch.ops.fastsqrtm, name)(*inputs)
 
 
 def device_work(events) -> list[str]:
@@ -148,36 +186,56 @@ def time_in_turn(contenders: dict[str, Callable[[], object]], seconds: float) ->
 
 
 GRAPHED_CALLS = 8
+LONG_CALL = 5e-3  # seconds; above, a graph has one call
 
 
-def graphed(function: Callable[[], object]) -> Callable[[], object]:
-    """The replay of a CUDA graph with GRAPHED_CALLS calls in it: the device's time without the host's."""
+def graphed(functions: list[Callable[[], object]]) -> Callable[[], object]:
+    """The replay of a CUDA graph of these calls: the device's time without the host's."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        function()
+        functions[0]()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for _ in range(GRAPHED_CALLS):
+        for function in functions:
             function()
     return graph.replay
 
 
+def seconds_of_a_call(function: Callable[[], object]) -> float:
+    function()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def time_graphs(contenders: dict, seconds: float) -> dict:
+    """Seconds of the kernels of a call of each contender: a function, or a list of them, called one after another."""
+    calls = {}
+    for key, found in contenders.items():
+        functions = found if isinstance(found, list) else [found]
+        count = 1 if seconds_of_a_call(functions[0]) > LONG_CALL else max(GRAPHED_CALLS, len(functions))
+        calls[key] = [functions[i % len(functions)] for i in range(count)]
+    times = time_in_turn({key: graphed(functions) for key, functions in calls.items()}, seconds)
+    return {key: [t / len(calls[key]) for t in values] for key, values in times.items()}
+
+
 def device_times(case: tuple[int, int], A: Tensor, G: Tensor) -> dict[str, dict]:
-    """Per method and mode: the time of the kernels alone over two floors, the rate of bmm and the H200's full rate."""
+    """Per method and mode: the time of the kernels alone over two floors, the rate of bmm and the chip's full rate."""
     out = torch.empty_like(A)
 
     def passes(name: str, mode: str) -> Callable[[], object]:
         forward, backward = getattr(torch.ops.fastsqrtm, name), torch.ops.fastsqrtm.sqrtm_lya_backward
         return (lambda: forward(A)) if mode == "forward" else lambda: backward(A, forward(A), G)
 
-    on_h200 = "H200" in torch.cuda.get_device_name()
-    contenders = {"bmm": graphed(lambda: torch.bmm(A, A, out=out))}
-    contenders |= {(name, mode): graphed(passes(name, mode)) for name in METHODS for mode in MODES}
-    times = {key: [t / GRAPHED_CALLS for t in values] for key, values in time_in_turn(contenders, SECONDS).items()}
+    chip = this_chip()
+    contenders = {(name, mode): passes(name, mode) for name in METHODS for mode in MODES}
+    times = time_graphs({"bmm": lambda: torch.bmm(A, A, out=out), **contenders}, SECONDS)
     result = {name: {} for name in METHODS}
-    for name, mode in product(METHODS, MODES):
+    for name, mode in contenders:
         flops = METHODS[name].forward + (METHODS[name].backward if mode != "forward" else 0)
         mine = times[name, mode]
         result[name][mode] = {
@@ -186,7 +244,7 @@ def device_times(case: tuple[int, int], A: Tensor, G: Tensor) -> dict[str, dict]
             "slowest_ms": 1e3 * max(mine),
             "bmm_ms": 1e3 * median(times["bmm"]),
             "device_over_bmm_floor": median(t / (g * flops / 2) for t, g in zip(mine, times["bmm"], strict=True)),
-            "device_over_h200_floor": 1e6 * median(mine) / h200_floor_us(*case, mode) if on_h200 else None,
+            "device_over_chip_floor": 1e6 * median(mine) / chip.floor_us(*case, mode) if chip else None,
         }
     return result
 
@@ -219,6 +277,7 @@ def environment():
         "cuda_of_torch": torch.version.cuda,
         "nvcc": nvcc,
         "nvidia_smi": query_gpu(),
+        "chip": vars(chip) if (chip := this_chip()) else None,
         "allow_tf32": torch.backends.cuda.matmul.allow_tf32,
         "cuda_kernels": plan().reason is None,
         "fused_limit": {"float32": fused_limit(torch.float32), "float64": fused_limit(torch.float64)},
@@ -240,6 +299,94 @@ def launches():
             }  # fmt: skip
 
 
+def smoke_of_one(name: str):
+    """Every variant of an op, and its path for large matrices, against the twin in float64."""
+    require_cuda_kernels()
+    batches = (3, 2 * torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count + 36)
+    for dtype, batch in product(SMOKE, batches):
+        for n in (n for n in SMOKE[dtype] if batch == 3 or n <= 64):
+            row = {"op": name, "dtype": str(dtype).removeprefix("torch."), "n": n, "batch": batch}
+            print(json.dumps({**row, "status": "begun"}), flush=True)  # names the case of a crash or a hang
+            inputs = op_inputs(name, n, batch, dtype)
+            exact = results_of(twin(name)(*(x.double() for x in inputs)))
+            errors = {}
+            for who, function in {"error": getattr(torch.ops.fastsqrtm, name), "twin_error": twin(name)}.items():
+                pairs = zip(results_of(function(*inputs)), exact, strict=True)
+                errors[who] = max(relative_error(*(x.reshape(len(x), 1, -1) for x in pair)).max().item()
+                                  for pair in pairs)  # fmt: skip
+            good = errors["error"] <= 20 * errors["twin_error"] + 100 * torch.finfo(dtype).eps
+            message = "" if good else "the error is more than 20 times that of the twin"
+            yield {**row, **errors, "status": "ok" if good else "failed", "message": message}
+
+
+def last_case(rows: list[dict]) -> str:
+    return "{dtype} n = {n} batch = {batch}".format(**rows[-1]) if rows else "its start"
+
+
+def smoke(command: Iterable[str] = (sys.executable, "-m", "bench.gpu_worker", "smoke_of_one"), limit: float = 50):
+    """smoke_of_one for each op in a process of its own, twelve at a time: a crash or a hang is that op's alone."""
+
+    def run_one(name: str) -> list[dict]:
+        done = subprocess.Popen(
+            [*command, name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "CUDA_LAUNCH_BLOCKING": "1", "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        try:
+            out, err = done.communicate(timeout=limit)
+            ending = (err.strip().splitlines() or [f"exit status {done.returncode}"])[-1] if done.returncode else ""
+        except subprocess.TimeoutExpired:
+            done.kill()
+            out, _ = done.communicate()
+            ending = f"not done after {limit:.0f} s"
+        rows = [json.loads(line) for line in out.splitlines() if line.startswith("{") and line.endswith("}")]
+        found = [row for row in rows if row["status"] != "begun"]
+        if ending:
+            found.append({"op": name, "status": "failed", "message": f"{name} at {last_case(rows)}: {ending}"[:500]})
+        return found
+
+    with ThreadPoolExecutor(12) as pool:
+        for rows in pool.map(run_one, OPS):
+            yield from rows
+
+
+# Matrices of a graph on the path of the libraries, and more and larger ones, for which a library may allocate anew.
+GROWN = (200, 6), (512, 64)
+
+
+def replay_after_growth(name: str, dtype: torch.dtype) -> bool:
+    """Whether a graph gives the same bits after a larger eager call of the op."""
+    (n, batch), larger = GROWN
+    call = call_of(name, op_inputs(name, n, batch, dtype))
+    expected = [x.clone() for x in results_of(call())]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = results_of(call())
+    call_of(name, op_inputs(name, *larger, dtype))()
+    torch.cuda.synchronize()
+    for x in out:
+        x.zero_()
+    graph.replay()
+    return all(torch.equal(x, y) for x, y in zip(out, expected, strict=True))
+
+
+def growth():
+    require_cuda_kernels()
+    for name in OPS:
+        same = replay_after_growth(name, torch.float32)
+        message = "" if same else f"{name}: a graph replayed after a larger call has other bits"
+        yield {"op": name, "status": "ok" if same else "failed", "message": message}
+
+
+def once():
+    """One call of every op, for a profiler: the sizes that the estimates in docs/cuda.md have, a full wave each."""
+    require_cuda_kernels()
+    batch = torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
+    for n, name in product((32, 64, 128), OPS):
+        call_of(name, op_inputs(name, n, batch, torch.float32))()
+    torch.cuda.synchronize()
+    yield {"complete": True}
+
+
 def sanitized(tool: str):
     """Small cases of every op; the line "complete" proves that all of them ran."""
     require_cuda_kernels()
@@ -257,7 +404,7 @@ def sanitized(tool: str):
 
 
 def inverses(A: Tensor) -> dict[str, Callable[[], Tensor]]:
-    """A^-1 of SPD matrices by each factorisation the path for large matrices could rest on."""
+    """A^-1 of SPD matrices by our op, and by each factorisation the path for large matrices could rest on."""
     identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand_as(A)
 
     def potrf_trsm():
@@ -266,6 +413,7 @@ def inverses(A: Tensor) -> dict[str, Callable[[], Tensor]]:
         return torch.linalg.solve_triangular(L.mT, half, upper=True)
 
     return {
+        "inv": lambda: torch.ops.fastsqrtm.inv(A),
         "potrf, trsm": potrf_trsm,
         "potrf, potri": lambda: torch.cholesky_inverse(torch.linalg.cholesky_ex(A).L),
         "getrf, getrs": lambda: torch.linalg.lu_solve(*torch.linalg.lu_factor_ex(A)[:2], identity),
@@ -304,7 +452,7 @@ def products(X: Tensor, Y: Tensor) -> dict[str, Callable[[], Tensor]]:
     return {"float32": lambda: X @ Y, "TF32": by_tf32, "3 x TF32": by_three}
 
 
-CHOICE_CASES = [(64, 192), (64, 256), (16, 512), (4, 1024)]
+CHOICE_CASES = [(256, 32), (256, 64), (256, 128), (64, 192), (64, 256), (16, 512), (4, 1024)]
 
 
 def measured(contenders: dict[str, Callable[[], Tensor]], truth: Tensor) -> dict:
@@ -320,11 +468,11 @@ def choices():
     require_cuda_kernels()
     for dtype, (batch, n) in product((torch.float32, torch.float64), CHOICE_CASES):
         place = {"case": (batch, n), "dtype": str(dtype).removeprefix("torch.")}
-        A = make_input(batch, n, dtype)[0].cuda()
+        A = spd_on("cuda", n, batch, dtype, seed=n)
         yield {"choice": "inverse", **place, **measured(inverses(A), torch.linalg.inv(A.double()))}
         if dtype == torch.float32:
             yield {"choice": "product", **place, **measured(products(A, A), A.double() @ A.double())}
-        for name in OPS:
+        for name in OPS if n > 128 else ():
             inputs = op_inputs(name, n, 6, dtype)
             op = getattr(torch.ops.fastsqrtm, name)
             pairs = zip(results_of(op(*inputs)), results_of(op(*(x[:1] for x in inputs))), strict=True)
@@ -338,13 +486,10 @@ def ops():
     require_cuda_kernels()
     for batch, n in CASES:
         A = make_input(batch, n, torch.float32)[0].cuda()
-        calls = {"bmm": lambda A=A: A @ A}
-        for name in OPS:
-            inputs = op_inputs(name, n, 1, torch.float32)
-            inputs = [x.expand(batch, *x.shape[1:]).contiguous() for x in inputs]
-            calls[name] = lambda name=name, inputs=inputs: getattr(torch.ops.fastsqrtm, name)(*inputs)
-        times = time_in_turn({name: graphed(call) for name, call in calls.items()}, SECONDS / 4)
-        ms = {name: 1e3 / GRAPHED_CALLS * median(values) for name, values in times.items()}
+        calls = {name: call_of(name, op_inputs(name, n, batch, torch.float32)) for name in OPS}
+        calls = {"bmm": lambda A=A: A @ A, **calls}
+        times = time_graphs(calls, SECONDS / 4)
+        ms = {name: 1e3 * median(values) for name, values in times.items()}
         yield {"case": (batch, n), "ms": ms, "spread": {name: spread(values) for name, values in times.items()}}
 
 
@@ -373,19 +518,23 @@ def benchmark(peer: str | None):
                 row["device"] = device_times(case, A, G)
             except Exception as error:
                 row |= {"status": "failed", "message": f"under a CUDA graph: {type(error).__name__}: {error}"[:500]}
+        row["clock"] = query_gpu().get("clocks.sm")
         yield row
     yield {"nvidia_smi_after": query_gpu()}
 
 
-def main(argv: list[str]) -> None:
-    part, *rest = argv
-    parts = {f.__name__: f for f in (environment, launches, sanitized, choices, ops)}
-    if part in parts:
-        results = parts[part](*rest)
-    else:
-        results = benchmark({"ours": None}.get(part, part))
+PARTS = (environment, smoke, smoke_of_one, launches, sanitized, growth, once, choices, ops)
+
+
+def print_rows(results: Iterable[dict]) -> None:
     for result in results:
         print(json.dumps(result), flush=True)
+
+
+def main(argv: list[str]) -> None:
+    part, *rest = argv
+    parts = {f.__name__: f for f in PARTS}
+    print_rows(parts[part](*rest) if part in parts else benchmark({"ours": None}.get(part, part)))
 
 
 if __name__ == "__main__":

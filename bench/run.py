@@ -64,14 +64,21 @@ def count_workers(cases, methods, peers, memory: bool) -> int:
     return len(cases) * (1 + len(peers)) + 2 * len(methods) * memory
 
 
+def git_commit() -> str:
+    try:
+        command = ["git", "describe", "--always", "--dirty"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "none"
+    except OSError:  # no git
+        return "none"
+
+
 def about(common: dict) -> dict:
     """The place, time, versions and settings of the measurement."""
     plan = fastsqrtm.plan(torch.eye(1))
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     return {
         "command": " ".join(["python -m bench", *sys.argv[1:]]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip() or "none",
+        "commit": git_commit(),
         "machine": {"cpu": _cpu_model(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform()},
         "python": platform.python_version(),
         "torch": torch.__version__,

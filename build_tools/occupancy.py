@@ -1,10 +1,11 @@
 """Writes registers, shared memory and predicted occupancy of every pass's kernel to bench/results/occupancy.md.
 
     python build_tools/occupancy.py            compile csrc/cuda with nvcc and write the table; no GPU needed
-    python build_tools/occupancy.py --check    only check: exit status 1 if a kernel spills registers
+    python build_tools/occupancy.py --check    only check: exit status 1 if a kernel spills registers or
+                                               has too many barriers
 
 The numbers come from `ptxas -v` and from the plan in csrc/cuda/plan.h, the limits of a multiprocessor from the CUDA
-C++ programming guide, table "Technical specifications per compute capability".
+C++ programming guide, table "Technical specifications per compute capability", and for barriers from cuda_occupancy.h.
 """
 
 import argparse
@@ -30,7 +31,12 @@ class Chip:
     warps: int = 64
     blocks: int = 32
     registers: int = 65536
+    barriers: int = 64
 
+
+# __syncthreads and one for each of five teams. All 16 of a block, which a barrier with its id in a register takes,
+# would leave room for four blocks at most.
+MOST_BARRIERS = 6
 
 CHIPS = (Chip("80", "A100", 167936, 166912), Chip("90", "H100, H200", 233472, 232448))
 
@@ -67,6 +73,7 @@ class Row:
     shared: int  # bytes of one block
     registers: int
     spills: int
+    barriers: int
 
 
 def plans():
@@ -92,16 +99,16 @@ KERNEL = r"pass_kernelINS\d_\d+(\w+?)ENS\d_7VariantI([fd])Li(\d+)"
 
 
 def parse_ptxas(text):
-    """(pass, element bytes, variant) -> (registers, bytes of spills), from the output of ptxas -v."""
+    """(pass, element bytes, variant) -> (registers, bytes of spills, barriers), from the output of ptxas -v."""
     found = {}
     entry = re.compile(
         rf"Compiling entry function '\S*?{KERNEL}\S*'"
-        r".*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
+        r".*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers(?:, used (\d+) barriers)?",
         re.DOTALL,
     )
-    for kernel, kind, variant, stores, loads, registers in entry.findall(text):
+    for kernel, kind, variant, stores, loads, registers, barriers in entry.findall(text):
         key = kernel, 8 if kind == "d" else 4, int(variant)
-        found[key] = int(registers), int(stores) + int(loads)
+        found[key] = int(registers), int(stores) + int(loads), int(barriers or 0)
     return found
 
 
@@ -127,23 +134,24 @@ def compile_for(arch, nvcc):
 
 
 def blocks_per_multiprocessor(row, chip):
-    """The least of four limits: warps, blocks, registers (a warp gets them in steps of 256, warps come in fours) and
-    shared memory.
+    """The least of five limits: warps, blocks, registers (a warp gets them in steps of 256, warps come in fours),
+    shared memory and barriers.
     """
     warps = row.threads * row.matrices // 32
     per_warp = (row.registers * 32 + 255) // 256 * 256
     by_registers = chip.registers // per_warp // 4 * 4 // warps
     by_shared = chip.shared // (row.shared + 1024)  # the system takes a kilobyte of each block
-    return max(0, min(chip.warps // warps, chip.blocks, by_registers, by_shared))
+    by_barriers = chip.barriers // max(1, row.barriers)
+    return max(0, min(chip.warps // warps, chip.blocks, by_registers, by_shared, by_barriers))
 
 
 def rows_of(chip, nvcc):
     registers = compile_for(chip.arch, nvcc)
     rows = []
     for (kernel, size, variant), (n, tile, threads, matrices, shared) in plans().items():
-        used, spills = registers[kernel, size, variant]
+        used, spills, barriers = registers[kernel, size, variant]
         dtype = "float64" if size == 8 else "float32"
-        rows.append(Row(kernel, dtype, n, tile, threads, matrices, shared * matrices, used, spills))
+        rows.append(Row(kernel, dtype, n, tile, threads, matrices, shared * matrices, used, spills, barriers))
     return rows
 
 
@@ -162,8 +170,8 @@ def document(tables):
             f"## sm_{chip.arch} ({chip.example})",
             "",
             "| kernel | dtype | n up to | tile | threads | matrices a block | registers | spills (bytes) |"
-            " shared (bytes) | blocks | occupancy |",
-            "|---|---|---|---|---|---|---|---|---|---|---|",
+            " barriers | shared (bytes) | blocks | occupancy |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for row in rows:
             fits = row.shared <= chip.shared_per_block
@@ -171,7 +179,7 @@ def document(tables):
             share = f"{blocks * row.threads * row.matrices / 32 / chip.warps:.0%}" if fits else "-"
             lines.append(
                 f"| {row.kernel} | {row.dtype} | {row.n} | {row.tile} | {row.threads} | {row.matrices} |"
-                f" {row.registers} | {row.spills} | {row.shared} | {blocks or '-'} | {share} |"
+                f" {row.registers} | {row.spills} | {row.barriers} | {row.shared} | {blocks or '-'} | {share} |"
             )
     return "\n".join(lines) + "\n"
 
@@ -187,7 +195,10 @@ def main():
     spilling = [(chip.arch, row) for chip, rows in tables for row in rows if row.spills]
     for arch, row in spilling:
         print(f"sm_{arch}: {row.kernel} {row.dtype} n <= {row.n} spills {row.spills} bytes")
-    return 1 if spilling else 0
+    crowded = [(chip.arch, row) for chip, rows in tables for row in rows if row.barriers > MOST_BARRIERS]
+    for arch, row in crowded:
+        print(f"sm_{arch}: {row.kernel} {row.dtype} n <= {row.n} takes {row.barriers} barriers of a multiprocessor")
+    return 1 if spilling or crowded else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """The CUDA kernels on a GPU; `make gpu-check` runs them. Without a GPU they skip, or fail under FAIL_WITHOUT_CUDA=1."""
 
 import functools
+import json
 import math
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,8 +25,10 @@ from bench.gpu_worker import (
     fused_limit,
     launched,
     launched_by_passes,
+    replay_after_growth,
 )
 
+ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.cuda
 
 SIZES = [1, 2, 3, 5, 8, 13, 16, 31, 32, 33, 48, 64, 80, 96, 100, 112, 128, 129, 200, 256, 300]
@@ -455,6 +460,24 @@ def test_graph_capture(name, n, dtype):
             x.copy_(value)
         graph.replay()
         assert identical(out, op(name)(*values))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", OPS)
+def test_graph_replay_after_a_larger_call(name, dtype):
+    """A library that has allocated anew must not have taken memory away from the graph."""
+    assert replay_after_growth(name, dtype)
+
+
+def test_large_matrices_by_sweeps_in_blocks():
+    """The path that is off by default: its errors are those of the twin."""
+    command = [sys.executable, "-m", "bench.gpu_times", "shifts"]
+    environment = {**os.environ, "FASTSQRTM_BLOCKED_SWEEP": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, done.stderr
+    assert rows
+    assert all(row["status"] == "ok" for row in rows), rows
 
 
 def test_graph_capture_of_forward_and_backward():

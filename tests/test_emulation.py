@@ -56,6 +56,19 @@ def test_a_barrier_that_some_threads_skip_is_found(build):
     assert status != 0 and "deadlock" in text, text
 
 
+def test_large_matrices_by_sweeps_in_blocks(build):
+    """Three blocks of pivots, the last of two columns."""
+    for name in ("mpa", "mpa_backward"):
+        passes(build("quick"), "blocked", "large_brief", name, 130)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mpa", "mpa_backward"])
+def test_answers_by_sweeps_in_blocks(build, name):
+    """Zero, NaN and indefinite matrices, every precision, and the same bits in any batch."""
+    passes(build("plain"), "blocked", "large", name, 130)
+
+
 @pytest.mark.slow
 @every_pass
 def test_more_than_2_to_the_31_elements(build, name):

@@ -22,6 +22,13 @@ def test_sanitizers_find_nothing(build, kind, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["thread", "address"])
+@pytest.mark.parametrize("name", ["mpa", "mpa_backward"])
+def test_sanitizers_find_nothing_in_sweeps_in_blocks(build, kind, name):
+    passes(build(kind), "blocked", "large_brief", name, 130)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["thread", "address"])
 @every_pass
 def test_sanitizers_find_nothing_where_neighbours_differ(build, kind, name):
     """A matrix that needs a second attempt, or never stops, shares a warp with others that do not, or that do.

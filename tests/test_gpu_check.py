@@ -1,5 +1,6 @@
 """The machinery of `make gpu-check` on made-up output: how it reads and judges needs no GPU."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -16,9 +17,9 @@ from torch.autograd import DeviceType
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # at the end: an installed fastsqrtm stays in front of the sources
 
-from bench import gpu_check, gpu_worker  # noqa: E402
+from bench import gpu_build, gpu_check, gpu_times, gpu_worker  # noqa: E402
 from bench.gpu_check import Outcome, Step  # noqa: E402
-from fastsqrtm.testing import relative_error, spd  # noqa: E402
+from fastsqrtm.testing import OPS, relative_error, spd  # noqa: E402
 
 
 def python(program, limit=30.0, read=gpu_check.read_rows, name="step"):
@@ -147,8 +148,8 @@ def test_device_work_counts_what_the_device_ran():
 )  # fmt: skip
 def test_floors_of_an_h200(case, forward, backward):
     """Microseconds, as the issue of the CUDA kernels has them."""
-    assert gpu_worker.h200_floor_us(*case, "forward") == pytest.approx(forward, rel=0.04)
-    both = gpu_worker.h200_floor_us(*case, "forward+backward")
+    assert gpu_worker.H200.floor_us(*case, "forward") == pytest.approx(forward, rel=0.04)
+    both = gpu_worker.H200.floor_us(*case, "forward+backward")
     assert both == pytest.approx(forward + backward, rel=0.04)
 
 
@@ -166,7 +167,7 @@ def part(ratio):
 
 def record_of(ratio, backward_launches=1):
     """The record of a run in which the peer eigh did not run and one case had no graph."""
-    device = {"device_ms": 0.04, "device_over_bmm_floor": 2.0, "device_over_h200_floor": 1.6}
+    device = {"device_ms": 0.04, "device_over_bmm_floor": 2.0, "device_over_chip_floor": 1.6}
     cases = [(1, 64), (256, 128), (4, 1024)]
     ours = [{"case": list(case), "status": "ok", "methods": {"mpa_lya": part(None)},
              "device": {"mpa_lya": {"forward": device, "forward+backward": device}}} for case in cases]  # fmt: skip
@@ -190,6 +191,10 @@ def record_of(ratio, backward_launches=1):
             "paper": {**ok, "rows": paper},
             "eigh": {**ok, "status": "timed out", "message": "killed at its time limit", "rows": []},
             "ops": {**ok, "rows": [{"case": [1, 64], "ms": {"bmm": 0.004, "mpa": 0.012}}]},
+            "build": {**ok, "rows": [
+                {"arch": "9.0", "kernels": 3, "spilled_bytes": 0, "kernels_with_barriers": {1: 3}},
+            ]},
+            "layers": {**ok, "rows": [{"shape": [64, 48, 14, 14], "ms": {"BatchNorm2d": 0.25}}]},
             "choices": {**ok, "rows": [
                 {"choice": "inverse", "case": [4, 1024], "dtype": "float64", "ms": {"potrf, potri": 1.5},
                  "error": {"potrf, potri": 1e-15}},
@@ -214,8 +219,8 @@ def test_targets_and_summary():
     assert met("times faster than paper, forward + backward, n <= 64") is False
     assert met("times faster than paper, forward + backward, 256 x 128") is True
     assert met("times faster than eigh") is None
-    assert met("time over floor (kernels, H200 rate, n <= 128)") is True
-    assert met("time over floor (kernels, H200 rate, n >= 512)") is None
+    assert met("time over floor (kernels, rate of the chip, n <= 128)") is True
+    assert met("time over floor (kernels, rate of the chip, n >= 512)") is None
     assert met("error over 2x") is True
     text = gpu_check.summary(record)
     assert (
@@ -228,6 +233,8 @@ def test_targets_and_summary():
     assert "mpa                                12.0" in text
     assert "inverse float64  4 x 1024  potrf, potri 1.5 ms (1e-15)" in text
     assert "depend on their batch: 1 of 2 cases, most mtp float32 n = 1024: 2e-07" in text
+    assert "64 x 48 x 14 x 14     BatchNorm2d 0.25" in text
+    assert "build for 9.0: 3 kernels, 0 bytes spilled; barriers: 3 take 1" in text
     assert max(map(len, text.splitlines())) <= 140
     json.dumps(record)
 
@@ -263,7 +270,7 @@ def test_a_whole_run_survives_its_steps(monkeypatch, tmp_path, capsys):
     assert record["gpu"] == "NVIDIA H200 (test)"
     for key in ("command", "date", "commit", "targets"):
         assert record[key], key
-    assert "environment ..." in capsys.readouterr().out
+    assert (tmp_path / "nvidia-h200-test.txt").read_text() in capsys.readouterr().out
     assert gpu_check.main(["--only", "environment", "--output", str(tmp_path / "one.json")]) == 0
     assert list(json.loads((tmp_path / "one.json").read_text())["steps"]) == ["environment"]
 
@@ -282,9 +289,113 @@ def test_the_contenders_of_a_choice_compute_the_same():
 
 
 def test_arguments():
-    assert gpu_check.parse([]).seconds <= 480
     assert gpu_check.parse(["--only", "memcheck", "--only", "paper"]).only == ["memcheck", "paper"]
     with pytest.raises(SystemExit):
         gpu_check.parse(["--only", "everything"])
     names = [step.name for step in gpu_check.make_steps(Path("report.xml"))]
-    assert names[:5] == ["environment", "tests", "memcheck", "racecheck", "launches"]
+    assert names[:5] == ["build", "environment", "smoke", "tests", "launches"]
+
+
+@pytest.mark.parametrize("part", gpu_check.PARTS)
+def test_no_step_of_a_part_takes_the_time_of_another(part):
+    """Ten minutes are the most that one part may take."""
+    limits = [step.limit for step in gpu_check.make_steps(Path("report.xml")) if step.part == part]
+    assert limits
+    assert sum(limits) <= 590
+
+
+def test_every_step_is_a_part_of_its_program():
+    programs = {"bench.gpu_worker": vars(gpu_worker), "bench.gpu_times": vars(gpu_times)}
+    for step in gpu_check.make_steps(Path("report.xml")):
+        for module in programs.keys() & set(step.command):
+            name = step.command[step.command.index(module) + 1]
+            assert callable(programs[module].get(name)) or name in ("ours", *gpu_check.PEERS), name
+
+
+def test_one_part_alone(monkeypatch, tmp_path):
+    steps = [python("print('{}')", name=part) for part in gpu_check.PARTS]
+    steps = [dataclasses.replace(step, part=step.name) for step in steps]
+    monkeypatch.setattr(gpu_check, "make_steps", lambda report: steps)
+    assert gpu_check.main(["--part", "times", "--output", str(tmp_path / "times.json")]) == 0
+    assert list(json.loads((tmp_path / "times.json").read_text())["steps"]) == ["times"]
+
+
+def test_a_machine_without_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert gpu_check.git_commit() == "none"
+
+
+PTXAS = """
+ptxas info    : Function properties for a
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 95 registers, used 6 barriers, 1316 bytes cmem[0]
+    8 bytes stack frame, 12 bytes spill stores, 16 bytes spill loads
+ptxas info    : Used 168 registers, used 1 barriers
+ptxas info    : Used 40 registers, used 1 barriers
+"""
+
+
+def test_the_report_of_a_build():
+    found = gpu_build.report(PTXAS)
+    assert found == {"kernels": 3, "kernels_with_barriers": {1: 2, 6: 1}, "most_registers": 168, "spilled_bytes": 12}
+    configure, compile_all, install = gpu_build.commands("9.0", Path("there"))
+    assert "-DFASTSQRTM_CUDA_ARCHS=9.0" in configure
+    assert compile_all[:3] == ["cmake", "--build", "there"]
+    assert install[-1] == str(ROOT / "fastsqrtm")
+
+
+NCU = """{"complete": true}
+"ID","Kernel Name","gpu__time_duration.sum","launch__occupancy_limit_barriers"
+"","","nsecond","block"
+"0","void pass_kernel<Mpa, Variant<float, 4, 5>>(Arguments)","12,345.5","10"
+"1","other","7","8"
+"""
+
+
+def test_the_metrics_of_a_profiler():
+    found = gpu_check.read_metrics(Outcome(0, NCU, ""))
+    assert found["status"] == "ok"
+    (row,) = found["rows"]
+    assert row.pop("kernel").startswith("void pass_kernel<Mpa")
+    assert row == {"ns": 12345.5, "blocks by barriers": 10.0}
+    assert gpu_check.read_metrics(Outcome(0, "", ""))["status"] == "failed"
+    assert gpu_check.read_metrics(Outcome(1, "==ERROR== ERR_NVGPUCTRPERM", ""))["status"] == "not available"
+
+
+SMOKE = """
+import json, os, sys, time
+name = sys.argv[1]
+row = {"op": name, "dtype": "float32", "n": 5, "batch": 3}
+print(json.dumps({**row, "status": "begun"}), flush=True)
+if name == "mpa": os.abort()
+if name == "mtp": time.sleep(60)
+print(json.dumps({**row, "status": "ok"}))
+"""
+
+
+def test_a_crash_and_a_hang_are_those_of_one_op(monkeypatch):
+    monkeypatch.setattr(gpu_worker, "OPS", ["mpa", "mtp", "ns"])
+    rows = list(gpu_worker.smoke((sys.executable, "-c", SMOKE), limit=5))
+    assert [(row["op"], row["status"]) for row in rows] == [("mpa", "failed"), ("mtp", "failed"), ("ns", "ok")]
+    assert rows[0]["message"] == "mpa at float32 n = 5 batch = 3: exit status -6"
+    assert rows[1]["message"] == "mtp at float32 n = 5 batch = 3: not done after 5 s"
+
+
+def test_inputs_made_on_the_device():
+    A = gpu_worker.spd_on("cpu", 64, 3, torch.float64, seed=1)
+    values = torch.linalg.eigvalsh(A)
+    assert A.shape == (3, 64, 64)
+    assert torch.equal(A, A.mT)
+    assert 3 < (values[:, -1] / values[:, 0]).max() < 8
+    for name in OPS:
+        inputs = gpu_worker.op_inputs(name, 5, 2, torch.float32, "cpu")
+        getattr(torch.ops.fastsqrtm, name)(*inputs)
+
+
+def test_what_is_timed_runs():
+    A = spd(20, 50, (3,))
+    for name, root in gpu_times.eigen_roots(A, wait=lambda: None).items():
+        S = torch.as_tensor(root()).double()
+        assert relative_error(S @ S, A.double()).max() < 1e-4, name
+    for name, step in gpu_times.training_steps((2, 16, 6, 6), "cpu").items():
+        assert all(x.isfinite().all() for x in step()), name

@@ -9,6 +9,9 @@
 namespace fastsqrtm {
 namespace cuda {
 
+template <class Pass, typename T, int index>
+using VariantOf = Variant<T, index, Pass::most_teams(shape_at<T>(index))>;
+
 template <class Pass, class V>
 __global__ void __launch_bounds__(Pass::max_threads(V::shape), 1)
     pass_kernel(const __grid_constant__ typename Pass::template Arguments<typename V::scalar> arguments) {
@@ -20,7 +23,7 @@ using Kernel = void (*)(typename Pass::template Arguments<T>);
 
 template <class Pass, typename T, int... index>
 Kernel<Pass, T> kernel_of(int variant, std::integer_sequence<int, index...>) {
-  static constexpr Kernel<Pass, T> table[] = {pass_kernel<Pass, Variant<T, index>>...};
+  static constexpr Kernel<Pass, T> table[] = {pass_kernel<Pass, VariantOf<Pass, T, index>>...};
   return table[variant];
 }
 // `variant`: that of the plan.

@@ -8,7 +8,9 @@
 //                                                   that MpaBackward and NsBackward do not have at n = 96 in float64
 //   shared_elements(shape, teams)                   shared memory of one matrix
 //   max_threads(shape)                              of a block; the compiler bounds the registers by it
-//   teams_join(shape, batch, multiprocessors)       true if several teams may work on one matrix
+//   most_teams(shape)                               that may work on one matrix
+//   registers(shape)                                about those of a thread, as ptxas -v has them
+//   half_sweeps(terms, teams)                       the time of a matrix, for the choice of its teams
 //   kept_elements(shape, problem)                   global memory of one matrix in addition to its results
 //   only_symmetric_part_of(input)                   true if only the symmetric part of that input counts
 //   terms(pass)                                     shifts or poles that can be worked on at once, else 1
@@ -71,7 +73,10 @@ struct Operands {
 // in global memory and reads only symmetric parts. A pass declares again what it has otherwise.
 struct OneTeam {
   static FASTSQRTM_HOST_DEVICE constexpr int max_threads(const Shape& s) { return threads_of_single_teams(s); }
-  static constexpr bool teams_join(const Shape&, int64_t, int) { return false; }
+  static FASTSQRTM_HOST_DEVICE constexpr int most_teams(const Shape&) { return 1; }
+  static constexpr int registers(const Shape& s) { return registers_within(threads_of_single_teams(s)); }
+  // Loads, norm, sum and store take half as long as a sweep.
+  static constexpr int half_sweeps(int terms, int teams) { return 2 * ((terms + teams - 1) / teams) + 1; }
   static constexpr int64_t kept_elements(const Shape&, const Problem&) { return 0; }
   static constexpr bool only_symmetric_part_of(int) { return true; }
   template <class Pass>

@@ -99,6 +99,12 @@ FASTSQRTM_HOST_DEVICE constexpr int threads_of_single_teams(const Shape& s) {
   return s.threads <= 64 ? 256 : s.threads;
 }
 
+// Registers of a thread, allocated eight at a time, that a kernel launched with at most `threads` threads may have.
+constexpr int multiprocessor_registers = 65536;
+FASTSQRTM_HOST_DEVICE constexpr int registers_within(int threads) {
+  return smaller(255, multiprocessor_registers / threads / 8 * 8);
+}
+
 struct DeviceLimits {
   std::size_t shared_per_block;  // cudaDevAttrMaxSharedMemoryPerBlockOptin
   int multiprocessors;
@@ -136,17 +142,19 @@ Plan plan_pass(int64_t batch, int64_t n, int element_bytes, int terms, const Dev
   plan.path = Path::block;
   plan.variant = index;
   plan.matrices_per_block = least;
-  if (Pass::teams_join(shape, batch, device.multiprocessors)) {
-    // While the batch leaves multiprocessors short of threads, several teams share a matrix; a multiprocessor needs
-    // 1024 threads to hide the latency of the pivots.
-    const int64_t wanted =
-        static_cast<int64_t>(device.multiprocessors) * 1024 / (larger(1, shape.threads) * (batch + 1));
-    int teams = static_cast<int>(wanted < terms ? wanted : terms);
-    teams = smaller(teams, smaller(15, Pass::max_threads(shape) / (shape.threads * least)));
-    while (teams > 1 && bytes(teams) * least > device.shared_per_block) --teams;
-    teams = larger(1, teams);
-    const int rounds = (terms + teams - 1) / teams;
-    plan.teams = (terms + rounds - 1) / rounds;  // the fewest teams for this number of rounds
+  // The fewest of those teams with which the waves of blocks take the least time. Pivots wait for each other, so the
+  // matrices that share a multiprocessor hardly slow each other down.
+  int64_t least_time = 0;
+  for (int teams = 1; teams <= smaller(terms, larger(1, Pass::most_teams(shape) / least)); ++teams) {
+    if (bytes(teams) * least > device.shared_per_block) break;
+    const int64_t by_registers = multiprocessor_registers / (Pass::registers(shape) * shape.threads * teams);
+    // A multiprocessor has a kilobyte more than a block may have, and takes as much for each block.
+    const int64_t by_shared = (device.shared_per_block + 1024) / (bytes(teams) + 1024);
+    const int64_t together = device.multiprocessors * (by_registers < by_shared ? by_registers : by_shared);
+    const int64_t time = (batch + together - 1) / together * Pass::half_sweeps(terms, teams);
+    if (teams > 1 && time >= least_time) continue;
+    plan.teams = teams;
+    least_time = time;
   }
   if (shape.threads < 32) {
     // As many matrices a block as leave a block for every multiprocessor.
@@ -161,11 +169,17 @@ Plan plan_pass(int64_t batch, int64_t n, int element_bytes, int terms, const Dev
   return plan;
 }
 
-// The shape with the numbers the kernels need as compile-time constants.
-template <typename T, int Index>
+template <typename T>
+constexpr Shape shape_at(int index) {
+  return sizeof(T) == 8 ? double_shapes[index] : float_shapes[index];
+}
+
+// The shape with the numbers the kernels need as compile-time constants. `most_teams_`: that may share a matrix.
+template <typename T, int index, int most_teams_>
 struct Variant {
   using scalar = T;
-  static constexpr Shape shape = sizeof(T) == 8 ? double_shapes[sizeof(T) == 8 ? Index : 0] : float_shapes[Index];
+  static constexpr int most_teams = most_teams_;
+  static constexpr Shape shape = shape_at<T>(index);
   static_assert(shape.valid(), "the team is too small for its tiles");
   static constexpr int padded = shape.padded;
   static constexpr int tile = shape.tile;

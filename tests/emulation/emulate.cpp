@@ -14,6 +14,7 @@
 //   emulate far <pass>                                offsets beyond 2^31 elements
 //   emulate plans                                     the choice of variants, the walk over a large batch
 //   emulate <seed_missing_barrier|seed_out_of_bounds> <the above>     with a fault in the kernels
+//   emulate blocked <the above>                       the path for large matrices by sweeps in blocks, from n = 104 on
 //   emulate skipped_barrier                           a kernel with a fault, to show that it is found
 #include <sys/mman.h>
 
@@ -115,7 +116,7 @@ std::vector<Matrix> run_case(const Case& c, int n, std::vector<Batch>& inputs, c
   const int64_t size = static_cast<int64_t>(n) * n;
   const int bytes = compute_bytes(element);
   Plan plan = c.plan(count, n, bytes, c.terms(setting, bytes), h200);
-  if (plan.path == Path::library) {
+  if (plan.path == Path::library && !setting.large) {
     expect(false, "no variant");
     return {};
   }
@@ -900,6 +901,36 @@ void plans() {
   }
 }
 
+// The number of teams on a chip of 132 multiprocessors. One wave of blocks with more rounds of sweeps may take less
+// time than two waves with fewer.
+void teams() {
+  struct Chosen {
+    const char* name;
+    int n, bytes, terms;
+    int64_t batch;
+    int teams;
+  };
+  const Chosen expected[] = {
+      {"mpa_root", 8, 4, 5, 1, 5},      {"mpa_root", 32, 4, 5, 132, 5},   {"mpa_root", 32, 8, 5, 64, 5},
+      {"mpa_root", 48, 4, 5, 64, 3},    {"mpa_root", 64, 4, 5, 132, 5},   {"mpa_root", 64, 4, 5, 256, 5},
+      {"mpa_root", 64, 4, 5, 528, 1},   {"mpa_root", 64, 4, 5, 8448, 1},  {"mpa_root", 128, 4, 5, 132, 2},
+      {"mpa_root", 128, 4, 5, 256, 1},  {"mpa_root", 96, 8, 5, 1, 1},     {"roots_root", 64, 4, 3, 132, 3},
+      {"roots_root", 64, 4, 3, 256, 1}, {"roots_root", 32, 4, 3, 256, 3}, {"roots_root", 8, 4, 3, 1, 1},
+      {"mtp_root", 64, 4, 1, 1, 1},
+  };
+  for (const Chosen& e : expected) {
+    bool found = false;
+    for (const Case& c : all_cases()) {
+      if (c.name != e.name) continue;
+      found = true;
+      const int got = c.plan(e.batch, e.n, e.bytes, e.terms, h200).teams;
+      const std::string label = std::string(e.name) + " n " + std::to_string(e.n) + " batch " + std::to_string(e.batch);
+      expect(got == e.teams, "teams " + label + ": " + std::to_string(got));
+    }
+    expect(found, std::string("no case is called ") + e.name);
+  }
+}
+
 // A kernel with a fault, for the test of the harness.
 void skipped_barrier() {
   launch(1, 64, 1, 16, [] {
@@ -964,11 +995,13 @@ int main(int argc, char** argv) {
   if (!words.empty()) {
     seeded_missing_barrier = words[0] == "seed_missing_barrier";
     seeded_offset = words[0] == "seed_out_of_bounds";
-    if (seeded_missing_barrier || seeded_offset != 0) words.erase(words.begin());
+    blocked_sweep = words[0] == "blocked";
+    if (seeded_missing_barrier || seeded_offset != 0 || blocked_sweep) words.erase(words.begin());
   }
   const std::string command = words.empty() ? "" : words[0];
   if (command == "plans") {
     plans();
+    teams();
     parts();
   } else if (command == "skipped_barrier") {
     skipped_barrier();

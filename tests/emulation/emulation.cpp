@@ -28,6 +28,7 @@ unsigned char* shared_memory = nullptr;
 int64_t first_block = 0;
 bool seeded_missing_barrier = false;
 int seeded_offset = 0;
+bool blocked_sweep = false;
 
 namespace {
 

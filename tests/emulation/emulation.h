@@ -36,6 +36,9 @@ extern unsigned char* shared_memory;
 extern bool seeded_missing_barrier;
 extern int seeded_offset;
 
+// Whether the path for large matrices takes csrc/cuda/library/blocked_sweep.cuh where it can.
+extern bool blocked_sweep;
+
 // Runs `kernel` for every thread of every block from `first_block` on. The shared memory is exactly `shared_bytes`
 // long. A grid longer than CUDA allows, 65,535 in y, is a failure.
 extern int64_t first_block;  // 0; more where only the end of a large batch is of interest
@@ -110,10 +113,11 @@ namespace fastsqrtm {
 namespace cuda {
 
 // The twins of the inline PTX in csrc/cuda/tile/platform.cuh.
-template <int threads>
-void named_barrier(int id) {
+template <int id, int threads>
+void named_barrier() {
   emulation::wait(id, threads, true);
 }
+inline void block_barrier() { __syncthreads(); }
 // Newton steps end in inf - inf where the approximation is 0 or infinite; in double it takes subnormal numbers for 0.
 inline float reciprocal(float x) { return std::isfinite(x) && std::isfinite(1 / x) ? 1 / x : NAN; }
 inline double reciprocal(double x) { return std::isnormal(x) ? 1 / x : NAN; }

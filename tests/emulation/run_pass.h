@@ -32,6 +32,8 @@ struct HostLibrary {
     launch_grid(blocks_x, blocks_y, threads_x, threads_y, shared_bytes, [&] { kernel(arguments...); });
   }
 
+  static bool sweeps_in_blocks() { return blocked_sweep; }
+
   void gemm(T alpha, const T* x, const T* y, T beta, T* out, int n, int64_t batch, const Rows& rows = {}) {
     const int size = n * n;
     for (int64_t m = 0; m < batch; ++m, x += rows.x * size, y += rows.y * size, out += rows.out * size) {
@@ -102,7 +104,7 @@ class Workspace {
 template <class Pass, typename T, int... index>
 Kernel<Pass, T> kernel_among(int variant, std::integer_sequence<int, index...>) {
   Kernel<Pass, T> found = nullptr;
-  ((variant == index ? void(found = pass_kernel<Pass, Variant<T, index>>) : void()), ...);
+  ((variant == index ? void(found = pass_kernel<Pass, VariantOf<Pass, T, index>>) : void()), ...);
   return found;
 }
 template <class Pass, typename T>

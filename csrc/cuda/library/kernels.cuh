@@ -155,8 +155,8 @@ __global__ void taylor_block_kernel(T* x, int64_t matrices, int n, const T* w, c
   });
 }
 
-// Matrix m * degree + j: factor = I + H, right = root[j] I, H = scale[j] X, for term j of the derivative
-// sum_j (root[j] R) G (root[j] R), R = (I + H)^-1. Also writes the addresses for batched calls.
+// Matrix m * degree + j: factor = I + H (without the identity: H), right = root[j] I, H = scale[j] X, for term j of the
+// derivative sum_j (root[j] R) G (root[j] R), R = (I + H)^-1. Also writes the addresses for batched calls.
 template <typename T>
 struct DerivativeShifts {
   int64_t batch;
@@ -172,6 +172,7 @@ struct DerivativeShifts {
   T** factors;
   T** rights;
   const T** cotangents;  // of the matrix that the term belongs to
+  bool with_identity;
 };
 
 template <typename T>
@@ -181,7 +182,7 @@ __global__ void derivative_shift_kernel(DerivativeShifts<T> a) {
     const int64_t matrix = m / a.degree;
     const int term = static_cast<int>(m % a.degree);
     const T x = a.norms[matrix].normalise(a.x[at + (matrix - m) * size]);
-    a.factor[at] = (i == j ? T(1) : T(0)) + a.scale[term] * x;
+    a.factor[at] = (i == j && a.with_identity ? T(1) : T(0)) + a.scale[term] * x;
     a.right[at] = i == j ? a.root[term] : T(0);
     if (i == 0 && j == 0) {
       a.factors[m] = a.factor + m * size;
@@ -189,6 +190,13 @@ __global__ void derivative_shift_kernel(DerivativeShifts<T> a) {
       a.cotangents[m] = a.cotangent + matrix * size;
     }
   });
+}
+
+// right = root[j] R for factor = -R
+template <typename T>
+__global__ void derivative_terms_kernel(DerivativeShifts<T> a) {
+  for_elements(a.batch * a.degree, a.n,
+               [&](int64_t m, int, int, int64_t at) { a.right[at] = -a.root[m % a.degree] * a.factor[at]; });
 }
 
 // The elementwise part of a step of the Taylor series and of its derivative:

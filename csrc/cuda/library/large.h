@@ -6,6 +6,7 @@
 //   factor(factors, info, n, count)               Cholesky
 //   solve(factors, rights, info, n, count)        right <- factor^-1 right by Cholesky; factor is destroyed
 //   products(x, y, out, n, count)                 out[i] = x[i] y[i], by addresses
+//   sweeps_in_blocks()                            whether blocked_sweep.cuh takes the place of solve where it can
 #pragma once
 
 #include <cstddef>

@@ -4,6 +4,8 @@
 #include <cublas_v2.h>
 #include <cusolverDn.h>
 
+#include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -84,20 +86,26 @@ cusolverDnHandle_t solver_handle(cudaStream_t stream) {
 }
 
 // torch may have TF32 switched on in its handle. Here products are float32: the condition of the problem leaves no
-// digits to spare.
+// digits to spare. Their factors are the host's.
 class FullPrecision {
  public:
   explicit FullPrecision(cublasHandle_t blas) : blas_(blas) {
-    check_library(cublasGetMathMode(blas_, &before_), "cublasGetMathMode");
+    check_library(cublasGetMathMode(blas_, &math_), "cublasGetMathMode");
+    check_library(cublasGetPointerMode(blas_, &pointers_), "cublasGetPointerMode");
     check_library(cublasSetMathMode(blas_, CUBLAS_DEFAULT_MATH), "cublasSetMathMode");
+    check_library(cublasSetPointerMode(blas_, CUBLAS_POINTER_MODE_HOST), "cublasSetPointerMode");
   }
-  ~FullPrecision() { cublasSetMathMode(blas_, before_); }
+  ~FullPrecision() {
+    cublasSetMathMode(blas_, math_);
+    cublasSetPointerMode(blas_, pointers_);
+  }
   FullPrecision(const FullPrecision&) = delete;
   FullPrecision& operator=(const FullPrecision&) = delete;
 
  private:
   cublasHandle_t blas_;
-  cublasMath_t before_;
+  cublasMath_t math_;
+  cublasPointerMode_t pointers_;
 };
 
 template <typename T>
@@ -110,6 +118,15 @@ class DeviceLibrary {
            std::size_t shared_bytes, const Arguments&... arguments) {
     launch(kernel, dim3(static_cast<unsigned>(blocks_x), static_cast<unsigned>(blocks_y)), dim3(threads_x, threads_y),
            shared_bytes, stream_, arguments...);
+  }
+
+  // Which is faster has not been measured: gpu-check sets the variable and compares.
+  static bool sweeps_in_blocks() {
+    static const bool chosen = [] {
+      const char* value = std::getenv("FASTSQRTM_BLOCKED_SWEEP");
+      return value != nullptr && std::strcmp(value, "1") == 0;
+    }();
+    return chosen;
   }
 
   // Row-major X Y is column-major Y X.
@@ -143,6 +160,7 @@ class DeviceLibrary {
   }
 
   void solve(T** factors, T** rights, int* info, int n, int64_t terms) {
+    const AllocationInCapture allowed;
     factor(factors, info, n, terms);
     const int count = static_cast<int>(terms);
     const cublasFillMode_t lower = CUBLAS_FILL_MODE_LOWER;

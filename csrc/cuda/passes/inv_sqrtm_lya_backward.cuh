@@ -66,7 +66,7 @@ FASTSQRTM_DEVICE void InvSqrtmLyaBackward::run(const Arguments<typename V::scala
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   load_matrix<V>(b, arguments.inverse_root, problem, index, threadIdx.x, V::threads);
   load_matrix<V>(c, arguments.cotangent, problem, index, threadIdx.x, V::threads);
-  sync_team<V::threads>();
+  sync_team<V>();
   Fragment<V, split> f, g;
   read_part(b, T(1), owner, f);
   const Norm<T> norm = frobenius_norm(f, scratch);
@@ -74,31 +74,31 @@ FASTSQRTM_DEVICE void InvSqrtmLyaBackward::run(const Arguments<typename V::scala
   const bool zero = norm.is_zero || infinite;
   read_part(c, T(1), owner, g);
   f.apply([norm](T value) { return norm.normalise(value); });
-  sync_team<V::threads>();  // all have read the inputs
+  sync_team<V>();  // all have read the inputs
   write(b, owner, f, T(1));
   write(c, owner, g, T(1));
-  sync_team<V::threads>();
+  sync_team<V>();
   symmetric_product(b, b, used_tiles, owner, f);
   write(work, owner, f, T(1));
-  sync_team<V::threads>();
+  sync_team<V>();
   {
     FullProduct<V> u;
     u.multiply(c, work, used_tiles);
-    sync_team<V::threads>();  // all have read c
+    sync_team<V>();  // all have read c
     u.write(c);
   }
-  sync_team<V::threads>();
+  sync_team<V>();
   symmetric_product(work, c, used_tiles, owner, f);
   f.apply([](T value) { return -value; });
-  sync_team<V::threads>();  // all have read c
+  sync_team<V>();  // all have read c
   write(c, owner, f, T(1));
-  sync_team<V::threads>();
+  sync_team<V>();
   solve_lyapunov(b, c, work, T(1), arguments.iterations, used_tiles, owner, f);
   f.apply([norm](T value) { return norm.restore(norm.restore(norm.restore(value))); });
   if (zero) f.apply([](T) { return T(0); });
-  sync_team<V::threads>();
+  sync_team<V>();
   write(work, owner, f, T(1));
-  sync_team<V::threads>();
+  sync_team<V>();
   store_matrix<V>(work, arguments.out, problem, index, threadIdx.x, V::threads);
 }
 

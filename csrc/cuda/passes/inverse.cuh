@@ -88,7 +88,7 @@ FASTSQRTM_DEVICE void Inverse::run(const Arguments<typename V::scalar>& argument
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
 
   load_matrix<V>(work, arguments.a, problem, index, threadIdx.x, V::threads);
-  sync_team<V::threads>();
+  sync_team<V>();
   Fragment<V, split> h;
   read_part(work, T(1), owner, h);
   const Norm<T> norm = frobenius_norm(h, scratch);
@@ -100,7 +100,7 @@ FASTSQRTM_DEVICE void Inverse::run(const Arguments<typename V::scalar>& argument
     h.add_to_diagonal(owner, infinity<T>());
   }
   write_lower(work, owner, h);
-  sync_team<V::threads>();
+  sync_team<V>();
   store_matrix<V>(work, arguments.inverse, problem, index, threadIdx.x, V::threads);
   if (arguments.log_determinant != nullptr) {
     const T sum = team_sum<V>(std::log(pivot), scratch);
@@ -124,29 +124,29 @@ FASTSQRTM_DEVICE void InverseBackward::run(const Arguments<typename V::scalar>& 
 
   load_matrix<V>(z, arguments.inverse, problem, index, threadIdx.x, V::threads);
   load_matrix<V>(c, arguments.cotangent, problem, index, threadIdx.x, V::threads);
-  sync_team<V::threads>();
+  sync_team<V>();
   Fragment<V, split> f, g;
   read_part(z, T(1), owner, f);
   const Norm<T> norm = frobenius_norm(f, scratch);
   const bool infinite = is_infinite_identity(f, owner, problem.n, scratch);  // by all lanes, so not behind ||
   const bool finite = norm.ratio == norm.ratio;
   read_part(c, T(1), owner, g);
-  sync_team<V::threads>();  // all have read the inputs
+  sync_team<V>();  // all have read the inputs
   write(z, owner, f, T(1));
   write(c, owner, g, T(1));
-  sync_team<V::threads>();
+  sync_team<V>();
   {
     FullProduct<V> u;
     u.multiply(c, z, used_tiles);
-    sync_team<V::threads>();  // all have read the cotangent
+    sync_team<V>();  // all have read the cotangent
     u.write(c);
   }
-  sync_team<V::threads>();
+  sync_team<V>();
   symmetric_product(z, c, used_tiles, owner, f);
   f.apply([infinite, finite](T value) { return infinite ? T(0) : finite ? -value : not_a_number<T>(); });
-  sync_team<V::threads>();  // all have read the factors
+  sync_team<V>();  // all have read the factors
   write(c, owner, f, T(1));
-  sync_team<V::threads>();
+  sync_team<V>();
   store_matrix<V>(c, arguments.out, problem, index, threadIdx.x, V::threads);
 }
 

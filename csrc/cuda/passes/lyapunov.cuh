@@ -75,7 +75,7 @@ FASTSQRTM_DEVICE void Lyapunov::run(const Arguments<typename V::scalar>& argumen
     const T sign = part == 0 ? T(1) : T(-1);
     load_matrix<V>(b, arguments.b, problem, index, threadIdx.x, V::threads);
     load_matrix<V>(c, arguments.c, problem, index, threadIdx.x, V::threads);
-    sync_team<V::threads>();
+    sync_team<V>();
     Fragment<V, split> f, x;
     if (part == 0) {
       // All matrices of the block take the second part or none does, because they pass its barriers together.
@@ -92,14 +92,14 @@ FASTSQRTM_DEVICE void Lyapunov::run(const Arguments<typename V::scalar>& argumen
     f.apply([norm](T value) { return norm.normalise(value); });
     read_part(c, sign, owner, x);
     x.apply([norm](T value) { return norm.normalise(value); });
-    sync_team<V::threads>();  // all have read the inputs
+    sync_team<V>();  // all have read the inputs
     write(b, owner, f, T(1));
     write(c, owner, x, sign);
-    sync_team<V::threads>();
+    sync_team<V>();
     solve_lyapunov(b, c, work, sign, arguments.iterations, used_tiles, owner, x);
-    sync_team<V::threads>();
+    sync_team<V>();
     write(work, owner, x, sign);
-    sync_team<V::threads>();
+    sync_team<V>();
     // The symmetric part waits in global memory: registers and shared memory are full. Every thread reads what it
     // wrote.
     if (part == 1) add_kept<V>(work, arguments.kept, problem, index, threadIdx.x, V::threads);
@@ -108,7 +108,7 @@ FASTSQRTM_DEVICE void Lyapunov::run(const Arguments<typename V::scalar>& argumen
     } else {
       store_matrix<V>(work, arguments.out, problem, index, threadIdx.x, V::threads);
     }
-    sync_team<V::threads>();
+    sync_team<V>();
   }
 }
 

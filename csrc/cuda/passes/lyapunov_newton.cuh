@@ -85,7 +85,7 @@ FASTSQRTM_DEVICE void LyapunovNewton::run(const Arguments<typename V::scalar>& a
     const T sign = part == 0 ? T(1) : T(-1);
     load_matrix<V>(m.work, arguments.c, problem, index, threadIdx.x, V::threads);
     load_matrix<V>(m.w, arguments.b, problem, index, threadIdx.x, V::threads);
-    sync_team<V::threads>();
+    sync_team<V>();
     Fragment<V, V::split_symmetric> x;
     if (part == 0) {
       // All matrices of the block take the second part or none does, because they pass its barriers together.
@@ -101,22 +101,22 @@ FASTSQRTM_DEVICE void LyapunovNewton::run(const Arguments<typename V::scalar>& a
       const Norm<T> norm = frobenius_norm(f, m.scratch);
       if (threadIdx.x == 0) *m.norm = norm;
       f.apply([norm](T value) { return norm.normalise(value); });
-      sync_team<V::threads>();  // all have read the inputs
+      sync_team<V>();  // all have read the inputs
       write(m.w, by_sweep, f, T(1));
-      sync_team<V::threads>();
+      sync_team<V>();
       norm_b = one_norm<V>(m.w, used_tiles, n, m.scratch);
       invert(m, ridge_unit<T>(problem.element) * norm_b, used_tiles, n, by_sweep, f);
       write_lower(m.w, by_sweep, f);
     }
-    sync_team<V::threads>();
+    sync_team<V>();
     const T norm_w = one_norm<V>(m.w, used_tiles, n, m.scratch);
     solve_newton(m, arguments.tolerance, sign, norm_b, norm_w, used_tiles, n, x);
     const Norm<T> norm = *m.norm;
     x.apply([norm](T value) { return norm.normalise(value); });
     if (norm.is_zero) x.apply([](T) { return T(0); });
-    sync_team<V::threads>();
+    sync_team<V>();
     write(m.work, Owner<V, V::split_symmetric>(opaque(threadIdx.x)), x, sign);
-    sync_team<V::threads>();
+    sync_team<V>();
     // As in lyapunov.cuh.
     if (part == 1) add_kept<V>(m.work, arguments.kept, problem, index, threadIdx.x, V::threads);
     if (part == 0 && skew) {
@@ -124,7 +124,7 @@ FASTSQRTM_DEVICE void LyapunovNewton::run(const Arguments<typename V::scalar>& a
     } else {
       store_matrix<V>(m.work, arguments.out, problem, index, threadIdx.x, V::threads);
     }
-    sync_team<V::threads>();
+    sync_team<V>();
   }
 }
 

@@ -45,14 +45,17 @@ struct Mpa : OneTeam {
     const int swept = teams > 1 ? teams * s.triangle_elements(s.split_sweep) : 0;
     return work + swept + teams * (s.panel_elements() + s.scratch_elements());
   }
-  // As many teams of one matrix as the registers of their tiles allow.
+  // As many teams of one matrix as the registers of their tiles allow: five, for the five shifts of the usual degree,
+  // up to 128 threads; of 160 threads three, which take as many rounds as four.
   static FASTSQRTM_HOST_DEVICE constexpr int max_threads(const Shape& s) {
-    if (s.threads <= 64) return 256;
+    if (s.threads <= 64) return 320;
     if (s.threads == 128) return 640;
-    return s.threads <= (s.tile == 8 ? 256 : 160) ? 2 * s.threads : s.threads;
+    if (s.threads == 160) return 480;
+    return s.tile == 8 && s.threads <= 256 ? 2 * s.threads : s.threads;
   }
   // The shifts of one matrix are independent.
-  static constexpr bool teams_join(const Shape&, int64_t, int) { return true; }
+  static FASTSQRTM_HOST_DEVICE constexpr int most_teams(const Shape& s) { return max_threads(s) / s.threads; }
+  static constexpr int registers(const Shape& s) { return smaller(128, registers_within(max_threads(s))); }
   static int terms(const PartialFractions& series) { return series.count; }
   static int64_t large_matrices(const PartialFractions& series) { return 1 + 2 * series.count; }
   static int64_t large_terms(const PartialFractions& series) { return series.count; }
@@ -69,7 +72,7 @@ struct Mpa : OneTeam {
 
 #ifdef FASTSQRTM_KERNELS
 
-#include "cuda/library/large.h"
+#include "cuda/library/blocked_sweep.cuh"
 #include "cuda/tile/memory.cuh"
 #include "cuda/tile/norm.cuh"
 #include "cuda/tile/sweep.cuh"
@@ -108,7 +111,7 @@ FASTSQRTM_DEVICE void Mpa::run(const Arguments<typename V::scalar>& arguments) {
     if (teams > 1) {
       __syncthreads();
     } else {
-      sync_team<V::threads>();
+      sync_team<V>();
     }
   };
 
@@ -184,6 +187,17 @@ __global__ void shift_kernel(Mpa::Arguments<T> arguments, const T* x, const Norm
   });
 }
 
+// Matrix m * degree + j: H = scale[j] X.
+template <typename T>
+__global__ void scaled_kernel(Mpa::Arguments<T> arguments, const T* x, const Norm<T>* norms, T* h) {
+  const int64_t size = static_cast<int64_t>(arguments.problem.n) * arguments.problem.n;
+  const int degree = arguments.degree;
+  for_elements(arguments.problem.batch * degree, arguments.problem.n, [&](int64_t m, int, int, int64_t at) {
+    const int64_t matrix = m / degree;
+    h[at] = arguments.scale[m % degree] * norms[matrix].normalise(x[at + (matrix - m) * size]);
+  });
+}
+
 template <class Large, bool normalised>
 void Mpa::run_large(Large& large, const Arguments<typename Large::scalar>& arguments) {
   using T = typename Large::scalar;
@@ -195,6 +209,15 @@ void Mpa::run_large(Large& large, const Arguments<typename Large::scalar>& argum
   const Factorisations<T> f = large.factorisations(degree);
   large.symmetrise(arguments.a, x);
   large.find_norms(!normalised);
+  if (swept_in_blocks(large)) {
+    large.elements(count, &scaled_kernel<T>, arguments, x, large.norms(), factor);
+    sweep_in_blocks(large, factor, right, count, !arguments.inverse);
+    FinishArguments<T> finish = large.finish_arguments(arguments.out, factor, finish_of(arguments.inverse));
+    finish.count = degree;
+    finish.constant = arguments.constant;
+    for (int j = 0; j < degree; ++j) finish.weight[j] = arguments.weight[j];
+    return large.tiles(&finish_kernel<T>, finish);
+  }
   large.elements(count, &shift_kernel<T>, arguments, x, large.norms(), factor, right, f.factors, f.rights);
   large.solve(f, count);
   FinishArguments<T> finish = large.finish_arguments(arguments.out, right, finish_of(arguments.inverse));

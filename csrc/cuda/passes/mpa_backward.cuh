@@ -39,6 +39,7 @@ struct MpaBackward : OneTeam {
 
 #ifdef FASTSQRTM_KERNELS
 
+#include "cuda/library/blocked_sweep.cuh"
 #include "cuda/library/derivative.h"
 #include "cuda/steps/derivative.cuh"
 #include "cuda/tile/memory.cuh"
@@ -73,7 +74,7 @@ FASTSQRTM_DEVICE void MpaBackward::run(const Arguments<typename V::scalar>& argu
   Held<V, split, kept != 0> sum{place + smaller(kept, V::shape.triangle_elements(V::split_sweep))};
   load_matrix<V>(r, series.a, problem, index, threadIdx.x, V::threads);
   load_matrix<V>(u, arguments.cotangent, problem, index, threadIdx.x, V::threads);
-  sync_team<V::threads>();
+  sync_team<V>();
   const bool inverse = series.inverse;
   T final_scale;
   {
@@ -95,7 +96,7 @@ FASTSQRTM_DEVICE void MpaBackward::run(const Arguments<typename V::scalar>& argu
   }
   l.apply([](T) { return T(0); });
   sum.store(l);
-  sync_team<V::threads>();  // all have read the inputs
+  sync_team<V>();  // all have read the inputs
   for (int j = 0; j < series.degree; ++j) {
     const T scale = series.scale[j], weight = series.weight[j];
     {
@@ -109,22 +110,22 @@ FASTSQRTM_DEVICE void MpaBackward::run(const Arguments<typename V::scalar>& argu
       h.apply([](T value) { return -value; });
       write_lower(r, sweeper, h);
     }
-    sync_team<V::threads>();
+    sync_team<V>();
     {
       FullProduct<V> product;
       product.multiply(g, r, used_tiles);
       product.write(u);
     }
-    FASTSQRTM_SEEDED_SYNC(sync_team<V::threads>());
+    FASTSQRTM_SEEDED_SYNC(sync_team<V>());
     symmetric_product(r, u, used_tiles, owner, l);
     sum.combine_into(l, [factor = weight * scale](T value, T before) { return factor * value + before; });
     sum.store(l);
-    sync_team<V::threads>();  // all have read r and u
+    sync_team<V>();  // all have read r and u
   }
   if constexpr (!normalised) {
     l.apply([final_scale](T value) { return value * final_scale; });
     write(u, owner, l, T(1));
-    sync_team<V::threads>();
+    sync_team<V>();
     return store_matrix<V>(u, series.out, problem, index, threadIdx.x, V::threads);
   }
   // From the lanes of the sweep to those of the product.
@@ -134,13 +135,13 @@ FASTSQRTM_DEVICE void MpaBackward::run(const Arguments<typename V::scalar>& argu
     x.combine_into(f, [](T, T value) { return value; });
     write(r, sweeper, f, T(1));
   }
-  sync_team<V::threads>();
+  sync_team<V>();
   Fragment<V, split> direction;
   read(r, owner, direction);
   const T radial = (inverse ? T(-0.5) : T(0.5)) * along - inner_product(l, direction, T(0), owner);
   finish_gradient(l, direction, radial, final_scale, series.inverse, scratch);
   write(u, owner, l, T(1));
-  sync_team<V::threads>();
+  sync_team<V>();
   store_matrix<V>(u, series.out, problem, index, threadIdx.x, V::threads);
 }
 
@@ -162,12 +163,13 @@ void MpaBackward::run_large(Large& large, const Arguments<typename Large::scalar
   large.symmetrise(series.a, x);
   large.find_norms(!normalised);
   large.symmetrise(arguments.cotangent, g);
-  DerivativeShifts<T> shifts{large.batch,   n,      degree, {},        {},       x,         g,
-                             large.norms(), factor, right,  f.factors, f.rights, cotangents};
+  const bool blocked = swept_in_blocks(large);
+  DerivativeShifts<T> shifts{large.batch,   n,      degree, {},        {},       x,          g,
+                             large.norms(), factor, right,  f.factors, f.rights, cotangents, !blocked};
   ExactGradient<T> gradient = gradient_of(large, series.out, series.inverse, x, g, derivative, right,
                                           inverse && series.weight[0] < 0 ? T(-1) : T(1));
   gradient.radial = normalised;
-  gradient.info = f.info;
+  gradient.info = blocked ? nullptr : f.info;
   gradient.count = degree;
   gradient.term_step = degree;
   gradient.constant = series.constant;
@@ -179,7 +181,12 @@ void MpaBackward::run_large(Large& large, const Arguments<typename Large::scalar
     gradient.identity[j] = inverse ? T(0) : root;
   }
   large.elements(count, &derivative_shift_kernel<T>, shifts);
-  large.solve(f, count);
+  if (blocked) {
+    sweep_in_blocks(large, factor, right, count, false);
+    large.elements(count, &derivative_terms_kernel<T>, shifts);
+  } else {
+    large.solve(f, count);
+  }
   large.library().products(cotangents, f.rights, f.factors, n, count);
   // Each term has its product: a single one of all terms, its sums as many times as long, would round more.
   for (int j = 0; j < degree; ++j) {

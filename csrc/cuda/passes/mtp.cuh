@@ -69,7 +69,7 @@ FASTSQRTM_DEVICE void Mtp::run(const Arguments<typename V::scalar>& arguments) {
 
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   load_matrix<V>(factor, arguments.a, arguments.problem, index, threadIdx.x, V::threads);
-  sync_team<V::threads>();
+  sync_team<V>();
   Fragment<V, split> f;
   read_part(factor, T(1), owner, f);
   T final_scale;
@@ -80,27 +80,27 @@ FASTSQRTM_DEVICE void Mtp::run(const Arguments<typename V::scalar>& arguments) {
   }
   f.add_to_diagonal(owner, T(1));
   w.store(f);
-  sync_team<V::threads>();  // all have read the input
+  sync_team<V>();  // all have read the input
   write(factor, owner, f, T(1));
-  sync_team<V::threads>();
+  sync_team<V>();
   if (degree >= 2) {
     symmetric_product(factor, factor, used_tiles, owner, f);
     w_squared.store(f);
   }
   if (degree >= 3) {
     write(cube, owner, f, T(1));
-    sync_team<V::threads>();
+    sync_team<V>();
     symmetric_product(factor, cube, used_tiles, owner, f);
-    sync_team<V::threads>();
+    sync_team<V>();
     write(cube, owner, f, T(1));
   }
   // Horner in W^3 from the highest block c[3q] I + c[3q+1] W + c[3q+2] W^2 down.
   f.apply([](T) { return T(0); });
   for (int block = degree / 3; block >= 0; --block) {
     if (block < degree / 3) {
-      sync_team<V::threads>();
+      sync_team<V>();
       symmetric_product(factor, cube, used_tiles, owner, f);
-      sync_team<V::threads>();
+      sync_team<V>();
     }
     const T* coefficient = arguments.coefficient + 3 * block;
     const T c1 = coefficient[1], c2 = coefficient[2];
@@ -110,9 +110,9 @@ FASTSQRTM_DEVICE void Mtp::run(const Arguments<typename V::scalar>& arguments) {
     if (block > 0) write(factor, owner, f, T(1));
   }
   scale_result(f, owner, final_scale, arguments.inverse);
-  sync_team<V::threads>();
+  sync_team<V>();
   write(factor, owner, f, T(1));
-  sync_team<V::threads>();
+  sync_team<V>();
   store_matrix<V>(factor, arguments.out, arguments.problem, index, threadIdx.x, V::threads);
 }
 

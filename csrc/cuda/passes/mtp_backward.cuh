@@ -65,7 +65,7 @@ FASTSQRTM_DEVICE void MtpBackward::run(const Arguments<typename V::scalar>& argu
   Held<V, split, kept != 0> w{place}, g{place + kept / 4}, square_derivative{place + kept / 2}, d{place + kept / 4 * 3};
   load_matrix<V>(square, series.a, problem, index, threadIdx.x, V::threads);
   load_matrix<V>(derivative, arguments.cotangent, problem, index, threadIdx.x, V::threads);
-  sync_team<V::threads>();
+  sync_team<V>();
   Fragment<V, split> f;
   read_part(square, T(1), owner, f);
   T scale;
@@ -79,9 +79,9 @@ FASTSQRTM_DEVICE void MtpBackward::run(const Arguments<typename V::scalar>& argu
   write(value, owner, f, T(1));
   read_part(derivative, T(1), owner, f);
   g.store(f);
-  sync_team<V::threads>();  // all have read the inputs
+  sync_team<V>();  // all have read the inputs
   write(derivative, owner, f, T(1));
-  sync_team<V::threads>();
+  sync_team<V>();
 
   const T* c = series.coefficient;
   int i = (series.degree - 1) / 2;
@@ -105,17 +105,17 @@ FASTSQRTM_DEVICE void MtpBackward::run(const Arguments<typename V::scalar>& argu
   add(w, c[2 * i + 1]);
   f.add_to_diagonal(owner, c[2 * i]);
   while (--i >= 0) {
-    sync_team<V::threads>();  // all have read value and derivative
+    sync_team<V>();  // all have read value and derivative
     write(value, owner, f, T(1));
     load(d);
     write(derivative, owner, f, T(1));
-    FASTSQRTM_SEEDED_SYNC(sync_team<V::threads>());
+    FASTSQRTM_SEEDED_SYNC(sync_team<V>());
     symmetric_product(square, derivative, used_tiles, owner, f);
     d.store(f);
     load(square_derivative);
-    sync_team<V::threads>();  // all have read derivative
+    sync_team<V>();  // all have read derivative
     write(derivative, owner, f, T(1));
-    sync_team<V::threads>();
+    sync_team<V>();
     symmetric_product(derivative, value, used_tiles, owner, f);
     add(d, T(1));
     add(g, c[2 * i + 1]);
@@ -136,9 +136,9 @@ FASTSQRTM_DEVICE void MtpBackward::run(const Arguments<typename V::scalar>& argu
   other.apply([](T x) { return -x; });
   other.add_to_diagonal(owner, T(1));
   finish_gradient(f, other, radial, scale, series.inverse, scratch);
-  sync_team<V::threads>();  // all have read value
+  sync_team<V>();  // all have read value
   write(value, owner, f, T(1));
-  sync_team<V::threads>();
+  sync_team<V>();
   store_matrix<V>(value, series.out, problem, index, threadIdx.x, V::threads);
 }
 

@@ -66,7 +66,7 @@ FASTSQRTM_DEVICE void Ns::run(const Arguments<typename V::scalar>& arguments) {
 
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   load_matrix<V>(m, arguments.a, problem, index, threadIdx.x, V::threads);
-  sync_team<V::threads>();
+  sync_team<V>();
   Fragment<V, split> f, other;
   read_part(m, T(1), owner, f);
   T final_scale;
@@ -84,26 +84,26 @@ FASTSQRTM_DEVICE void Ns::run(const Arguments<typename V::scalar>& arguments) {
     other = f;  // M
     if (single) {
       f.apply([](T) { return T(0); });
-      sync_team<V::threads>();  // all have read the input
+      sync_team<V>();  // all have read the input
     } else {
       last = take_from_identity(f, owner, n, scratch) || last;  // and all have read the three matrices
       write(m, owner, f, T(1));
-      sync_team<V::threads>();
+      sync_team<V>();
       symmetric_product(m, m, used_tiles, owner, f);
       write(p, owner, f, T(1));
-      FASTSQRTM_SEEDED_SYNC(sync_team<V::threads>());  // all have read E
+      FASTSQRTM_SEEDED_SYNC(sync_team<V>());  // all have read E
       f.combine(other, [](T squared, T x) { return two_steps_factor(squared, x); });
       add_identity(f, owner, n, T(two_steps_identity));
       write(m, owner, f, T(1));
-      sync_team<V::threads>();
+      sync_team<V>();
       symmetric_product(p, m, used_tiles, owner, f);
-      sync_team<V::threads>();
+      sync_team<V>();
     }
     f.combine(other, [](T sum, T x) { return sum - T(0.5) * x; });
     add_identity(f, owner, n, T(1.5));
     write(p, owner, f, T(1));
     write(m, owner, other, T(1));
-    sync_team<V::threads>();
+    sync_team<V>();
     // In the first step Y of the root is M, so Y P is N as well; Y of the inverse root is I, so f already holds Y P.
     if (!first || !inverse) symmetric_product(first ? m : y, p, used_tiles, owner, f);
     const bool go_on = any_team<V>(!done && !last);
@@ -112,7 +112,7 @@ FASTSQRTM_DEVICE void Ns::run(const Arguments<typename V::scalar>& arguments) {
     } else {
       other = f;
     }
-    sync_team<V::threads>();  // all have read Y and M
+    sync_team<V>();  // all have read Y and M
     if (!done) {
       if (last) scale_result(f, owner, final_scale, inverse);
       write(y, owner, f, T(1));
@@ -120,11 +120,11 @@ FASTSQRTM_DEVICE void Ns::run(const Arguments<typename V::scalar>& arguments) {
     done = done || last;
     if (!go_on) break;
     write(m, owner, other, T(1));
-    sync_team<V::threads>();
+    sync_team<V>();
     symmetric_product(m, p, used_tiles, owner, f);
     left -= single ? 1 : 2;
   }
-  sync_team<V::threads>();
+  sync_team<V>();
   store_matrix<V>(y, arguments.out, problem, index, threadIdx.x, V::threads);
 }
 

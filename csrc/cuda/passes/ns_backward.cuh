@@ -72,7 +72,7 @@ FASTSQRTM_DEVICE void NsBackward::run(const Arguments<typename V::scalar>& argum
   const auto load_inputs = [&] {
     load_matrix<V>(p, series.a, problem, index, threadIdx.x, V::threads);
     load_matrix<V>(dp, arguments.cotangent, problem, index, threadIdx.x, V::threads);
-    sync_team<V::threads>();
+    sync_team<V>();
   };
   load_inputs();
   read_part(p, T(1), owner, f);
@@ -103,33 +103,33 @@ FASTSQRTM_DEVICE void NsBackward::run(const Arguments<typename V::scalar>& argum
       write(p, owner, f, T(1));
       load(dm, f);
       write(x, owner, f, T(1));
-      sync_team<V::threads>();
+      sync_team<V>();
       product_plus_transpose(p, x, T(1), used_tiles, owner, f);
       f.apply([](T value) { return -value; });
       write(dp, owner, f, T(1));
       symmetric_product(p, p, used_tiles, owner, f);
-      sync_team<V::threads>();  // all have read E and dM
+      sync_team<V>();  // all have read E and dM
       write(p, owner, f, T(1));
       m.combine_into(f, factor);
       add_identity(f, owner, n, T(two_steps_identity));
       write(x, owner, f, T(1));
-      FASTSQRTM_SEEDED_SYNC(sync_team<V::threads>());
+      FASTSQRTM_SEEDED_SYNC(sync_team<V>());
       symmetric_product(dp, x, used_tiles, owner, f);
       read(dp, owner, other);
       dm.combine_into(other, factor);
-      sync_team<V::threads>();  // all have read dE^2
+      sync_team<V>();  // all have read dE^2
       write(dp, owner, other, T(1));
-      sync_team<V::threads>();
+      sync_team<V>();
       symmetric_product<true>(p, dp, used_tiles, owner, f);
     }
-    sync_team<V::threads>();  // all have read dH, or the inputs
+    sync_team<V>();  // all have read dH, or the inputs
     dm.combine_into(f, minus_half);
     write(dp, owner, f, T(1));
     if (y_is_p) dy.store(f);
     f.apply([](T) { return T(0); });
     if (!single) {
       symmetric_product(p, x, used_tiles, owner, f);
-      sync_team<V::threads>();  // all have read E^2 and H
+      sync_team<V>();  // all have read E^2 and H
     }
     m.combine_into(f, minus_half);
     add_identity(f, owner, n, T(1.5));
@@ -157,7 +157,7 @@ FASTSQRTM_DEVICE void NsBackward::run(const Arguments<typename V::scalar>& argum
         load(m, f);
       }
       write(x, owner, f, T(1));
-      sync_team<V::threads>();
+      sync_team<V>();
       symmetric_product(x, p, used_tiles, owner, f);
       if (pass > 0) {
         m.store(f);
@@ -170,21 +170,21 @@ FASTSQRTM_DEVICE void NsBackward::run(const Arguments<typename V::scalar>& argum
       } else {
         load(dm, other);
       }
-      sync_team<V::threads>();  // all have read Y, M or N
+      sync_team<V>();  // all have read Y, M or N
       write(x, owner, other, T(1));
-      sync_team<V::threads>();
+      sync_team<V>();
       symmetric_product<true>(x, p, used_tiles, owner, f);
       if (pass > 0) {
         dm.store(f);
       } else if (!done) {
         dy.store(f);
       }
-      sync_team<V::threads>();  // all have read its derivative
+      sync_team<V>();  // all have read its derivative
     }
     left -= single ? 1 : 2;
   }
 
-  sync_team<V::threads>();
+  sync_team<V>();
   load_inputs();
   read_part(dp, T(1), owner, f);
   load(y, other);
@@ -195,7 +195,7 @@ FASTSQRTM_DEVICE void NsBackward::run(const Arguments<typename V::scalar>& argum
   radial -= inner_product(f, other, T(0), owner);
   finish_gradient(f, other, radial, norm.inverse_root(), inverse, scratch);
   write(x, owner, f, T(1));
-  sync_team<V::threads>();
+  sync_team<V>();
   store_matrix<V>(x, series.out, problem, index, threadIdx.x, V::threads);
 }
 

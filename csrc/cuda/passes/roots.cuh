@@ -54,19 +54,20 @@ struct Roots : OneTeam {
   }
   // Several teams of one matrix as far as the registers of their tiles allow.
   static FASTSQRTM_HOST_DEVICE constexpr int max_threads(const Shape& s) {
-    return s.threads == 128 ? 384 : s.threads == 160 ? 320 : threads_of_single_teams(s);
+    return s.threads == 128 ? 384 : s.threads == 160 || s.threads == 64 ? 320 : threads_of_single_teams(s);
   }
-  // Teams that join need so many registers that a multiprocessor has room for one matrix of three.
-  static constexpr bool teams_join(const Shape& s, int64_t batch, int multiprocessors) {
-    return teams_may_join(s) && batch <= multiprocessors;
+  static constexpr int registers(const Shape& s) { return smaller(168, registers_within(max_threads(s))); }
+  // Two inverses in every Newton step but the last, usually of two, and twice the rest of `mpa` for the triangles.
+  static constexpr int half_sweeps(int terms, int teams) {
+    return OneTeam::half_sweeps(terms, teams) + (teams > 1 ? 4 : 6) + 1;
   }
   static int terms(const passes::Roots& pass) { return pass.design.poles; }
   static int64_t large_matrices(const passes::Roots& pass) { return 3 + 2 * large_terms(pass); }
   // All poles of A, then the two inverses of a Newton step.
   static int64_t large_terms(const passes::Roots& pass) { return larger(pass.design.poles, 2); }
-  // True if several teams may work on one matrix, which then has its block for itself.
-  static FASTSQRTM_HOST_DEVICE constexpr bool teams_may_join(const Shape& s) {
-    return s.threads >= 32 && max_threads(s) >= 2 * s.threads;
+  // A matrix of several teams has its block for itself.
+  static FASTSQRTM_HOST_DEVICE constexpr int most_teams(const Shape& s) {
+    return s.threads >= 32 ? max_threads(s) / s.threads : 1;
   }
 
   template <class V>
@@ -158,7 +159,7 @@ __device__ __forceinline__ void roots_by_eigenvalues(T* shared, T* second, T* sc
   const PairLanes<V> lanes{scratch};
   add_identity(h, owner, n, T(jacobi_shift));
   write(work, owner, h, T(1));
-  sync_team<V::threads>();
+  sync_team<V>();
   make_orthogonal(rows, lanes, n);
   T radius = 0;
 #pragma unroll 1
@@ -186,17 +187,17 @@ __device__ __forceinline__ void roots_by_eigenvalues(T* shared, T* second, T* sc
 #pragma unroll 1
   for (int part = has_inverse ? 0 : 1; part < (has_root ? 2 : 1); ++part) {
     if (part == 1 && has_inverse) {
-      sync_team<V::threads>();  // all have read M
+      sync_team<V>();  // all have read M
 #pragma unroll 1
       for (int row = lanes.group(); row < n; row += lanes.groups) scale_row(rows, lanes, row, second[row]);
-      sync_team<V::threads>();
+      sync_team<V>();
     }
     multiply_with_transpose(work, n, owner, h);
     if (indefinite) h.apply([](T) { return not_a_number<T>(); });
     if (part == 0) {
       y.store(h);
     } else {
-      sync_team<V::threads>();  // all have read M
+      sync_team<V>();  // all have read M
       x.store(h);
     }
   }
@@ -210,7 +211,7 @@ FASTSQRTM_DEVICE void Roots::run(const Arguments<typename V::scalar>& arguments)
   constexpr int split = V::split_sweep;
   constexpr int shared = shared_elements(V::shape, 1);
   constexpr int triangle = Triangle<V, split>::elements;
-  constexpr bool alone = teams_may_join(V::shape);
+  constexpr bool alone = V::most_teams > 1;
   static_assert(2 * triangle >= V::matrix_elements, "the output must not reach Y");
   const int teams = alone ? arguments.teams : 1;
   const int team = alone ? static_cast<int>(threadIdx.y) : 0;
@@ -233,7 +234,7 @@ FASTSQRTM_DEVICE void Roots::run(const Arguments<typename V::scalar>& arguments)
     if (joined) {
       __syncthreads();
     } else {
-      sync_team<V::threads>();
+      sync_team<V>();
     }
   };
 
@@ -356,9 +357,9 @@ FASTSQRTM_DEVICE void Roots::run(const Arguments<typename V::scalar>& arguments)
         h.apply([indefinite](T) { return indefinite ? not_a_number<T>() : T(0); });
         h.add_to_diagonal(owner, root_of_entry(entry, norm, bound, !is_root));
       }
-      sync_team<V::threads>();  // the output takes the place of A and X
+      sync_team<V>();  // the output takes the place of A and X
       write_lower(work, owner, h);
-      sync_team<V::threads>();
+      sync_team<V>();
       store_matrix<V>(work, is_root ? arguments.root : arguments.inverse, arguments.problem,
                       settled || retry ? arguments.problem.batch : index, threadIdx.x, V::threads);
     }

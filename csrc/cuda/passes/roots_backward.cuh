@@ -97,7 +97,7 @@ FASTSQRTM_DEVICE void RootsBackward::run(const Arguments<typename V::scalar>& ar
   const bool has_inverse = arguments.inverse_root.data != nullptr;
 
   load_matrix<V>(m.work, has_root ? arguments.root : arguments.inverse_root, problem, index, threadIdx.x, V::threads);
-  sync_team<V::threads>();
+  sync_team<V>();
   Fragment<V, V::split_sweep> f;
   read_part(m.work, T(1), by_sweep, f);
   Norm<T> norm = frobenius_norm(f, m.scratch);
@@ -106,44 +106,44 @@ FASTSQRTM_DEVICE void RootsBackward::run(const Arguments<typename V::scalar>& ar
   if (threadIdx.x == 0) *m.norm = norm;
   f.apply([norm](T value) { return norm.normalise(value); });
   write(m.w, by_sweep, f, T(1));
-  sync_team<V::threads>();
+  sync_team<V>();
   T norm_b = one_norm<V>(m.w, used_tiles, n, m.scratch);
-  sync_team<V::threads>();  // all have read the work matrix and w
+  sync_team<V>();  // all have read the work matrix and w
   m.b.store(f);
   if (has_root && has_inverse) {
     load_matrix<V>(m.work, arguments.inverse_root, problem, index, threadIdx.x, V::threads);
-    sync_team<V::threads>();
+    sync_team<V>();
     read_part(m.work, T(1), by_sweep, f);
     norm = *m.norm;
     f.apply([norm](T value) { return norm.restore(value); });
     write(m.w, by_sweep, f, T(1));
-    sync_team<V::threads>();  // all have read the work matrix
+    sync_team<V>();  // all have read the work matrix
   }
 
   Fragment<V, V::split_symmetric> x;
   load_matrix<V>(m.work, has_inverse ? arguments.inverse_cotangent : arguments.root_cotangent, problem, index,
                  threadIdx.x, V::threads);
-  sync_team<V::threads>();
+  sync_team<V>();
   read_part(m.work, T(1), owner, x);
   if (has_inverse) {
-    sync_team<V::threads>();
+    sync_team<V>();
     write(m.work, owner, x, T(1));
-    sync_team<V::threads>();
+    sync_team<V>();
     {
       FullProduct<V> u;
       u.multiply(m.work, m.w, used_tiles);
-      sync_team<V::threads>();  // all have read the cotangent
+      sync_team<V>();  // all have read the cotangent
       u.write(m.work);
     }
-    sync_team<V::threads>();
+    sync_team<V>();
     symmetric_product(m.w, m.work, used_tiles, owner, x);
     if (has_root) {
       norm = *m.norm;
       x.apply([norm](T value) { return -norm.normalise(norm.normalise(value)); });
       m.c.store(x);
-      sync_team<V::threads>();
+      sync_team<V>();
       load_matrix<V>(m.work, arguments.root_cotangent, problem, index, threadIdx.x, V::threads);
-      sync_team<V::threads>();
+      sync_team<V>();
       read_part(m.work, T(1), owner, x);
       m.c.combine_into(x, [](T g, T sum) { return g + sum; });
     } else {
@@ -151,16 +151,16 @@ FASTSQRTM_DEVICE void RootsBackward::run(const Arguments<typename V::scalar>& ar
     }
   }
   m.c.store(x);
-  sync_team<V::threads>();  // the panels take the place of the work matrix
+  sync_team<V>();  // the panels take the place of the work matrix
   m.b.load(f);
   invert_given(m, has_root, ridge_unit<T>(arguments.problem.element) * norm_b, used_tiles, n, by_sweep, f);
   write_lower(m.w, by_sweep, f);
-  sync_team<V::threads>();
+  sync_team<V>();
   T norm_w = one_norm<V>(m.w, used_tiles, n, m.scratch);
   if (!has_root) {
     // The inverted matrix is W, and B is its inverse.
     read(m.w, by_sweep, f);
-    sync_team<V::threads>();
+    sync_team<V>();
     {
       Fragment<V, V::split_sweep> given;
       m.b.load(given);
@@ -170,7 +170,7 @@ FASTSQRTM_DEVICE void RootsBackward::run(const Arguments<typename V::scalar>& ar
     const T norm_given = norm_b;
     norm_b = norm_w;
     norm_w = norm_given;
-    sync_team<V::threads>();
+    sync_team<V>();
   }
   solve_newton(m, arguments.tolerance, T(1), norm_b, norm_w, used_tiles, n, x);
   norm = *m.norm;
@@ -181,9 +181,9 @@ FASTSQRTM_DEVICE void RootsBackward::run(const Arguments<typename V::scalar>& ar
     x.apply([norm](T value) { return norm.restore(norm.restore(norm.restore(value))); });
   }
   if (norm.is_zero) x.apply([](T) { return T(0); });
-  sync_team<V::threads>();
+  sync_team<V>();
   write(m.work, owner, x, T(1));
-  sync_team<V::threads>();
+  sync_team<V>();
   store_matrix<V>(m.work, arguments.out, problem, index, threadIdx.x, V::threads);
 }
 

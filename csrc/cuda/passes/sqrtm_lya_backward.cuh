@@ -67,7 +67,7 @@ FASTSQRTM_DEVICE void SqrtmLyaBackward::run(const Arguments<typename V::scalar>&
   load_matrix<V>(work, arguments.a, problem, index, threadIdx.x, V::threads);
   load_matrix<V>(b, arguments.root, problem, index, threadIdx.x, V::threads);
   load_matrix<V>(c, arguments.cotangent, problem, index, threadIdx.x, V::threads);
-  sync_team<V::threads>();
+  sync_team<V>();
   Fragment<V, split> f, g;
   read_part(work, T(1), owner, f);
   const Norm<T> norm = frobenius_norm(f, scratch);
@@ -76,15 +76,15 @@ FASTSQRTM_DEVICE void SqrtmLyaBackward::run(const Arguments<typename V::scalar>&
   read_part(c, T(1), owner, g);
   f.apply([scale](T value) { return value * scale; });
   g.apply([scale](T value) { return value * scale; });
-  sync_team<V::threads>();  // all have read the inputs
+  sync_team<V>();  // all have read the inputs
   write(b, owner, f, T(1));
   write(c, owner, g, T(1));
-  sync_team<V::threads>();
+  sync_team<V>();
   solve_lyapunov(b, c, work, T(1), arguments.iterations, used_tiles, owner, f);
   if (norm.is_zero) f.apply([](T) { return T(0); });
-  sync_team<V::threads>();
+  sync_team<V>();
   write(work, owner, f, T(1));
-  sync_team<V::threads>();
+  sync_team<V>();
   store_matrix<V>(work, arguments.out, problem, index, threadIdx.x, V::threads);
 }
 

@@ -66,7 +66,7 @@ struct PairLanes {
     for (int step = lanes / 2; step >= 1; step /= 2) value += __shfl_xor_sync(all_lanes, value, step, V::width);
     return value;
   }
-  static __device__ __forceinline__ void sync() { sync_team<V::threads>(); }
+  static __device__ __forceinline__ void sync() { sync_team<V>(); }
   // True if it is true for any lane, and where teams share a warp for any of theirs.
   __device__ __forceinline__ bool any(bool own) const {
     return any_team<V>(team_max<V>(own ? T(1) : T(0), scratch) != T(0));

@@ -120,16 +120,16 @@ __device__ __forceinline__ void solve_newton(const NewtonMemory<V>& memory, T to
     const T mu = square_root(norm_w * reciprocal(norm_b));
     const T keep = T(0.5) * mu, take = T(0.5) * reciprocal(mu);
     m.c.load(x);
-    sync_team<V::threads>();  // the work matrix is free
+    sync_team<V>();  // the work matrix is free
     write(m.work, owner, x, sign);
-    sync_team<V::threads>();
+    sync_team<V>();
     {
       FullProduct<V> u;
       u.multiply(m.work, m.w, used_tiles);  // sign C W, because the left factor is read transposed
-      sync_team<V::threads>();              // all have read C
+      sync_team<V>();                       // all have read C
       u.write(m.work);
     }
-    sync_team<V::threads>();
+    sync_team<V>();
     symmetric_product(m.w, m.work, used_tiles, owner, x, sign);
     if (!done) m.c.update(x, [=](T c, T v) { return keep * c + sign * (take * v); });
     {
@@ -144,9 +144,9 @@ __device__ __forceinline__ void solve_newton(const NewtonMemory<V>& memory, T to
       theta = team_sum<V>(trace, m.scratch) * per_row;
       add_identity(f, by_sweep, n, -theta);
       const T frobenius = square_root(team_sum<V>(sum_of_squares(f, T(1)), m.scratch));
-      sync_team<V::threads>();  // all have read W
+      sync_team<V>();  // all have read W
       write(m.w, by_sweep, f, T(1));
-      sync_team<V::threads>();
+      sync_team<V>();
       T column_norm;
       one_norms<V>(m.w, theta, used_tiles, n, m.scratch, column_norm, norm_b);
       const T bound = (frobenius < column_norm ? frobenius : column_norm) * reciprocal(theta);
@@ -157,7 +157,7 @@ __device__ __forceinline__ void solve_newton(const NewtonMemory<V>& memory, T to
       f.apply([](T value) { return -value; });
       write_lower(m.w, by_sweep, f);
     }
-    sync_team<V::threads>();
+    sync_team<V>();
     norm_w = one_norm<V>(m.w, used_tiles, n, m.scratch);
   }
   // X <- C/(2 theta) - (E X + X E)/(2 theta); E = B - theta I has the place of W.
@@ -167,15 +167,15 @@ __device__ __forceinline__ void solve_newton(const NewtonMemory<V>& memory, T to
   m.c.load(x);
   x.apply([half](T c) { return half * c; });
   m.c.store(x);
-  sync_team<V::threads>();
+  sync_team<V>();
   const Norm<T> size = frobenius_norm(x, m.scratch);
   done = false;
   T contraction = 0;
 #pragma unroll 1
   for (int step = 1;; ++step) {
-    sync_team<V::threads>();
+    sync_team<V>();
     write(m.work, owner, x, sign);
-    sync_team<V::threads>();
+    sync_team<V>();
     Fragment<V, V::split_symmetric> old;
     product_plus_transpose(m.w, m.work, sign, used_tiles, owner, x);
     m.c.combine_into(x, [half](T v, T c) { return c - half * v; });

@@ -66,9 +66,9 @@ __device__ __forceinline__ void solve_lyapunov(T* b, T* c, T* work, T sign, int 
       u.multiply(c, b, used_tiles);
       u.write(work);
     }
-    sync_team<V::threads>();
+    sync_team<V>();
     transpose_minus_half(work, sign, owner);
-    FASTSQRTM_SEEDED_SYNC(sync_team<V::threads>());
+    FASTSQRTM_SEEDED_SYNC(sync_team<V>());
     product_plus_transpose(b, work, sign, used_tiles, owner, x);
     Fragment<V, split> other;
     read(c, owner, other);
@@ -76,16 +76,16 @@ __device__ __forceinline__ void solve_lyapunov(T* b, T* c, T* work, T sign, int 
     if (iteration + 1 == iterations) break;  // the last step needs no new B, and C stays in registers
     write(c, owner, x, sign);
     symmetric_product(b, b, used_tiles, owner, other);
-    sync_team<V::threads>();
+    sync_team<V>();
     write(work, owner, other, T(1));
-    sync_team<V::threads>();
+    sync_team<V>();
     symmetric_product(b, work, used_tiles, owner, other);
-    sync_team<V::threads>();
+    sync_team<V>();
     Fragment<V, split> old;
     read(b, owner, old);
     other.combine(old, [](T bm, T value) { return T(1.5) * value - T(0.5) * bm; });
     write(b, owner, other, T(1));
-    sync_team<V::threads>();
+    sync_team<V>();
   }
   if (iterations == 0) read(c, owner, x);
   x.apply([](T value) { return T(0.5) * value; });

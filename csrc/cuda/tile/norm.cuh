@@ -16,7 +16,7 @@ __device__ __forceinline__ T reduce_team(T value, T* scratch, F f) {
   }
   if constexpr (V::threads > 32) {
     if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
-    sync_team<V::threads>();
+    sync_team<V>();
     value = scratch[0];
 #pragma unroll
     for (int warp = 1; warp < V::threads / 32; ++warp) value = f(value, scratch[warp]);
@@ -39,12 +39,12 @@ __device__ __forceinline__ bool any_team(bool own) {
 // overwritten after it.
 template <class V, typename T>
 __device__ __forceinline__ T team_sum(T value, T* scratch) {
-  sync_team<V::threads>();
+  sync_team<V>();
   return reduce_team<V>(value, scratch, [](T a, T b) { return a + b; });
 }
 template <class V, typename T>
 __device__ __forceinline__ T team_max(T value, T* scratch) {
-  sync_team<V::threads>();
+  sync_team<V>();
   return reduce_team<V>(value, scratch, [](T a, T b) { return max_or_nan(a, b); });
 }
 

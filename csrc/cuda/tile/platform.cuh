@@ -25,11 +25,16 @@ namespace fastsqrtm {
 namespace cuda {
 
 #ifndef FASTSQRTM_EMULATION
-// A barrier among `threads` threads of the block, whole warps. Barrier 0 is __syncthreads.
-template <int threads>
-__device__ __forceinline__ void named_barrier(int id) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(threads) : "memory");
+// A barrier among `threads` threads of the block, whole warps. Barrier 0 is __syncthreads. The id is a constant: for
+// one in a register the block gets all 16 barriers, and a multiprocessor has 64 at most for all its blocks.
+template <int id, int threads>
+__device__ __forceinline__ void named_barrier() {
+  asm volatile("bar.sync %0, %1;" ::"n"(id), "n"(threads) : "memory");
 }
+
+// A barrier of a block whose threads have y = 0. The number of threads in a register, unlike that of __syncthreads,
+// leaves the accurate roots of n = 96 in float64 the registers they need.
+__device__ __forceinline__ void block_barrier() { asm volatile("bar.sync 0, %0;" ::"r"(blockDim.x) : "memory"); }
 
 // 1/x and sqrt(x) for normal x > 0 to an ulp: the approximation of the chip and Newton steps. The standard functions
 // have a slow path for other x, a call around which the compiler would spill a register tile.
@@ -84,14 +89,25 @@ __device__ __forceinline__ unsigned char* dynamic_shared() {
 }
 #endif
 
-// threadIdx.x is the lane in the team, threadIdx.y the team. A team is part of a warp, or whole warps with a barrier of
-// their own, so that teams of a block do not wait for each other.
-template <int threads>
+// The barrier of this thread's team among `teams`: number 1 for the first.
+template <int threads, int teams>
+__device__ __forceinline__ void team_barrier() {
+  if constexpr (teams > 1) {
+    if (threadIdx.y + 1 != teams) return team_barrier<threads, teams - 1>();
+  }
+  named_barrier<teams, threads>();
+}
+
+// threadIdx.x is the lane in the team, threadIdx.y the team. A team is part of a warp, or whole warps: alone in their
+// block, or with a barrier of their own, so that teams of a block do not wait for each other.
+template <class V>
 __device__ __forceinline__ void sync_team() {
-  if constexpr (threads <= 32) {
+  if constexpr (V::threads <= 32) {
     __syncwarp();
+  } else if constexpr (V::most_teams == 1) {
+    block_barrier();
   } else {
-    named_barrier<threads>(threadIdx.y + 1);
+    team_barrier<V::threads, V::most_teams>();
   }
 }
 

@@ -212,20 +212,20 @@ __device__ __forceinline__ typename V::scalar sweep_from(Fragment<V, split>& h, 
                                                          const Panels<V>& panels) {
   publish_panel(h, owner, 0, panels);
   typename V::scalar pivot = sweep_pivot<factored>(h, owner, 0, implicit, identity_from, panels);
-  sync_team<V::threads>();
+  sync_team<V>();
   for (int q = 0; q < used_tiles; ++q) {
     if constexpr (factored) {
       solve_panel_factored(q, panels);
     } else {
       solve_panel(q, panels);
     }
-    FASTSQRTM_SEEDED_SYNC(sync_team<V::threads>());
+    FASTSQRTM_SEEDED_SYNC(sync_team<V>());
     update_tiles<factored>(h, owner, q, used_tiles, panels);
     if (q + 1 < used_tiles) {
       publish_panel(h, owner, q + 1, panels);
       pivot *= sweep_pivot<factored>(h, owner, q + 1, implicit, identity_from, panels);
     }
-    sync_team<V::threads>();
+    sync_team<V>();
   }
   return pivot;
 }
