@@ -41,8 +41,15 @@ def test_opcheck_of_strides_and_counts(name):
     testing.opcheck(name, (*views, *(int(x) if x >= 1 else x for x in numbers)))
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("name", OPS)
+COUNTED = [name for name, op in OPS.items() if any(number.whole for number in op.numbers)]
+"""Ops whose loops are traced as long as they are."""
+CALLS = [(name, dynamic) for name in OPS for dynamic in (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "dynamic"),
+    [pytest.param(*call, marks=[pytest.mark.slow] if call[1] and call[0] in COUNTED else []) for call in CALLS],
+)
 def test_compile(name, dynamic):
     """By the documented function of one matrix where the op has one of its name."""
     torch._dynamo.reset()

@@ -87,7 +87,7 @@ def check_against_eigh(A, power):
 
 @pytest.mark.parametrize("power", FUNCTIONS)
 @pytest.mark.parametrize("spectrum", ["log", "clustered", "one_small", "two_level", "repeated", "identity", "wishart"])
-@pytest.mark.parametrize("n", [1, 3, 8, 17, 33, 64, 100])
+@pytest.mark.parametrize("n", [1, 3, 8, 17, 33, 64, pytest.param(100, marks=pytest.mark.slow)])
 def test_float32_is_as_accurate_as_the_eigendecomposition(n, spectrum, power):
     for kappa in (1e0, 1e2, 1e4, 1e6):
         check_against_eigh(testing.spd(n, kappa, (64 if n < 10 else 16,), spectrum, seed=n), power)
@@ -95,7 +95,10 @@ def test_float32_is_as_accurate_as_the_eigendecomposition(n, spectrum, power):
 
 @pytest.mark.parametrize("power", FUNCTIONS)
 @pytest.mark.parametrize("spectrum", ["log", "clustered", "one_small", "two_level"])
-@pytest.mark.parametrize(("n", "batch"), [(1, 4), (3, 64), (9, 24), (33, 8)])  # the exact root takes long at n = 33
+@pytest.mark.parametrize(
+    ("n", "batch"),
+    [(1, 4), (3, 64), (9, 24), pytest.param(33, 8, marks=pytest.mark.slow)],  # there the exact root takes long
+)
 def test_float64_is_as_accurate_as_the_eigendecomposition(n, batch, spectrum, power):
     for kappa in (1e0, 1e3, 1e6, 1e9, 1e12):
         check_against_eigh(testing.spd(n, kappa, (batch,), spectrum, torch.float64, seed=n), power)
