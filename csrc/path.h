@@ -3,7 +3,7 @@
 
 namespace fastsqrtm {
 
-// tiny: many matrices side by side, in the lanes of a vector or by one thread each. No pass has this path yet.
+// tiny: many matrices side by side, in the lanes of a vector.
 // block: one matrix at a time in the cache of a core or in the shared memory of a block.
 // library: by library calls, for matrices that do not fit a block.
 enum class Path { tiny, block, library };

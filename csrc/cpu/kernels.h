@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cpu/matrix/team.h"
+#include "cpu/plan.h"
 #include "element.h"
 #include "passes.h"
 
@@ -15,20 +16,22 @@ struct MatrixIn {
   int64_t row_stride, column_stride;
 };
 
-// One matrix of a batch: its inputs and outputs in the order of passes.h. Outputs are contiguous, or nullptr.
+constexpr int most_lanes = 16;  // of any instruction set and type
+
+// One m x n matrix of a batch: its inputs and outputs in the order of passes.h. Outputs are contiguous, or nullptr.
 struct Task {
-  int n;
+  int m, n;
   MatrixIn in[max_inputs];
   void* out[max_outputs];
 };
 
-// `workspace` holds `matrices` matrices (workspace_bytes in matrix/layout.h). It is aligned to 64 bytes and zero before
-// its first use: old bits in the padding would not harm the results, but denormal numbers are slow.
+// `workspace` is aligned to 64 bytes and zero before its first use: old bits in the padding would not harm the results,
+// but denormal numbers are slow.
 template <class Arguments>
 struct Kernel {
-  int matrices;
   bool adds_to_output;  // writes its output twice, so that half types would be rounded twice
-  void (*run)(Element, const Task&, const Arguments&, void* workspace, const Team&);
+  Demand (*demand)(Element, int m, int n, const Arguments&);
+  void (*run)(Element, const Task* tasks, int count, const Arguments&, void* workspace, const Team&);
 };
 
 struct Kernels {

@@ -66,9 +66,11 @@ struct Cuda {
     const Tensor* first = nullptr;
     for (const Tensor* tensor : in) first = first ? first : tensor;
     const torch::stable::accelerator::DeviceGuard guard(first->get_device_index());
-    const int64_t n = first->size(-1);
+    const int64_t m = first->size(-2), n = first->size(-1);
     Operands operands = {};
-    operands.problem = {first->numel() / (n * n), static_cast<int>(n), element_of(*first)};
+    operands.problem = {first->numel() / (m * n), static_cast<int>(m), static_cast<int>(n), static_cast<int>(n),
+                        element_of(*first)};
+    const int64_t leading = first->dim() - 2;
     std::vector<Tensor> held;
     int count = 0;
     for (const Tensor* tensor : in) {
@@ -82,6 +84,8 @@ struct Cuda {
     for (Tensor* tensor : out) {
       if (tensor) {
         const int64_t bytes = tensor->numel() * tensor->element_size();
+        if (tensor->dim() == leading + 2)
+          operands.problem.columns = larger(operands.problem.columns, static_cast<int>(tensor->size(-1)));
         operands.out[count] = {tensor->mutable_data_ptr(), bytes / operands.problem.batch};
       }
       ++count;

@@ -203,7 +203,7 @@ void run(const Told& pass, const Operands& operands, Context& context) {
 
 #define PASS(Type, file)                                                                      \
   void run_by_library(const passes::Type& pass, const Operands& operands, Context& context) { \
-    run<Type>(pass, operands, context);                                                       \
+    if constexpr (!Type::takes_any_size) run<Type>(pass, operands, context);                  \
   }
 #include "ops.def"
 

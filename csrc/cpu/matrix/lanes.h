@@ -1,0 +1,123 @@
+// Small matrices side by side, one in each lane of the vectors: what one of them needs, all of them get with the same
+// instructions, and no sum runs across a vector.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <type_traits>
+
+#include "cpu/kernels.h"
+#include "cpu/matrix/memory.h"
+
+namespace fastsqrtm {
+namespace FASTSQRTM_ISA {
+
+// Element (i, j) of all matrices is column(j)[i].
+template <class T>
+struct Lanes {
+  Vector<T>* data;
+  int m;
+
+  Vector<T>* column(int j) const { return data + int64_t(j) * m; }
+};
+
+// Lanes of integers, as comparisons give them: all ones where true.
+template <class T>
+using Mask = decltype(Vector<T>{} < Vector<T>{});
+
+template <class M>
+bool any(const M& mask) {
+  int64_t words[sizeof(M) / 8], found = 0;
+  std::memcpy(words, &mask, sizeof mask);
+  for (int64_t word : words) found |= word;
+  return found != 0;
+}
+
+template <class T>
+Vector<T> square_root(const Vector<T>& x) {
+  Vector<T> root;
+  for (int c = 0; c < Simd<T>::lanes; ++c) root[c] = std::sqrt(x[c]);
+  return root;
+}
+
+template <class T>
+Vector<T> absolute(const Vector<T>& x) {
+  return x < 0 ? -x : x;
+}
+
+template <class T>
+Vector<T> larger(const Vector<T>& a, const Vector<T>& b) {
+  return a > b ? a : b;
+}
+
+// The elements of `count` matrices; the other lanes are zero.
+template <class T, class Storage>
+void load_lanes(const MatrixIn* matrices, int count, int n, const Lanes<T>& A) {
+  constexpr int lanes = Simd<T>::lanes;
+  const int64_t row_stride = matrices[0].row_stride, column_stride = matrices[0].column_stride;
+  const bool by_columns = row_stride == 1 && column_stride != 1;
+  const int inner = by_columns ? A.m : n, total = A.m * n;
+  const bool in_one_run =
+      std::is_same_v<T, Storage> && (by_columns ? column_stride == inner : column_stride == 1 && row_stride == inner);
+  int i = 0, j = 0;
+  for (int first = 0; first < total; first += lanes) {
+    const int length = total - first < lanes ? total - first : lanes;
+    int64_t from[lanes];
+    Vector<T>* to[lanes];
+    for (int c = 0; c < length; ++c) {
+      from[c] = i * row_stride + j * column_stride;
+      to[c] = A.column(j) + i;
+      int &fast = by_columns ? i : j, &slow = by_columns ? j : i;
+      if (++fast == inner) {
+        fast = 0;
+        ++slow;
+      }
+    }
+    Vector<T> block[lanes] = {};
+    for (int l = 0; l < count; ++l) {
+      const Storage* data = static_cast<const Storage*>(matrices[l].data);
+      if (in_one_run && length == lanes) {
+        std::memcpy(&block[l], data + first, sizeof block[l]);
+      } else {
+        T row[lanes] = {};
+        for (int c = 0; c < length; ++c) row[c] = decode(data[from[c]]);
+        std::memcpy(&block[l], row, sizeof row);
+      }
+    }
+    transpose<T>(block);
+    for (int c = 0; c < length; ++c) *to[c] = block[c];
+  }
+}
+
+// Writes `count` contiguous m x n matrices; element(i, j) is a vector.
+template <class T, class Storage, class F>
+void store_lanes(void* const* targets, int count, int m, int n, F&& element) {
+  constexpr int lanes = Simd<T>::lanes;
+  const int total = m * n;
+  int i = 0, j = 0;
+  for (int first = 0; first < total; first += lanes) {
+    const int length = total - first < lanes ? total - first : lanes;
+    Vector<T> block[lanes] = {};
+    for (int c = 0; c < length; ++c) {
+      block[c] = element(i, j);
+      if (++j == n) {
+        j = 0;
+        ++i;
+      }
+    }
+    transpose<T>(block);
+    for (int l = 0; l < count; ++l) {
+      Storage* out = static_cast<Storage*>(targets[l]) + first;
+      if (std::is_same_v<T, Storage> && length == lanes) {
+        std::memcpy(out, &block[l], sizeof block[l]);
+      } else {
+        T row[lanes];
+        std::memcpy(row, &block[l], sizeof row);
+        for (int c = 0; c < length; ++c) encode(row[c], out[c]);
+      }
+    }
+  }
+}
+
+}  // namespace FASTSQRTM_ISA
+}  // namespace fastsqrtm
