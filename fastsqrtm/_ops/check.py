@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from .table import DTYPES, Matrix, Number, Op
+from .table import Matrix, Number, Op
 
 
 def _name(value: Any) -> str:
@@ -66,8 +66,9 @@ def not_functionalized(function: str, expected: str, A: Tensor) -> None:
 def first(function: str, expected: Matrix, A: Any) -> None:
     """Checks the first tensor of an op, which the other tensors must match."""
     strided(function, expected.name, A)
-    if A.dtype not in DTYPES:
-        fail(function, f"{expected.name} must be float16, bfloat16, float32 or float64", _name(A.dtype))
+    if A.dtype not in expected.dtypes:
+        *others, last = map(_name, expected.dtypes)
+        fail(function, f"{expected.name} must be {', '.join(others)} or {last}", _name(A.dtype))
     shape = A.shape
     fits = len(shape) >= len(expected.dims)
     for i, j in expected.equal:  # no generator, because every call comes here

@@ -7,9 +7,10 @@ tests. The twins have the names and the input policy of csrc/ops.h; docs/method.
     roots       the roots to the accuracy of the dtype and their gradients
     pseudo      the pseudo-inverse of the root, by torch's eigendecomposition
     spd         inverses and determinants
+    qr          QR with and without column pivoting, of real and complex matrices of any shape
     series      the paper's approximants and Newton-Schulz, with the paper's gradient and with their own
 
-Gradients are ops as well; no twin relies on torch's autograd.
+Most gradients are ops as well; no twin relies on torch's autograd.
 """
 
 import importlib
