@@ -136,8 +136,8 @@ class Reflections {
       sync_team<V::threads>();
       for (int i = threadIdx.x; i < m_; i += V::threads)
         at(i, j) = i < j ? T(0) : i == j ? T(1) - tau_[j] : -tau_[j] * at(i, j);
+      sync_team<V::threads>();
     }
-    sync_team<V::threads>();
   }
 
  private:
