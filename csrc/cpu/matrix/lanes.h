@@ -12,18 +12,27 @@
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
 
-// Element (i, j) of all matrices is column(j)[i].
-template <class T>
-struct Lanes {
-  Vector<T>* data;
-  int m;
-
-  Vector<T>* column(int j) const { return data + int64_t(j) * m; }
-};
+// S is Simd or, for fewer matrices, a narrower one, which gives the same bits.
+template <class S>
+using VectorOf = typename S::Vector;
 
 // Lanes of integers, as comparisons give them: all ones where true.
-template <class T>
-using Mask = decltype(Vector<T>{} < Vector<T>{});
+template <class S>
+using MaskOf = decltype(VectorOf<S>{} < VectorOf<S>{});
+
+template <class S>
+VectorOf<S> broadcast_to(typename S::Scalar x) {
+  return x - VectorOf<S>{};
+}
+
+// Element (i, j) of all matrices is column(j)[i].
+template <class S>
+struct Lanes {
+  VectorOf<S>* data;
+  int m;
+
+  VectorOf<S>* column(int j) const { return data + int64_t(j) * m; }
+};
 
 template <class M>
 bool any(const M& mask) {
@@ -33,37 +42,37 @@ bool any(const M& mask) {
   return found != 0;
 }
 
-template <class T>
-Vector<T> square_root(const Vector<T>& x) {
-  Vector<T> root;
-  for (int c = 0; c < Simd<T>::lanes; ++c) root[c] = std::sqrt(x[c]);
+template <class S>
+VectorOf<S> square_root(const VectorOf<S>& x) {
+  VectorOf<S> root;
+  for (int c = 0; c < S::lanes; ++c) root[c] = std::sqrt(x[c]);
   return root;
 }
 
-template <class T>
-Vector<T> absolute(const Vector<T>& x) {
+template <class S>
+VectorOf<S> absolute(const VectorOf<S>& x) {
   return x < 0 ? -x : x;
 }
 
-template <class T>
-Vector<T> larger(const Vector<T>& a, const Vector<T>& b) {
+template <class S>
+VectorOf<S> larger(const VectorOf<S>& a, const VectorOf<S>& b) {
   return a > b ? a : b;
 }
 
 // The elements of `count` matrices; the other lanes are zero.
-template <class T, class Storage>
-void load_lanes(const MatrixIn* matrices, int count, int n, const Lanes<T>& A) {
-  constexpr int lanes = Simd<T>::lanes;
+template <class S, class Storage>
+void load_lanes(const MatrixIn* matrices, int count, int n, const Lanes<S>& A) {
+  constexpr int lanes = S::lanes;
   const int64_t row_stride = matrices[0].row_stride, column_stride = matrices[0].column_stride;
   const bool by_columns = row_stride == 1 && column_stride != 1;
   const int inner = by_columns ? A.m : n, total = A.m * n;
-  const bool in_one_run =
-      std::is_same_v<T, Storage> && (by_columns ? column_stride == inner : column_stride == 1 && row_stride == inner);
+  const bool in_one_run = std::is_same_v<typename S::Scalar, Storage> &&
+                          (by_columns ? column_stride == inner : column_stride == 1 && row_stride == inner);
   int i = 0, j = 0;
   for (int first = 0; first < total; first += lanes) {
     const int length = total - first < lanes ? total - first : lanes;
     int64_t from[lanes];
-    Vector<T>* to[lanes];
+    VectorOf<S>* to[lanes];
     for (int c = 0; c < length; ++c) {
       from[c] = i * row_stride + j * column_stride;
       to[c] = A.column(j) + i;
@@ -73,31 +82,31 @@ void load_lanes(const MatrixIn* matrices, int count, int n, const Lanes<T>& A) {
         ++slow;
       }
     }
-    Vector<T> block[lanes] = {};
+    VectorOf<S> block[lanes] = {};
     for (int l = 0; l < count; ++l) {
       const Storage* data = static_cast<const Storage*>(matrices[l].data);
       if (in_one_run && length == lanes) {
         std::memcpy(&block[l], data + first, sizeof block[l]);
       } else {
-        T row[lanes] = {};
+        typename S::Scalar row[lanes] = {};
         for (int c = 0; c < length; ++c) row[c] = decode(data[from[c]]);
         std::memcpy(&block[l], row, sizeof row);
       }
     }
-    transpose<T>(block);
+    transpose<S>(block);
     for (int c = 0; c < length; ++c) *to[c] = block[c];
   }
 }
 
 // Writes `count` contiguous m x n matrices; element(i, j) is a vector.
-template <class T, class Storage, class F>
+template <class S, class Storage, class F>
 void store_lanes(void* const* targets, int count, int m, int n, F&& element) {
-  constexpr int lanes = Simd<T>::lanes;
+  constexpr int lanes = S::lanes;
   const int total = m * n;
   int i = 0, j = 0;
   for (int first = 0; first < total; first += lanes) {
     const int length = total - first < lanes ? total - first : lanes;
-    Vector<T> block[lanes] = {};
+    VectorOf<S> block[lanes] = {};
     for (int c = 0; c < length; ++c) {
       block[c] = element(i, j);
       if (++j == n) {
@@ -105,13 +114,13 @@ void store_lanes(void* const* targets, int count, int m, int n, F&& element) {
         ++i;
       }
     }
-    transpose<T>(block);
+    transpose<S>(block);
     for (int l = 0; l < count; ++l) {
       Storage* out = static_cast<Storage*>(targets[l]) + first;
-      if (std::is_same_v<T, Storage> && length == lanes) {
+      if (std::is_same_v<typename S::Scalar, Storage> && length == lanes) {
         std::memcpy(out, &block[l], sizeof block[l]);
       } else {
-        T row[lanes];
+        typename S::Scalar row[lanes];
         std::memcpy(row, &block[l], sizeof row);
         for (int c = 0; c < length; ++c) encode(row[c], out[c]);
       }

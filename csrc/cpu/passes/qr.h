@@ -46,18 +46,22 @@ struct Qr {
   template <class T, class Storage>
   static void run(const Task* tasks, int count, const Arguments& arguments, void* workspace, const Team& team) {
     const Sizes sizes(tasks->m, tasks->n, arguments);
-    if (sizes.are_small()) return run_lanes<T, Storage>(tasks, count, sizes, arguments.pivots, workspace);
+    // Few matrices need no wide vectors, in which a single one would take several times as long.
+    constexpr int narrow = 16;
+    if (sizes.are_small() && count * int(sizeof(T)) <= narrow)
+      return run_lanes<Simd<T, narrow>, Storage>(tasks, count, sizes, arguments.pivots, workspace);
+    if (sizes.are_small()) return run_lanes<Simd<T>, Storage>(tasks, count, sizes, arguments.pivots, workspace);
     for (int i = 0; i < count; ++i) run_panels<T, Storage>(tasks[i], sizes, arguments.pivots, workspace, team);
   }
 
  private:
-  template <class T, class Storage>
+  template <class S, class Storage>
   static void run_lanes(const Task* tasks, int count, const Sizes& sizes, bool with_pivots, void* workspace) {
-    constexpr int lanes = Simd<T>::lanes;
+    constexpr int lanes = S::lanes;
     const int m = sizes.m, n = sizes.n;
-    const Lanes<T> A = {static_cast<Vector<T>*>(workspace), m};
-    Vector<T>* tau = A.column(std::max(n, sizes.q_columns));
-    LanesPivots<T> pivots = {tau + sizes.k, tau + sizes.k + n, reinterpret_cast<Mask<T>*>(tau + sizes.k + 2 * n)};
+    const Lanes<S> A = {static_cast<VectorOf<S>*>(workspace), m};
+    VectorOf<S>* tau = A.column(std::max(n, sizes.q_columns));
+    LanesPivots<S> pivots = {tau + sizes.k, tau + sizes.k + n, reinterpret_cast<MaskOf<S>*>(tau + sizes.k + 2 * n)};
     MatrixIn in[lanes];
     void *q[lanes], *r[lanes];
     for (int l = 0; l < count; ++l) {
@@ -65,23 +69,23 @@ struct Qr {
       q[l] = tasks[l].out[0];
       r[l] = tasks[l].out[1];
     }
-    load_lanes<T, Storage>(in, count, n, A);
-    Vector<T> differences = {};
+    load_lanes<S, Storage>(in, count, n, A);
+    VectorOf<S> differences = {};
     for (int i = 0; i < m * n; ++i) differences += A.data[i] - A.data[i];
-    const Mask<T> bad = differences != 0;  // NaN, which may not slow the others down either
+    const MaskOf<S> bad = differences != 0;  // NaN, which may not slow the others down either
     const bool any_bad = any(bad);
     if (any_bad)
-      for (int i = 0; i < m * n; ++i) A.data[i] = bad ? Vector<T>{} : A.data[i];
-    factor(A, n, tau, with_pivots ? &pivots : nullptr);
-    store_lanes<T, Storage>(r, count, sizes.r_rows, n,
-                            [&](int i, int j) { return i <= j ? A.column(j)[i] : Vector<T>{}; });
-    form_q(A, sizes.k, sizes.q_columns, tau);
-    store_lanes<T, Storage>(q, count, m, sizes.q_columns, [&](int i, int j) { return A.column(j)[i]; });
+      for (int i = 0; i < m * n; ++i) A.data[i] = bad ? VectorOf<S>{} : A.data[i];
+    factor<S>(A, n, tau, with_pivots ? &pivots : nullptr);
+    store_lanes<S, Storage>(r, count, sizes.r_rows, n,
+                            [&](int i, int j) { return i <= j ? A.column(j)[i] : VectorOf<S>{}; });
+    form_q<S>(A, sizes.k, sizes.q_columns, tau);
+    store_lanes<S, Storage>(q, count, m, sizes.q_columns, [&](int i, int j) { return A.column(j)[i]; });
     for (int l = 0; l < count; ++l) {
       int64_t* order = with_pivots ? static_cast<int64_t*>(tasks[l].out[2]) : nullptr;
       if (order)
         for (int j = 0; j < n; ++j) order[j] = pivots.order[j][l];
-      if (any_bad && bad[l]) refuse<T, Storage>(tasks[l], sizes);
+      if (any_bad && bad[l]) refuse<typename S::Scalar, Storage>(tasks[l], sizes);
     }
   }
 
