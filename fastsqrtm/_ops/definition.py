@@ -62,7 +62,7 @@ class Definition:
             return packed(empty_results(self.op, tensors))
         precision = torch.promote_types(A.dtype, torch.float32)
         inputs = [
-            x.to(precision).contiguous() if matrix.dtype is None else x
+            x.to(precision).resolve_conj().contiguous() if matrix.dtype is None else x
             for x, matrix in zip(tensors, self.op.tensors, strict=True)
         ]
         entries = {"entry_precision": torch.finfo(A.dtype).eps / 2} if self.entry_precision else {}

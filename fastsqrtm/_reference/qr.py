@@ -30,7 +30,7 @@ def reflection(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     norm = safe_norm(x, -1)
     real = alpha.real if x.is_complex() else alpha
     stays = (safe_norm(tail, -1) == 0) & (real == alpha)
-    beta = torch.where(stays, real, torch.where(real >= 0, -norm, norm))
+    beta = torch.where(stays, real, -norm.copysign(real))
     tau = torch.where(stays, 0, (beta - alpha) / torch.where(stays, 1, beta))
     return beta, tau, tail / torch.where(stays, 1, alpha - beta)[..., None]
 
@@ -60,7 +60,8 @@ def pivoted_reflections(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         beta, tau, tail = reflection(A[..., j:, j])
         v = torch.cat((torch.ones_like(beta[..., None]).to(A.dtype), tail), -1)[..., None]
         rest = A[..., j:, j + 1 :]
-        rest -= tau.conj()[..., None, None] * v @ (v.mH @ rest)
+        # Where torch runs the first call of a compiled graph, a lazy conjugate is never carried out.
+        rest -= tau.conj_physical()[..., None, None] * v @ (v.mT.conj_physical() @ rest)
         A[..., j, j], A[..., j + 1 :, j] = beta, tail
         factors.append(tau)
         ratio = A[..., j, :].abs() / torch.where(norms == 0, 1, norms)
