@@ -4,12 +4,14 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "cpu/kernels.h"
 #include "cpu/plan.h"
 #include "ops.h"
+#include "qr_by_torch.h"
 
 namespace fastsqrtm {
 namespace {
@@ -68,6 +70,9 @@ struct Cpu {
     if (kernel.adds_to_output && first.element_size() == 2) return run_in_float32(pass, in, out);
     const Element element = element_of(first);
     const int m = int(first.size(-2)), n = int(first.size(-1));
+    if constexpr (std::is_same_v<Pass, passes::Qr>) {
+      if (torch_is_faster(pass, m, n)) return qr_by_torch(first, false, **out.begin(), **(out.begin() + 1));
+    }
     const int64_t batch = first.numel() / (int64_t(m) * n);
     const Demand demand = kernel.demand(element, m, n, pass);
     const CpuPlan plan = plan_cpu(batch, m, n, int(torch::stable::get_num_threads()), demand);
@@ -113,6 +118,11 @@ struct Cpu {
   }
 
  private:
+  // The few columns of a long matrix fill a panel only in part, and most of the work is in the panel.
+  static bool torch_is_faster(const passes::Qr& pass, int m, int n) {
+    return !pass.pivots && !pass.complete && m >= 512 && m / 8 > n;
+  }
+
   // The sum of two solutions is rounded once.
   template <class Pass>
   static void run_in_float32(const Pass& pass, Inputs in, Outputs out) {

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "cuda/launch.h"
-#include "cuda/library/qr_by_torch.h"
 #include "cuda/passes/qr.cuh"
+#include "qr_by_torch.h"
 
 namespace fastsqrtm {
 namespace {

@@ -1,4 +1,5 @@
-// The QR of matrices that no block has room for, without pivots, by torch's own. It knows no device.
+// QR without pivots by torch's own, on either device, for the shapes where that is faster. It has threads of its own,
+// so it is called outside of any parallel region.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
