@@ -220,6 +220,26 @@ def test_a_positive_diagonal(dtype):
         assert (L.diagonal(dim1=-2, dim2=-1).real > 0).all()
 
 
+@pytest.mark.parametrize("A", [torch.eye(4), torch.ones(3, 5), torch.eye(3, 5).flip(1), torch.zeros(3, 4)], ids=str)
+def test_of_columns_of_one_length_the_first_comes_first(A):
+    assert linalg.qr(A, pivoting=True).P.tolist() == scipy.linalg.qr(A.numpy(), pivoting=True)[2].tolist()
+
+
+@pytest.mark.parametrize("dtype", COMPLEX)
+@pytest.mark.parametrize("name", ["qr", "qr_complete", "qr_pivoted", "qr_pivoted_complete"])
+def test_the_complex_form_of_an_op(name, dtype):
+    A = randn(2, 4, 3, dtype=dtype)
+    of_real, of_complex = (getattr(getattr(torch.ops, space), name) for space in ("fastsqrtm", "fastsqrtm_complex"))
+    torch.library.opcheck(of_complex.default, (A.clone().requires_grad_(),))
+    with pytest.raises(RuntimeError, match=rf"^fastsqrtm.{name}: A must be complex64 or complex128, got float32$"):
+        of_complex(torch.ones(3, 3))
+    with pytest.raises(RuntimeError, match=rf"^fastsqrtm.{name}: A must be float16, .* or float64, got complex"):
+        of_real(A)
+    for view in (A.mT.contiguous().mT, A.conj_physical().conj(), A.mH.contiguous().mH):
+        for ours, expected in zip(of_complex(view), of_complex(A), strict=True):
+            assert torch.allclose(ours, expected, atol=10 * eps(A))
+
+
 # Gradients.
 
 SHAPES = [(5, 5), (7, 4), (4, 7), (2, 5, 3), (2, 3, 5), (1, 1), (1, 4), (4, 1)]
@@ -297,7 +317,8 @@ def test_where_the_columns_of_householder_jump_those_of_the_subspace_have_a_grad
 
 @pytest.mark.parametrize("dtype", DOUBLE)
 def test_gradients_of_torch(dtype):
-    for shape in [(5, 5), (7, 4), (4, 7), (2, 3, 10, 10), (2, 3, 5, 10), (10, 1), (1, 10)]:
+    """Of TensorFlow's grid, with batches."""
+    for shape in [(*batch, m, n) for batch in [(), (2, 3)] for m in (1, 2, 5, 10) for n in (1, 2, 5, 10)]:
         A = randn(*shape, dtype=dtype).requires_grad_()
         gradients = []
         for factorise in (linalg.qr, torch.linalg.qr):
@@ -354,6 +375,7 @@ def test_the_formulas_of_the_guide(dtype, shape):
     T = Y.triu(1) + Y.tril(-1).mH + torch.diag(Y.diagonal().real.to(dtype))
     assert torch.allclose(dQ, X - Q @ T)
     assert torch.allclose(dR, torch.cat((T @ R1, dQ.mH @ A2 + Q.mH @ dA[:, k:]), -1))
+    assert torch.allclose(dQ @ R + Q @ dR, dA)
     gQ, gR = randn(*Q.shape, dtype=dtype, seed=2), randn(*R.shape, dtype=dtype, seed=3)
     gR1, gR2 = gR[:, :k], gR[:, k:]
     W = R1 @ gR1.mH - gR2 @ R2.mH - gQ.mH @ Q
