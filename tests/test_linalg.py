@@ -260,7 +260,9 @@ def seen(Q, R, columns):
     return Q[..., :columns], Q[..., columns:] @ Q[..., columns:].mH, R
 
 
-@pytest.mark.parametrize(("pivoting", "positive"), [(False, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    ("pivoting", "positive"), [(False, False), pytest.param(False, True, marks=pytest.mark.slow), (True, True)]
+)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", DOUBLE)
 def test_derivatives_of_qr(dtype, mode, pivoting, positive):
