@@ -335,8 +335,8 @@ def _truncated(A: Tensor, pivoting: bool, k: int | None, rtol: float | None) -> 
     Later columns have no part in this Q, so that neither their values nor their dependence reach the gradient. In the
     place of those beyond the rank of a matrix stand columns that are orthogonal to the others, until they become zero.
     """
-    basis, whole, P = _factors(A.detach(), complete=False, pivoting=pivoting)
-    k = basis.shape[-1] if k is None else k
+    basis, whole, P = _factors(A.detach() if pivoting else A[..., :0], complete=False, pivoting=pivoting)
+    k = min(A.shape[-2:]) if k is None else k
     A = A.gather(-1, P[..., None, :].expand_as(A)) if pivoting else A
     leading, kept = A[..., :k], None
     if rtol is not None and k > 0 and A.numel() > 0:

@@ -136,7 +136,19 @@ def test_without_pivots_these_are_the_factors_of_lapack(dtype):
         assert torch.equal(linalg.lq(A, mode="l").L, linalg.lq(A).L)
 
 
-JAX_SHAPES = [(0, 0), (2, 0), (0, 2), (3, 3), (3, 4), (2, 10, 5), (2, 200, 100), (64, 16, 5), (33, 7, 3), (137, 9, 5)]
+JAX_SHAPES = [
+    (0, 0),
+    (2, 0),
+    (0, 2),
+    (3, 3),
+    (3, 4),
+    (2, 10, 5),
+    (2, 200, 100),
+    (64, 16, 5),
+    (33, 7, 3),
+    (137, 9, 5),
+    (20000, 2, 2),
+]
 TORCH_SHAPES = [(*batch, m, n) for batch in [(), (0,), (2,), (1, 1)] for m in (5, 2, 0) for n in (5, 2, 0)]
 TENSORFLOW_SHAPES = [(*b, m, n) for b in [(), (3,), (3, 2)] for m in (1, 2, 5, 10, 32) for n in (1, 2, 5, 10, 32)]
 GPU_MODE_SHAPES = [(20, 32, 32), (8, 176, 176), (2, 60, 102)]
@@ -146,7 +158,7 @@ GPU_MODE_SHAPES = [(20, 32, 32), (8, 176, 176), (2, 60, 102)]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex128])
 def test_shapes_of_the_peers(dtype, pivoting):
     for shape in [*JAX_SHAPES, *TORCH_SHAPES, *TENSORFLOW_SHAPES, *GPU_MODE_SHAPES]:
-        if pivoting and max(shape) > 64 and dtype.is_complex:
+        if pivoting and max(shape[-2:]) > 64 and dtype.is_complex:
             continue  # the plain loop over so many columns takes long
         A = randn(*shape, dtype=dtype)
         m, n = shape[-2:]
@@ -208,6 +220,26 @@ def test_a_positive_diagonal(dtype):
         assert (L.diagonal(dim1=-2, dim2=-1).real > 0).all()
 
 
+@pytest.mark.parametrize("A", [torch.eye(4), torch.ones(3, 5), torch.eye(3, 5).flip(1), torch.zeros(3, 4)], ids=str)
+def test_of_columns_of_one_length_the_first_comes_first(A):
+    assert linalg.qr(A, pivoting=True).P.tolist() == scipy.linalg.qr(A.numpy(), pivoting=True)[2].tolist()
+
+
+@pytest.mark.parametrize("dtype", COMPLEX)
+@pytest.mark.parametrize("name", ["qr", "qr_complete", "qr_pivoted", "qr_pivoted_complete"])
+def test_the_complex_form_of_an_op(name, dtype):
+    A = randn(2, 4, 3, dtype=dtype)
+    of_real, of_complex = (getattr(getattr(torch.ops, space), name) for space in ("fastsqrtm", "fastsqrtm_complex"))
+    torch.library.opcheck(of_complex.default, (A.clone().requires_grad_(),))
+    with pytest.raises(RuntimeError, match=rf"^fastsqrtm.{name}: A must be complex64 or complex128, got float32$"):
+        of_complex(torch.ones(3, 3))
+    with pytest.raises(RuntimeError, match=rf"^fastsqrtm.{name}: A must be float16, .* or float64, got complex"):
+        of_real(A)
+    for view in (A.mT.contiguous().mT, A.conj_physical().conj(), A.mH.contiguous().mH):
+        for ours, expected in zip(of_complex(view), of_complex(A), strict=True):
+            assert torch.allclose(ours, expected, atol=10 * eps(A))
+
+
 # Gradients.
 
 SHAPES = [(5, 5), (7, 4), (4, 7), (2, 5, 3), (2, 3, 5), (1, 1), (1, 4), (4, 1)]
@@ -228,8 +260,9 @@ def seen(Q, R, columns):
     return Q[..., :columns], Q[..., columns:] @ Q[..., columns:].mH, R
 
 
-@pytest.mark.parametrize("positive", [False, True])
-@pytest.mark.parametrize("pivoting", [False, True])
+@pytest.mark.parametrize(
+    ("pivoting", "positive"), [(False, False), pytest.param(False, True, marks=pytest.mark.slow), (True, True)]
+)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", DOUBLE)
 def test_derivatives_of_qr(dtype, mode, pivoting, positive):
@@ -286,7 +319,8 @@ def test_where_the_columns_of_householder_jump_those_of_the_subspace_have_a_grad
 
 @pytest.mark.parametrize("dtype", DOUBLE)
 def test_gradients_of_torch(dtype):
-    for shape in [(5, 5), (7, 4), (4, 7), (2, 3, 10, 10), (2, 3, 5, 10), (10, 1), (1, 10)]:
+    """Of TensorFlow's grid, with batches."""
+    for shape in [(*batch, m, n) for batch in [(), (2, 3)] for m in (1, 2, 5, 10) for n in (1, 2, 5, 10)]:
         A = randn(*shape, dtype=dtype).requires_grad_()
         gradients = []
         for factorise in (linalg.qr, torch.linalg.qr):
@@ -343,6 +377,7 @@ def test_the_formulas_of_the_guide(dtype, shape):
     T = Y.triu(1) + Y.tril(-1).mH + torch.diag(Y.diagonal().real.to(dtype))
     assert torch.allclose(dQ, X - Q @ T)
     assert torch.allclose(dR, torch.cat((T @ R1, dQ.mH @ A2 + Q.mH @ dA[:, k:]), -1))
+    assert torch.allclose(dQ @ R + Q @ dR, dA)
     gQ, gR = randn(*Q.shape, dtype=dtype, seed=2), randn(*R.shape, dtype=dtype, seed=3)
     gR1, gR2 = gR[:, :k], gR[:, k:]
     W = R1 @ gR1.mH - gR2 @ R2.mH - gQ.mH @ Q
@@ -526,13 +561,19 @@ def test_compile_and_export(name, dtype):
         assert torch.allclose(ours, theirs, atol=1e-12)
 
 
-def test_nothing_waits_for_the_device():
-    """Where the values of a tensor are unknown, reading one is an error."""
-    with torch._subclasses.FakeTensorMode():
-        A = torch.empty(2, 6, 4)
-        assert reference.factorise(A, complete=False, pivoted=True)[2].shape == (2, 4)
-        found = linalg.qr(A, pivoting=True, rtol=1e-3)
-        assert found.rank.shape == (2,) and linalg.lstsq(A, A).shape == (2, 4, 4)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.complex64])
+@pytest.mark.parametrize("shape", [(2, 6, 4), (2, 4, 6)])
+def test_nothing_leaves_the_device_or_waits_for_it(shape, dtype):
+    """Meta tensors have no values that could be read, and meet no tensor of another device."""
+    A = torch.empty(shape, dtype=dtype, device="meta", requires_grad=True)
+    found = [linalg.lstsq(A, A), *linalg.lq(A), *linalg.qr(A, k=2), *linalg.qr(A, mode="complete", q2="householder")]
+    for pivoting, mode in itertools.product((False, True), MODES):
+        found += linalg.qr(A, mode=mode, pivoting=pivoting, positive=True)[:2]
+    found += linalg.qr(A, pivoting=True, rtol=1e-3)[:2]
+    assert linalg.qr(A, pivoting=True, rtol=1e-3).rank.shape == (2,)
+    assert torch.autograd.grad(sum(x.abs().sum() for x in found), A)[0].shape == shape
+    wide = A.detach().to(torch.promote_types(dtype, torch.float32))
+    assert reference.factorise(wide, complete=True, pivoted=True)[2].shape == (2, shape[-1])
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5)])
