@@ -39,6 +39,20 @@ def test_a_matrix_with_nan_harms_no_other(name, n, bad):
         assert all(torch.equal(p[i], torch.arange(n)) for p in P)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_long_matrices(dtype, bad):
+    """torch's QR takes them, with the policy of the other sizes."""
+    A = torch.randn(3, 600, 5, dtype=torch.float64).to(dtype)
+    Q, R = call("qr", A)
+    for found, expected in zip((Q, R), torch.linalg.qr(A.to(torch.float64)), strict=True):
+        assert found.is_contiguous()
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e3 * torch.finfo(dtype).eps)
+    A[1, 500, 2] = bad
+    for found, before in zip(call("qr", A), (Q, R), strict=True):
+        assert found[1].isnan().all() and torch.equal(found[::2], before[::2])
+
+
 @pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("n", [5, 40])
 @pytest.mark.parametrize(("dtype", "exponent"), [(torch.float32, 120), (torch.float64, 1000)])
