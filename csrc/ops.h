@@ -101,6 +101,18 @@ struct Ops {
     Call call(signatures::inv_backward, Z, G);
     return run(call, passes::InverseBackward(), {&Z, &G});
   }
+  static std::tuple<Tensor, Tensor> qr(const Tensor& A) {
+    return run_qr(Call(signatures::qr, A), passes::Qr(false, false), A);
+  }
+  static std::tuple<Tensor, Tensor> qr_complete(const Tensor& A) {
+    return run_qr(Call(signatures::qr_complete, A), passes::Qr(false, true), A);
+  }
+  static std::tuple<Tensor, Tensor, Tensor> qr_pivoted(const Tensor& A) {
+    return run_qr_pivoted(Call(signatures::qr_pivoted, A), passes::Qr(true, false), A);
+  }
+  static std::tuple<Tensor, Tensor, Tensor> qr_pivoted_complete(const Tensor& A) {
+    return run_qr_pivoted(Call(signatures::qr_pivoted_complete, A), passes::Qr(true, true), A);
+  }
   static Tensor lyapunov(const Tensor& B, const Tensor& C, int64_t iterations) {
     Call call(signatures::lyapunov, B, C, iterations);
     return run(call, passes::Lyapunov(iterations), {&B, &C});
@@ -207,6 +219,14 @@ struct Ops {
   static Tensor run(Call& call, const Pass& pass, Inputs in, Outputs out) {
     if (!call.is_empty()) Device::run(pass, in, out);
     return call.results[0];
+  }
+  static std::tuple<Tensor, Tensor> run_qr(Call call, const passes::Qr& pass, const Tensor& A) {
+    run(call, pass, {&A}, {&call.results[0], &call.results[1], nullptr});
+    return {call.results[0], call.results[1]};
+  }
+  static std::tuple<Tensor, Tensor, Tensor> run_qr_pivoted(Call call, const passes::Qr& pass, const Tensor& A) {
+    run(call, pass, {&A}, {&call.results[0], &call.results[1], &call.results[2]});
+    return {call.results[0], call.results[1], call.results[2]};
   }
   // The same for a pass with one result.
   template <class Pass>

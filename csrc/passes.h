@@ -13,7 +13,7 @@ namespace fastsqrtm {
 enum class Power { half, minus_half };  // A^(1/2), A^(-1/2)
 
 // Largest numbers of inputs and outputs of a pass.
-constexpr int max_inputs = 4, max_outputs = 2;
+constexpr int max_inputs = 4, max_outputs = 3;
 static_assert(max_fractions == max_pade_degree);
 
 namespace passes {
@@ -119,6 +119,14 @@ struct LyapunovNewton {
 // Z = A^(-1/2). S and G, or Z and H, may be absent.
 struct RootsBackward : LyapunovNewton {
   using LyapunovNewton::LyapunovNewton;
+};
+
+// A -> Q, R and, with pivots, the order p of the columns: Q R = A, or A[:, p]. Q is m x k and R is k x n for the
+// smaller k of m and n; `complete`: m x m and m x n.
+struct Qr {
+  bool pivots, complete;
+
+  Qr(bool pivots, bool complete) : pivots(pivots), complete(complete) {}
 };
 
 }  // namespace passes

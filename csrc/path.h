@@ -8,7 +8,7 @@ namespace fastsqrtm {
 // library: by library calls, for matrices that do not fit a block.
 enum class Path { tiny, block, library };
 
-// Up to this order matrices take Path::tiny on the CPU.
+// Up to this order square matrices take Path::tiny on the CPU.
 constexpr int largest_tiny_order = 8;
 
 constexpr const char* path_name(Path path) {

@@ -19,7 +19,7 @@ from .roots import RootInfo, inv_sqrtm, root_info, sqrtm, sqrtm_and_inv
 from .spd import inv, inv_and_logdet
 
 if TYPE_CHECKING:
-    from . import metrics, nn, statistics, testing, transfer
+    from . import linalg, metrics, nn, statistics, testing, transfer
 
 register.register_all(_reference.DEFINITIONS)
 
@@ -43,6 +43,7 @@ __all__ = [
     "inv_and_logdet",
     "inv_root",
     "inv_sqrtm",
+    "linalg",
     "logm",
     "lyapunov",
     "metrics",
@@ -68,6 +69,6 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Imports a module that many programs do not use, on first access."""
-    if name in ("metrics", "nn", "statistics", "testing", "transfer"):
+    if name in ("linalg", "metrics", "nn", "statistics", "testing", "transfer"):
         return importlib.import_module(f"fastsqrtm.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -358,7 +358,7 @@ def _floating(function: str, name: str, x: Any, dimensions: int, expected: str) 
 
 
 def _matrix(function: str, name: str, C: Any, dtypes: tuple[torch.dtype, ...] = DTYPES) -> None:
-    _check.first(function, Matrix(name, "nn"), C, dtypes)
+    _check.first(function, Matrix(name, "nn", dtypes=dtypes), C)
 
 
 def _batch(function: str, *shapes: torch.Size) -> torch.Size:

@@ -47,7 +47,7 @@ def same(request):
     bits = native.loaded and request.node.callspec.params["path"] == "op"
 
     def alike(actual, expected, condition):
-        if bits:
+        if bits or not actual.is_floating_point():
             return torch.equal(actual, expected)
         if actual.dim() < 2:  # a number for each matrix
             actual, expected = actual.reshape(-1, 1, 1), expected.reshape(-1, 1, 1)

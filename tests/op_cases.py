@@ -45,6 +45,8 @@ class Case:
     exact_at: dict[str, int] = field(default_factory=dict)
     """The numbers at which the rule is the derivative of the op, for condition numbers up to 1.5; none where it always
     is. The paper's rule is that of the root that an approximant converges to."""
+    seen: Callable[..., tuple[Tensor, ...]] | None = None
+    """What of the differentiable results the rule is the derivative of; of a basis, the space that it spans."""
     extended: Callable[..., np.ndarray] | None = None
     """The oracle for one matrix in numpy's extended precision, at the default numbers."""
 
@@ -131,8 +133,14 @@ def by_route(name: str, values: dict[str, Any] | None = None) -> Callable[..., t
 
 def differentiable(name: str, values: dict[str, Any] | None = None) -> Callable[..., tuple[Tensor, ...]]:
     """By the same route the results that have derivatives."""
-    has = testing.OPS[name].differentiable
-    return lambda *tensors: tuple(x for x, one in zip(by_route(name, values)(*tensors), has, strict=True) if one)
+    return lambda *tensors: with_derivatives(name, by_route(name, values)(*tensors))
+
+
+def with_derivatives(name: str, found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Of the results of an op those that have derivatives, as far as its rule speaks of them."""
+    kept = tuple(x for x, has in zip(found, testing.OPS[name].differentiable, strict=True) if has)
+    seen = CASES[name].seen
+    return kept if seen is None else seen(*kept)
 
 
 def cast(name: str, tensors: Iterable[Tensor], dtype: torch.dtype) -> list[Tensor]:
@@ -266,6 +274,37 @@ def derivative_of_eigenvalues(A: Tensor, G: Tensor, series: PartialFractions) ->
     return V @ (K * (V.mT @ symmetric(G) @ V)) @ V.mT
 
 
+def householder(A: Tensor, complete: bool = False) -> tuple[Tensor, ...]:
+    """numpy's factors, of LAPACK."""
+    factors = (np.linalg.qr(matrix.numpy(), "complete" if complete else "reduced") for matrix in A.flatten(0, -3))
+    return tuple(torch.from_numpy(np.stack(x)).unflatten(0, A.shape[:-2]) for x in zip(*factors, strict=True))
+
+
+def longest_first(A: Tensor) -> Tensor:
+    """The permutation of pivoted QR, by orthogonalising all columns against each that comes next."""
+    A, taken = A.clone(), []
+    for _ in range(A.shape[-1]):
+        lengths = torch.linalg.vector_norm(A, dim=-2)
+        for earlier in taken:
+            lengths.scatter_(-1, earlier, -1.0)
+        taken.append(lengths.argmax(-1, keepdim=True))
+        q = A.gather(-1, taken[-1][..., None, :].expand(*A.shape[:-1], 1))
+        q = q / torch.linalg.vector_norm(q, dim=-2, keepdim=True)
+        A -= q @ (q.mH @ A)
+    return torch.cat(taken, -1)
+
+
+def pivoted(A: Tensor, complete: bool = False) -> tuple[Tensor, ...]:
+    P = longest_first(A)
+    return *householder(A.gather(-1, P[..., None, :].expand_as(A)), complete), P
+
+
+def basis_and_space(Q: Tensor, R: Tensor) -> tuple[Tensor, ...]:
+    """What does not depend on the choice of the last columns of a square Q beside a deep R."""
+    Q1, Q2 = Q.split((R.shape[-1], Q.shape[-1] - R.shape[-1]), -1)
+    return Q1, Q2 @ Q2.mT, R
+
+
 INFINITE = math.inf
 SOLVE = {"iterations": 30}  # converged at the condition numbers of exact_at
 PADE, TAYLOR = {"degree": 32, **SOLVE}, {"degree": 128, **SOLVE}
@@ -309,6 +348,14 @@ CASES = {
     "rational_log_backward": Case(
         oracle=lambda A, G, *numbers: derivative_of_eigenvalues(A, G, fractions_of_logarithm(*numbers)),
         at_zero=None, definite=True,
+    ),
+    "qr": Case(oracle=householder, at_zero=None, definite=False),
+    "qr_complete": Case(
+        oracle=lambda A: householder(A, complete=True), at_zero=None, definite=False, seen=basis_and_space,
+    ),
+    "qr_pivoted": Case(oracle=pivoted, at_zero=None, definite=False),
+    "qr_pivoted_complete": Case(
+        oracle=lambda A: pivoted(A, complete=True), at_zero=None, definite=False, seen=basis_and_space,
     ),
     "lyapunov": Case(
         oracle=testing.paper_lyapunov, at_zero=(0,), definite=False, exact_at=SOLVE, extended=extended_lyapunov,

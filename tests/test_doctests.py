@@ -9,8 +9,8 @@ import torch
 
 import fastsqrtm
 
-LAYERS = (fastsqrtm.nn, fastsqrtm.statistics)
-PUBLIC = [getattr(module, name) for module in (fastsqrtm, fastsqrtm.paper, *LAYERS) for name in module.__all__]
+MODULES_OF_THE_API = (fastsqrtm, fastsqrtm.linalg, fastsqrtm.nn, fastsqrtm.paper, fastsqrtm.statistics)
+PUBLIC = [getattr(module, name) for module in MODULES_OF_THE_API for name in module.__all__]
 MODULES_OF_TORCH = [x for x in PUBLIC if inspect.isclass(x) and issubclass(x, torch.nn.Module)]
 FUNCTIONS = [x for x in PUBLIC if inspect.isfunction(x)] + MODULES_OF_TORCH
 # By name: some modules have the name of their function, so the attribute of `fastsqrtm` is the function.

@@ -51,6 +51,20 @@ def test_path_for_large_matrices(build, name):
     passes(build("plain"), "large", name, 5, 40, 65)
 
 
+def test_matrices_of_any_shape(build):
+    """The QR: in float32 by teams that share a warp and by whole warps, and in global memory."""
+    passes(build("quick"), "rectangular", "float32", "13x13", "12x9", "33x33", "45x28")
+    passes(build("quick"), "in_global_memory", "float32", "50x45", "40x60")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_matrices_of_any_shape_by_every_path(build, dtype):
+    shapes = ["1x1", "1x7", "7x1", "2x2", "5x5", "8x8", "16x16", "31x31", "33x32", "48x48", "64x64", "9x70", "70x9"]
+    passes(build("plain"), "rectangular", dtype, *shapes, "80x80" if dtype == "float64" else "96x112")
+    passes(build("plain"), "in_global_memory", dtype, "50x50", "20x90", "90x20")
+
+
 def test_a_barrier_that_some_threads_skip_is_found(build):
     status, text = run(build("quick"), "skipped_barrier")
     assert status != 0 and "deadlock" in text, text

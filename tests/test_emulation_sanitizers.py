@@ -29,6 +29,14 @@ def test_sanitizers_find_nothing_in_sweeps_in_blocks(build, kind, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["thread", "address"])
+def test_sanitizers_find_nothing_in_matrices_of_any_shape(build, kind):
+    passes(build(kind), "rectangular", "float32", "7x7", "13x13", "33x33", "60x20", "70x65")
+    passes(build(kind), "rectangular", "float64", "13x13", "40x40")
+    passes(build(kind), "in_global_memory", "float32", "60x55")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["thread", "address"])
 @every_pass
 def test_sanitizers_find_nothing_where_neighbours_differ(build, kind, name):
     """A matrix that needs a second attempt, or never stops, shares a warp with others that do not, or that do.

@@ -53,6 +53,8 @@ BAD_FIRST = [
 @pytest.mark.parametrize("name", OPS)
 def test_first_argument(path, name, bad, text):
     first, *others = OPS[name].tensors
+    if "{shape}" in text and bad.dim() > 1 and not first.equal:
+        pytest.skip("takes matrices of any shape")
     text = text.format(shape=first.expected_shape)
     assert failure(path(name), bad, *(bad for _ in others)) == f"fastsqrtm.{name}: {first.name} {text}"
 
@@ -244,9 +246,9 @@ def test_a_bad_matrix_harms_itself_alone(path, same, name, n, poison):
             bad = [x.clone() for x in tensors]
             bad[position][(2, *entry[: len(matrix.dims)])] = poison
             for out, unharmed in zip(results(path(name)(*bad)), expected, strict=True):
-                assert not out[2].isfinite().all()
+                assert not out.is_floating_point() or not out[2].isfinite().all()
                 assert same(out[[0, 1, 3, 4]], unharmed[[0, 1, 3, 4]], CONDITION)
-                if name in OF_ONE_MATRIX:
+                if name in OF_ONE_MATRIX and out.is_floating_point():
                     assert out[2].isnan().all()
 
 

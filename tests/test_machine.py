@@ -300,10 +300,10 @@ def test_rules_name_ops_that_exist():
     for name, definition in ((name, DEFINITIONS[name]) for name in op_cases.OPS):
         tensors = [x.requires_grad_() for x in op_cases.inputs(name, 2, dtype=torch.float64)]
         numbers = [number.default for number in definition.op.numbers]
-        found = testing.results(route.apply(definition, *tensors, *numbers))
+        found = [x for x in testing.results(route.apply(definition, *tensors, *numbers)) if x.requires_grad]
         first = torch.autograd.grad(found, tensors, [torch.ones_like(x) for x in found], allow_unused=True)
         assert any(x is not None for x in first), name
         _, tangents = torch.func.jvp(
             lambda *x, d=definition, n=numbers: route.apply(d, *x, *n), tuple(tensors), tuple(tensors)
         )
-        assert len(testing.results(tangents)) == len(found)
+        assert len(testing.results(tangents)) == len(definition.op.results)

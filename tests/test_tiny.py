@@ -37,8 +37,8 @@ def test_unlike_neighbours(name, n, dtype):
     tensors = op_cases.at_zero(name, tensors, 17)
     first = tensors[0]
     first[18] = -first[18]  # indefinite
-    first[20] = torch.ones(n, n)  # singular
-    first[21] = torch.eye(n)
+    first[20] = torch.ones(first.shape[1:])  # singular
+    first[21] = torch.eye(*first.shape[1:])
     tensors[-1][30] = tensors[-1][30] * math.nan
     together = results(op(*tensors))
     for i in (0, 3, 11, 15, 16, 17, 18, 19, 20, 21, 30, 31, 36):

@@ -73,6 +73,12 @@ class OnCuda(torch.Tensor):
     def __getitem__(self, index):  # Tensor's own asks the driver for the device; WithoutGPU wraps the result
         return self.x[index]
 
+    def __setitem__(self, index, value):
+        self.x[index] = value.x
+
+    def contiguous(self):  # the same, where it has to copy
+        return self if self.is_contiguous() else self.x.contiguous()
+
 
 class WithoutGPU(TorchDispatchMode):
     """Ops of torch compute OnCuda tensors on the CPU. Ours go where the dispatcher sends tensors of a GPU."""

@@ -8,23 +8,39 @@ namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
 namespace {
 
+// Most passes have workspace for so many `matrices`; they take square matrices one by one, and tiny ones as many as a
+// vector has lanes. Others say what they take.
+template <class Pass>
+Demand demand(Element element, int m, int n, const typename Pass::Arguments& arguments) {
+  const int bytes = compute_bytes(element);
+  if constexpr (Pass::matrices > 0)
+    return {n <= largest_tiny_order ? FASTSQRTM_VECTOR_BYTES / bytes : 1,
+            workspace_bytes(n, Pass::matrices, FASTSQRTM_VECTOR_BYTES, bytes)};
+  else
+    return bytes == 8 ? Pass::template demand<double>(m, n, arguments) : Pass::template demand<float>(m, n, arguments);
+}
+
 template <class Pass, class T, class Storage>
-void run_as(const Task& task, const typename Pass::Arguments& arguments, void* workspace, const Team& team) {
-  Pass::template run<T, Storage>(task, arguments, Workspace<T>{workspace, task.n}, team);
+void run_as(const Task* tasks, int count, const typename Pass::Arguments& arguments, void* workspace,
+            const Team& team) {
+  if constexpr (Pass::matrices > 0)
+    Pass::template run<T, Storage>(*tasks, arguments, Workspace<T>{workspace, tasks->n}, team);
+  else
+    Pass::template run<T, Storage>(tasks, count, arguments, workspace, team);
 }
 
 template <class Pass>
-void run(Element element, const Task& task, const typename Pass::Arguments& arguments, void* workspace,
+void run(Element element, const Task* tasks, int count, const typename Pass::Arguments& arguments, void* workspace,
          const Team& team) {
   switch (element) {
     case Element::float32:
-      return run_as<Pass, float, float>(task, arguments, workspace, team);
+      return run_as<Pass, float, float>(tasks, count, arguments, workspace, team);
     case Element::float64:
-      return run_as<Pass, double, double>(task, arguments, workspace, team);
+      return run_as<Pass, double, double>(tasks, count, arguments, workspace, team);
     case Element::float16:
-      return run_as<Pass, float, Half>(task, arguments, workspace, team);
+      return run_as<Pass, float, Half>(tasks, count, arguments, workspace, team);
     case Element::bfloat16:
-      return run_as<Pass, float, BFloat16>(task, arguments, workspace, team);
+      return run_as<Pass, float, BFloat16>(tasks, count, arguments, workspace, team);
   }
 }
 
@@ -32,7 +48,7 @@ template <class Pass>
 void run_tiny(Element element, const Batch& batch, int64_t first, int64_t last,
               const typename Pass::Arguments& arguments, void* workspace) {
   const auto run_one = [](Element element, const Task& task, const void* arguments, void* workspace) {
-    run<Pass>(element, task, *static_cast<const typename Pass::Arguments*>(arguments), workspace, Team());
+    run<Pass>(element, &task, 1, *static_cast<const typename Pass::Arguments*>(arguments), workspace, Team());
   };
   const auto in_type = [&](auto zero) {
     using T = decltype(zero);
@@ -50,10 +66,18 @@ void run_tiny(Element element, const Batch& batch, int64_t first, int64_t last,
   }
 }
 
+template <class Pass>
+constexpr auto run_tiny_of() -> decltype(&run_tiny<Pass>) {
+  if constexpr (Pass::matrices > 0)
+    return &run_tiny<Pass>;
+  else
+    return nullptr;
+}
+
 }  // namespace
 
 const Kernels kernels = {
-#define PASS(Type, file) {Type::matrices, Type::adds_to_output, &run<Type>, &run_tiny<Type>},
+#define PASS(Type, file) {Type::adds_to_output, &demand<Type>, &run<Type>, run_tiny_of<Type>()},
 #include "ops.def"
 };
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cpu/matrix/team.h"
+#include "cpu/plan.h"
 #include "element.h"
 #include "passes.h"
 
@@ -15,14 +16,16 @@ struct MatrixIn {
   int64_t row_stride, column_stride;
 };
 
-// One matrix of a batch: its inputs and outputs in the order of passes.h. Outputs are contiguous, or nullptr.
+constexpr int most_lanes = 16;  // of any instruction set and type
+
+// One m x n matrix of a batch: its inputs and outputs in the order of passes.h. Outputs are contiguous, or nullptr.
 struct Task {
-  int n;
+  int m, n;
   MatrixIn in[max_inputs];
   void* out[max_outputs];
 };
 
-// A batch whose matrices lie at equal distances, in elements; outputs are contiguous.
+// A batch of square matrices that lie at equal distances, in elements; outputs are contiguous.
 struct BatchIn {
   const void* data;
   int64_t matrix_stride, row_stride, column_stride;
@@ -37,14 +40,14 @@ struct Batch {
   } out[max_outputs];
 };
 
-// `workspace` holds `matrices` matrices (workspace_bytes in matrix/layout.h). It is aligned to 64 bytes and zero before
-// its first use: old bits in the padding would not harm the results, but denormal numbers are slow.
+// `workspace` is aligned to 64 bytes and zero before its first use: old bits in the padding would not harm the results,
+// but denormal numbers are slow.
 template <class Arguments>
 struct Kernel {
-  int matrices;
   bool adds_to_output;  // writes its output twice, so that half types would be rounded twice
-  void (*run)(Element, const Task&, const Arguments&, void* workspace, const Team&);
-  // Path::tiny: matrices first, ..., last - 1, side by side in the lanes of vectors.
+  Demand (*demand)(Element, int m, int n, const Arguments&);
+  void (*run)(Element, const Task* tasks, int count, const Arguments&, void* workspace, const Team&);
+  // Path::tiny: matrices first, ..., last - 1, side by side in the lanes of vectors. nullptr if `run` does that itself.
   void (*run_tiny)(Element, const Batch&, int64_t first, int64_t last, const Arguments&, void* workspace);
 };
 

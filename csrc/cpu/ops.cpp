@@ -6,12 +6,14 @@
 #include <memory>
 #include <new>
 #include <optional>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "cpu/kernels.h"
 #include "cpu/plan.h"
 #include "ops.h"
+#include "qr_by_torch.h"
 
 namespace fastsqrtm {
 namespace {
@@ -24,7 +26,7 @@ const Kernels& kernels() {
   return baseline::kernels;
 }
 
-// The matrices of a tensor (..., n, n) with any strides, by their number in row-major order of the leading dimensions.
+// The matrices of a tensor (..., m, n) with any strides, by their number in row-major order of the leading dimensions.
 // Those of an absent tensor are absent.
 class Matrices {
  public:
@@ -109,14 +111,18 @@ struct Cpu {
     const Tensor& first = **std::find_if(in.begin(), in.end(), [](const Tensor* A) { return A != nullptr; });
     if (kernel.adds_to_output && first.element_size() == 2) return run_in_float32(pass, in, out);
     const Element element = element_of(first);
-    const int64_t n = first.size(-1), batch = first.numel() / (first.size(-2) * n);
-    const CpuPlan plan =
-        plan_cpu(batch, n, compute_bytes(element), int(torch::stable::get_num_threads()), kernel.matrices);
+    const int m = int(first.size(-2)), n = int(first.size(-1));
+    if constexpr (std::is_same_v<Pass, passes::Qr>) {
+      if (torch_is_faster(pass, m, n)) return qr_by_torch(first, false, **out.begin(), **(out.begin() + 1));
+    }
+    const int64_t batch = first.numel() / (int64_t(m) * n);
+    const Demand demand = kernel.demand(element, m, n, pass);
+    const CpuPlan plan = plan_cpu(batch, m, n, int(torch::stable::get_num_threads()), demand);
     const std::unique_ptr<void, decltype(&std::free)> buffer(std::aligned_alloc(64, plan.workspace_bytes), &std::free);
     if (!buffer) throw std::bad_alloc();
     const int64_t own_bytes = plan.workspace_bytes / plan.workers;
     char* workspace = static_cast<char*>(buffer.get());
-    if (plan.path == Path::tiny) {
+    if (plan.path == Path::tiny && kernel.run_tiny != nullptr) {
       const Tiny tiny(n, batch, in, out);
       torch::stable::parallel_for(0, plan.workers, 1, [&](int64_t begin, int64_t end) {
         for (int64_t worker = begin; worker < end; ++worker) {
@@ -141,26 +147,36 @@ struct Cpu {
         target = {static_cast<char*>(X->mutable_data_ptr()), X->numel() / batch * int64_t(X->element_size())};
       return target;
     });
-    const auto one = [&](int64_t i, void* own, const Team& team) {
-      Task task = {int(n), {}, {}};
-      for (std::size_t k = 0; k < in.size(); ++k) task.in[k] = inputs[k][i];
-      for (std::size_t k = 0; k < out.size(); ++k) {
-        if (targets[k].data) task.out[k] = targets[k].data + i * targets[k].bytes;
+    const auto run_some = [&](int64_t begin, int64_t end, void* own, const Team& team) {
+      Task tasks[most_lanes];
+      for (int64_t i = begin; i < end; ++i) {
+        Task& task = tasks[i - begin];
+        task = {m, n, {}, {}};
+        for (std::size_t k = 0; k < in.size(); ++k) task.in[k] = inputs[k][i];
+        for (std::size_t k = 0; k < out.size(); ++k) {
+          if (targets[k].data) task.out[k] = targets[k].data + i * targets[k].bytes;
+        }
       }
-      kernel.run(element, task, pass, own, team);
+      kernel.run(element, tasks, int(end - begin), pass, own, team);
     };
+    const int64_t together = demand.matrices, runs = (plan.alone + together - 1) / together;
     torch::stable::parallel_for(0, plan.workers, 1, [&](int64_t begin, int64_t end) {
       for (int64_t worker = begin; worker < end; ++worker) {
         char* own = workspace + worker * own_bytes;
         std::memset(own, 0, own_bytes);
-        for (int64_t i = plan.alone * worker / plan.workers; i < plan.alone * (worker + 1) / plan.workers; ++i)
-          one(i, own, Team());
+        for (int64_t i = runs * worker / plan.workers; i < runs * (worker + 1) / plan.workers; ++i)
+          run_some(i * together, std::min((i + 1) * together, plan.alone), own, Team());
       }
     });
-    for (int64_t i = plan.alone; i < batch; ++i) one(i, workspace, Team{plan.threads, parallel});
+    for (int64_t i = plan.alone; i < batch; ++i) run_some(i, i + 1, workspace, Team{plan.threads, parallel});
   }
 
  private:
+  // The few columns of a long matrix fill a panel only in part, and most of the work is in the panel.
+  static bool torch_is_faster(const passes::Qr& pass, int m, int n) {
+    return !pass.pivots && !pass.complete && m >= 512 && m / 8 > n;
+  }
+
   // The sum of two solutions is rounded once.
   template <class Pass>
   static void run_in_float32(const Pass& pass, Inputs in, Outputs out) {

@@ -1,6 +1,7 @@
 #include "cpu/plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -37,19 +38,20 @@ const CpuCapability& cpu_capability() {
   return capability;
 }
 
-CpuPlan plan_cpu(int64_t batch, int64_t n, int element_bytes, int threads, int matrices) {
-  const CpuCapability& capability = cpu_capability();
-  const int64_t alone = n < smallest_shared_order ? batch : batch / threads * threads;
-  const int64_t worth = std::min(alone, static_cast<int64_t>(1 + double(alone) * n * n * n / smallest_share));
+CpuPlan plan_cpu(int64_t batch, int64_t m, int64_t n, int threads, const Demand& demand) {
+  const double work = double(m) * n * std::min(m, n), shared_work = std::pow(smallest_shared_order, 3);
+  const int64_t alone = work < shared_work ? batch : batch / threads * threads;
+  const int64_t runs = (alone + demand.matrices - 1) / demand.matrices;
+  const int64_t worth = std::min(runs, static_cast<int64_t>(1 + alone * work / smallest_share));
   const int workers = int(std::clamp<int64_t>(worth, 1, threads));
-  const int64_t own_bytes = round_up(workspace_bytes(n, matrices, capability.vector_bytes, element_bytes), 64);
-  return {n <= largest_tiny_order ? Path::tiny : Path::block,
-          capability.name,
+  const Path path = demand.matrices > 1 ? Path::tiny : Path::block;
+  return {path,
+          cpu_capability().name,
           alone,
           batch - alone,
           threads,
           workers,
-          workers * own_bytes};
+          workers * round_up(demand.workspace_bytes, 64)};
 }
 
 }  // namespace fastsqrtm

@@ -19,13 +19,18 @@ const CpuCapability& cpu_capability();
 struct CpuPlan {
   Path path;
   const char* capability;
-  int64_t alone;   // matrices computed by one thread each, spread over the workers
+  int64_t alone;   // matrices computed by one thread, side by side or each by itself, spread over the workers
   int64_t shared;  // matrices on which all threads work together, one after the other
   int threads;
   int workers;
   int64_t workspace_bytes;  // of all workers; workers on one matrix share the first one's
 };
-// `matrices`: workspace that the pass needs for one matrix, in matrices.
-CpuPlan plan_cpu(int64_t batch, int64_t n, int element_bytes, int threads, int matrices);
+
+// What one run of a kernel takes: up to `matrices` of one size, side by side, and workspace for them.
+struct Demand {
+  int matrices;
+  int64_t workspace_bytes;
+};
+CpuPlan plan_cpu(int64_t batch, int64_t m, int64_t n, int threads, const Demand& demand);
 
 }  // namespace fastsqrtm

@@ -91,7 +91,7 @@ void run_groups(Element element, const Batch& batch, int64_t first, int64_t last
     }
     for (int m = 0; m < count; ++m) {
       if (done >> m & 1) continue;
-      Task task = {n, {}, {}};
+      Task task = {n, n, {}, {}};
       for (int k = 0; k < max_inputs; ++k) {
         const BatchIn& in = batch.in[k];
         if (in.data)

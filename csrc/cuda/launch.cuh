@@ -40,14 +40,14 @@ void run_in_blocks(const Told& pass, Operands operands, const Plan& plan, Contex
 
 template <class Pass, typename T, class Told>
 void plan_and_run(const Told& pass, const Operands& operands, Context& context) {
-  const Plan plan = plan_pass<Pass>(operands.problem.batch, operands.problem.n, sizeof(T), Pass::terms(pass),
+  const Plan plan = plan_pass<Pass>(operands.problem.batch, Pass::order(operands.problem), sizeof(T), Pass::terms(pass),
                                     device_limits(context.device));
   switch (plan.path) {
     case Path::tiny:  // no plan chooses it yet
     case Path::block:
       return run_in_blocks<Pass, T>(pass, operands, plan, context);
     case Path::library:
-      return run_by_library(pass, operands, context);
+      if constexpr (!Pass::takes_any_size) return run_by_library(pass, operands, context);
   }
 }
 

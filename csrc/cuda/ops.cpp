@@ -5,9 +5,13 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 
+#include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "cuda/launch.h"
+#include "cuda/passes/qr.cuh"
+#include "qr_by_torch.h"
 
 namespace fastsqrtm {
 namespace {
@@ -66,9 +70,12 @@ struct Cuda {
     const Tensor* first = nullptr;
     for (const Tensor* tensor : in) first = first ? first : tensor;
     const torch::stable::accelerator::DeviceGuard guard(first->get_device_index());
-    const int64_t n = first->size(-1);
     Operands operands = {};
-    operands.problem = {first->numel() / (n * n), static_cast<int>(n), element_of(*first)};
+    operands.problem = problem_of(*first, out);
+    if constexpr (std::is_same_v<Pass, passes::Qr>) {
+      if (!pass.pivots && !fits_a_block(operands.problem, first->get_device_index()))
+        return qr_by_torch(*first, pass.complete, **out.begin(), **(out.begin() + 1));
+    }
     std::vector<Tensor> held;
     int count = 0;
     for (const Tensor* tensor : in) {
@@ -88,6 +95,23 @@ struct Cuda {
     }
     TorchContext context(*first);
     run_pass(pass, operands, context);
+  }
+
+ private:
+  static Problem problem_of(const Tensor& first, Outputs out) {
+    const int64_t m = first.size(-2), n = first.size(-1);
+    int64_t columns = n;
+    for (const Tensor* tensor : out) {
+      if (tensor && tensor->dim() == first.dim()) columns = std::max(columns, tensor->size(-1));
+    }
+    return {first.numel() / (m * n), static_cast<int>(m), static_cast<int>(n), static_cast<int>(columns),
+            element_of(first)};
+  }
+
+  static bool fits_a_block(const Problem& problem, int device) {
+    const int bytes = compute_bytes(problem.element);
+    const Plan plan = plan_pass<Qr>(problem.batch, Qr::order(problem), bytes, 1, device_limits(device));
+    return Qr::kept_elements(shape_of(plan, bytes), problem) == 0;
   }
 };
 

@@ -14,6 +14,9 @@
 //   kept_elements(shape, problem)                   global memory of one matrix in addition to its results
 //   only_symmetric_part_of(input)                   true if only the symmetric part of that input counts
 //   terms(pass)                                     shifts or poles that can be worked on at once, else 1
+//   order(problem)                                  the plan's size: n, unless matrices may be rectangular
+//   takes_any_size                                  true if the kernel works without the shared memory of that size,
+//                                                   and there is no path for large matrices
 //   template <class V> run(arguments)               the kernel: the work of one thread
 //   large_matrices(pass), large_terms(pass)         workspace of the path for large matrices: see library/large.h
 //   template <class Large> run_large(large, arguments)  that path
@@ -40,11 +43,15 @@
 namespace fastsqrtm {
 namespace cuda {
 
-// A batch of n x n matrices and how their elements lie in memory.
+// A batch of m x n matrices and how their elements lie in memory.
 struct Problem {
   int64_t batch;
+  int m;
   int n;
+  int columns;  // of the widest among the inputs and the results
   Element element;
+
+  static Problem square(int64_t batch, int n, Element element) { return {batch, n, n, n, element}; }
 };
 
 // The location of the matrices of an input, strides in elements. An absent input has data == nullptr.
@@ -79,6 +86,8 @@ struct OneTeam {
   static constexpr int half_sweeps(int terms, int teams) { return 2 * ((terms + teams - 1) / teams) + 1; }
   static constexpr int64_t kept_elements(const Shape&, const Problem&) { return 0; }
   static constexpr bool only_symmetric_part_of(int) { return true; }
+  static constexpr int64_t order(const Problem& problem) { return problem.n; }
+  static constexpr bool takes_any_size = false;
   template <class Pass>
   static int terms(const Pass&) {
     return 1;

@@ -123,22 +123,26 @@ inline const Shape& shape_of(const Plan& plan, int element_bytes) {
   return (element_bytes == 8 ? double_shapes : float_shapes)[plan.variant];
 }
 
-// The plan of a pass (cuda/pass.h). `element_bytes`: of the computation, 4 or 8; `terms`: shifts or poles of the pass.
+// The plan of a pass (cuda/pass.h). `n`: the pass's order(problem); `element_bytes`: of the computation, 4 or 8;
+// `terms`: shifts or poles of the pass.
 template <class Pass>
 Plan plan_pass(int64_t batch, int64_t n, int element_bytes, int terms, const DeviceLimits& device) {
   Plan plan;
   const Shape* shapes = element_bytes == 8 ? double_shapes : float_shapes;
   const int count = element_bytes == 8 ? double_shape_count : float_shape_count;
+  // A team smaller than a warp never runs alone in it.
+  const auto least_of = [](const Shape& s) { return 32 / s.width(); };
+  const auto bytes_of = [&](const Shape& s, int teams) {
+    return static_cast<std::size_t>(Pass::shared_elements(s, teams)) * element_bytes;
+  };
+  const auto fits = [&](const Shape& s) { return bytes_of(s, 1) * least_of(s) <= device.shared_per_block; };
   int index = 0;
   while (index < count && shapes[index].padded < n) ++index;
-  if (index == count) return plan;
+  while (Pass::takes_any_size && (index == count || !fits(shapes[index]))) --index;
+  if (index == count || !fits(shapes[index])) return plan;
   const Shape& shape = shapes[index];
-  const auto bytes = [&](int teams) {
-    return static_cast<std::size_t>(Pass::shared_elements(shape, teams)) * element_bytes;
-  };
-  // A team smaller than a warp never runs alone in it.
-  const int least = 32 / shape.width();
-  if (bytes(1) * least > device.shared_per_block) return plan;
+  const int least = least_of(shape);
+  const auto bytes = [&](int teams) { return bytes_of(shape, teams); };
   plan.path = Path::block;
   plan.variant = index;
   plan.matrices_per_block = least;

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from .table import DTYPES, PUBLIC_DTYPES, Matrix, Number, Op
+from .table import PUBLIC_DTYPES, Matrix, Number, Op
 
 
 def _name(value: Any) -> str:
@@ -63,12 +63,13 @@ def not_functionalized(function: str, expected: str, A: Tensor) -> None:
         fail(function, expected, "a tensor inside torch.func.functionalize")
 
 
-def first(function: str, expected: Matrix, A: Any, dtypes: tuple[torch.dtype, ...] = DTYPES) -> None:
-    """Checks the first tensor of an op, which the other tensors must match."""
+def first(function: str, expected: Matrix, A: Any, dtypes: tuple[torch.dtype, ...] | None = None) -> None:
+    """Checks the first tensor of an op, which the other tensors must match; `dtypes` replace those of its line."""
+    dtypes = dtypes or expected.dtypes
     strided(function, expected.name, A)
     if A.dtype not in dtypes:
-        *names, last = map(_name, dtypes)
-        fail(function, f"{expected.name} must be {', '.join(names)} or {last}", _name(A.dtype))
+        *others, last = map(_name, dtypes)
+        fail(function, f"{expected.name} must be {', '.join(others)} or {last}", _name(A.dtype))
     shape = A.shape
     fits = len(shape) >= len(expected.dims)
     for i, j in expected.equal:  # no generator, because every call comes here

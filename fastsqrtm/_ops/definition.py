@@ -39,11 +39,14 @@ class Rule:
 class Definition:
     """An op: its line of the table, its twin, its rule and, once registered, its entry in the dispatcher."""
 
-    def __init__(self, op: Op, compute: Callable[..., Results], entry_precision: bool = False) -> None:
+    def __init__(
+        self, op: Op, compute: Callable[..., Results], entry_precision: bool = False, complex_too: bool = False
+    ) -> None:
         self.op = op
         self.compute = compute
         self.entry_precision = entry_precision
         self.rule: Rule | None = None
+        self.of_complex = Definition(op.of_complex(), compute, entry_precision) if complex_too else None
         self.overload: OpOverload | None = None
         self.__name__ = op.name
         self.__doc__ = compute.__doc__
@@ -57,9 +60,9 @@ class Definition:
         A = tensors[0]
         if A.numel() == 0:
             return packed(empty_results(self.op, tensors))
-        precision = torch.float64 if A.dtype == torch.float64 else torch.float32
+        precision = torch.promote_types(A.dtype, torch.float32)
         inputs = [
-            x.to(precision).contiguous() if matrix.dtype is None else x
+            x.to(precision).resolve_conj().contiguous() if matrix.dtype is None else x
             for x, matrix in zip(tensors, self.op.tensors, strict=True)
         ]
         entries = {"entry_precision": torch.finfo(A.dtype).eps / 2} if self.entry_precision else {}
@@ -106,19 +109,22 @@ def torch_op(schema: str, shapes: str, ranges: str = "") -> Callable[[Callable[.
 @overload
 def op(compute: Callable[..., Results], /) -> Definition: ...
 @overload
-def op(*, entry_precision: bool) -> Callable[[Callable[..., Results]], Definition]: ...
 def op(
-    compute: Callable[..., Results] | None = None, /, *, entry_precision: bool = False
+    *, entry_precision: bool = False, complex_too: bool = False
+) -> Callable[[Callable[..., Results]], Definition]: ...
+def op(
+    compute: Callable[..., Results] | None = None, /, *, entry_precision: bool = False, complex_too: bool = False
 ) -> Definition | Callable[[Callable[..., Results]], Definition]:
     """Makes a function the twin of the op of its name. With `entry_precision` the twin also gets that keyword: the
-    largest relative change of an entry by rounding to the dtype of the caller.
+    largest relative change of an entry by rounding to the dtype of the caller. With `complex_too` twin and rule hold
+    for complex tensors as well: torch.ops.fastsqrtm_complex has that form of the op, the twin on every device.
     """
 
     def define(compute: Callable[..., Results]) -> Definition:
         name = compute.__name__
         if name in DEFINITIONS:
             raise ImportError(f"fastsqrtm: the op {name} is defined twice")
-        DEFINITIONS[name] = Definition(OPS[name], compute, entry_precision)
+        DEFINITIONS[name] = Definition(OPS[name], compute, entry_precision, complex_too)
         return DEFINITIONS[name]
 
     return define if compute is None else define(compute)

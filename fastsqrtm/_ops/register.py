@@ -15,6 +15,7 @@ from .native import load_cuda, native
 AUTOCAST_DEVICES = ("cpu", "cuda")
 
 _library = torch.library.Library("fastsqrtm", "FRAGMENT")
+_complex_library = torch.library.Library("fastsqrtm_complex", "FRAGMENT")
 _reported: set[str] = set()
 
 
@@ -38,9 +39,9 @@ def register(definition: Definition, library: torch.library.Library, define: boo
     qualified = f"{library.ns}::{op.name}"
 
     def fallback(*args: Any) -> Results:
-        device = check.call(op, args)[0][0].device.type
-        if op.name in TORCH_ONLY:
+        if op.is_of_complex or op.name in TORCH_ONLY:  # no device has kernels for it
             return definition(*args)
+        device = check.call(op, args)[0][0].device.type
         if device == "cuda" and not load_cuda():
             # load_cuda() has just registered native kernels; they take precedence over this fallback from now on.
             assert definition.overload is not None
@@ -68,10 +69,13 @@ def register(definition: Definition, library: torch.library.Library, define: boo
 
 
 def register_all(definitions: dict[str, Definition]) -> None:
-    """Registers every op of the table as torch.ops.fastsqrtm.<name>."""
+    """Registers every op of the table as torch.ops.fastsqrtm.<name>, and what it is for complex tensors."""
     if missing := incomplete():
         raise ImportError(f"fastsqrtm: {', '.join(missing)}")
     for definition in definitions.values():
         register(definition, _library, define=not native.loaded)
+        if definition.of_complex is not None:
+            definition.of_complex.rule = definition.rule
+            register(definition.of_complex, _complex_library, define=True)
     for definition in TORCH_ONLY.values():
         register(definition, _library, define=True)

@@ -200,6 +200,8 @@ def vmap(definition: Definition) -> Callable[..., tuple[Results, int | tuple[int
 
 def apply(definition: Definition, *inputs: Any) -> Results:
     """The op. Under torch.func autocast ends before it, as the transforms bring it back below them, inside its rule."""
+    if definition.of_complex is not None and inputs[0].is_complex():
+        definition = definition.of_complex
     assert definition.overload is not None
     if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active() and under_autocast(inputs[0]):
         halves = (torch.float16, torch.bfloat16)

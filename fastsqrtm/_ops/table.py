@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,8 +10,11 @@ import torch
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """The dtypes of the first argument of an op, and of every other tensor whose dtype its line does not name."""
-PUBLIC_DTYPES = (*DTYPES, torch.complex64, torch.complex128)
-"""Those that the everyday functions take: `hermitian` makes complex matrices real."""
+COMPLEX_DTYPES = (torch.complex64, torch.complex128)
+"""The same for the form of an op that takes complex matrices."""
+
+PUBLIC_DTYPES = DTYPES + COMPLEX_DTYPES
+"""Those that the everyday functions take: `hermitian` makes complex matrices real where the op has no complex form."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Matrix:
     name: str
     dims: str
     dtype: torch.dtype | None = None
+    dtypes: tuple[torch.dtype, ...] = DTYPES
 
     def __post_init__(self) -> None:
         _ = self.equal  # now, as torch.compile cannot trace the first access of a cached property
@@ -78,6 +82,14 @@ class Op:
     def differentiable(self) -> tuple[bool, ...]:
         """Which results have a gradient: those whose dtype is that of the first argument."""
         return tuple(result.dtype is None for result in self.results)
+
+    def of_complex(self) -> "Op":
+        """The same op for complex tensors."""
+        return replace(self, tensors=tuple(replace(tensor, dtypes=COMPLEX_DTYPES) for tensor in self.tensors))
+
+    @property
+    def is_of_complex(self) -> bool:
+        return self.tensors[0].dtypes == COMPLEX_DTYPES
 
     def number(self, name: str) -> Number:
         return next(number for number in self.numbers if number.name == name)

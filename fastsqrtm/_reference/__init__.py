@@ -8,11 +8,12 @@ tests. The twins have the names and the input policy of csrc/ops.h; docs/method.
     pseudo      the pseudo-inverse of the root, by torch's eigendecomposition
     powers      rational functions for powers and the logarithm
     spd         inverses and determinants
+    qr          QR with and without column pivoting, of real and complex matrices of any shape
     polar       the orthogonal factor of any matrix, by torch operations and other ops alone
     general     the principal root of any square matrix, likewise
     series      the paper's approximants and Newton-Schulz, with the paper's gradient and with their own
 
-Gradients are ops as well; no twin relies on torch's autograd.
+Most gradients are ops as well; no twin relies on torch's autograd.
 """
 
 import importlib

@@ -66,8 +66,12 @@ struct Case {
   }
 };
 
-// Every pass of ops.def in every way to call it. A pass that cases.cpp does not know does not compile.
+// Every pass of ops.def on square matrices in every way to call it. A pass that cases.cpp does not know does not
+// compile.
 const std::vector<Case>& all_cases();
+
+// Checks the QR of m x n matrices, in the ways to call it. Returns the number of failures.
+int check_rectangular(const std::string& dtype, int m, int n, bool in_global_memory);
 
 // Matrices from one generator, which starts from the same state again after restart_random.
 void restart_random();

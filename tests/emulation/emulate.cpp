@@ -12,6 +12,8 @@
 //   emulate large_singular <pass> <dtype> <n>...      singular, on the path for large matrices
 //   emulate large_brief <pass> <n>...                 every step of it once, for the slow builds
 //   emulate far <pass>                                offsets beyond 2^31 elements
+//   emulate rectangular <float64|float32> <m>x<n>...  the QR of such matrices
+//   emulate in_global_memory <dtype> <m>x<n>...       the same, with little shared memory
 //   emulate plans                                     the choice of variants, the walk over a large batch
 //   emulate <seed_missing_barrier|seed_out_of_bounds> <the above>     with a fault in the kernels
 //   emulate blocked <the above>                       the path for large matrices by sweeps in blocks, from n = 104 on
@@ -126,7 +128,7 @@ std::vector<Matrix> run_case(const Case& c, int n, std::vector<Batch>& inputs, c
   plan.blocks = (count + plan.matrices_per_block - 1) / plan.matrices_per_block;
   plan.shared_bytes = static_cast<std::size_t>(c.shared_elements(shape, plan.teams)) * plan.matrices_per_block * bytes;
   Operands operands = {};
-  operands.problem = {count, n, element};
+  operands.problem = Problem::square(count, n, element);
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     inputs[i].input.data = inputs[i].buffer.bytes.data();
     operands.in[c.in[i]] = inputs[i].input;
@@ -746,7 +748,7 @@ Matrix run_last(const Case& c, int n, const std::vector<Batch>& inputs, int64_t 
     return memory.back().get();
   };
   Operands operands = {};
-  operands.problem = {count, n, Element::bfloat16};
+  operands.problem = Problem::square(count, n, Element::bfloat16);
   for (std::size_t k = 0; k < c.in.size(); ++k) {
     Sparse& in = *sparse((last * view.batch_stride + (n - 1) * (view.row_stride + view.column_stride) + 1) * 2);
     for (int i = 0; i < n; ++i) {
@@ -817,7 +819,7 @@ void parts() {
             setting.degree = degree;
             const Input view{base, size + 7, n, 1};
             Operands whole = {};
-            whole.problem = {batch, n, element};
+            whole.problem = Problem::square(batch, n, element);
             whole.in[0] = whole.in[2] = view;
             whole.out[1] = {base, size * bytes};
             const int64_t chunk = c.large_chunk(setting, batch, n, compute_bytes(element));
@@ -1005,6 +1007,12 @@ int main(int argc, char** argv) {
     parts();
   } else if (command == "skipped_barrier") {
     skipped_barrier();
+  } else if ((command == "rectangular" || command == "in_global_memory") && words.size() > 2) {
+    for (std::size_t i = 2; i < words.size(); ++i) {
+      const std::string& shape = words[i];
+      const int m = std::atoi(shape.c_str()), n = std::atoi(shape.c_str() + shape.find('x') + 1);
+      failures += check_rectangular(words[1], m, n, command == "in_global_memory");
+    }
   } else if (words.size() < 2 || !check_pass(command, words[1], {words.begin() + 2, words.end()})) {
     std::fprintf(stderr, "see the head of emulate.cpp for the arguments\n");
     return 2;

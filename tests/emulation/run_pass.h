@@ -130,14 +130,17 @@ void run_in_blocks_as(const Told& pass, const Operands& operands, const Plan& pl
 }
 
 template <class Pass, typename T, class Told>
-void run_large_as(const Told& pass, const Operands& operands, int64_t chunk) {
-  const Problem& problem = operands.problem;
-  if (chunk == 0) chunk = large_chunk<Pass>(pass, problem.batch, problem.n, sizeof(T));
-  HostLibrary<T> library;
-  in_parts(operands, chunk, [&](const Operands& part) {
-    Workspace workspace(large_workspace_bytes<Pass>(pass, part.problem.batch, problem.n, sizeof(T)));
-    run_large_part<Pass, T>(library, pass, part, workspace.data());
-  });
+void run_large_as([[maybe_unused]] const Told& pass, [[maybe_unused]] const Operands& operands,
+                  [[maybe_unused]] int64_t chunk) {
+  if constexpr (!Pass::takes_any_size) {
+    const Problem& problem = operands.problem;
+    if (chunk == 0) chunk = large_chunk<Pass>(pass, problem.batch, problem.n, sizeof(T));
+    HostLibrary<T> library;
+    in_parts(operands, chunk, [&](const Operands& part) {
+      Workspace workspace(large_workspace_bytes<Pass>(pass, part.problem.batch, problem.n, sizeof(T)));
+      run_large_part<Pass, T>(library, pass, part, workspace.data());
+    });
+  }
 }
 
 }  // namespace emulation

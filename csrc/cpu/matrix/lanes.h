@@ -34,25 +34,33 @@ constexpr Mask<T> all_lanes() {
   return Vector<T>{} == Vector<T>{};
 }
 
-template <class T>
-inline Vector<T> absolute(Vector<T> x) {
-  return reinterpret_cast<Vector<T>>(reinterpret_cast<Mask<T>>(x) & ~reinterpret_cast<Mask<T>>(broadcast(T(-0.0))));
+template <class V>
+inline V absolute(const V& x) {
+  using M = decltype(x < x);
+  return reinterpret_cast<V>(reinterpret_cast<M>(x) & ~reinterpret_cast<M>(-V{}));
 }
 // |x| with the sign of y.
-template <class T>
-inline Vector<T> with_sign(Vector<T> x, Vector<T> y) {
-  const Mask<T> sign = reinterpret_cast<Mask<T>>(broadcast(T(-0.0)));
-  return reinterpret_cast<Vector<T>>((reinterpret_cast<Mask<T>>(x) & ~sign) | (reinterpret_cast<Mask<T>>(y) & sign));
+template <class V>
+inline V with_sign(const V& x, const V& y) {
+  using M = decltype(x < x);
+  const M sign = reinterpret_cast<M>(-V{});
+  return reinterpret_cast<V>((reinterpret_cast<M>(x) & ~sign) | (reinterpret_cast<M>(y) & sign));
 }
-template <class T>
-inline Vector<T> larger(Vector<T> x, Vector<T> y) {
+template <class V>
+inline V larger(const V& x, const V& y) {
   return x > y ? x : y;  // y where x is NaN
 }
-template <class T>
-inline Vector<T> smaller(Vector<T> x, Vector<T> y) {
+template <class V>
+inline V smaller(const V& x, const V& y) {
   return x < y ? x : y;
 }
 
+// Of a shorter vector than those below.
+template <class V>
+inline V square_root(V x) {
+  for (unsigned c = 0; c < sizeof x / sizeof x[0]; ++c) x[c] = std::sqrt(x[c]);
+  return x;
+}
 inline Vector<float> square_root(Vector<float> x) {
 #if FASTSQRTM_VECTOR_BYTES == 64
   return _mm512_maskz_sqrt_ps(0xffff, x);
@@ -137,14 +145,14 @@ struct Group {
 #pragma GCC unroll 16
       for (int r = 0; r < rows; ++r)
         std::memcpy(number + b * lanes + r, matrices + r * (divides ? lanes : numbers) + b * lanes, sizeof(Vector<T>));
-      transpose_stages<T, 1, rows>(number + b * lanes);
+      transpose_stages<Simd<T>, 1, rows>(number + b * lanes);
     }
   }
   // The last block of a row reaches into the next row, which is written later.
   void store(T* matrices) {
 #pragma GCC unroll 8
     for (int b = blocks - 1; b >= 0; --b) {
-      transpose_stages<T, 1, rows>(number + b * lanes);
+      transpose_stages<Simd<T>, 1, rows>(number + b * lanes);
 #pragma GCC unroll 16
       for (int r = 0; r < rows; ++r)
         std::memcpy(matrices + r * (divides ? lanes : numbers) + b * lanes, number + b * lanes + r, sizeof(Vector<T>));
@@ -232,7 +240,7 @@ Mask<T> is_zero(const Square<T, n>& A) {
 template <class T, int n>
 Vector<T> largest_entry(const Symmetric<T, n>& A) {
   Vector<T> largest = {};
-  for (const auto& x : A.entry) largest = larger<T>(absolute<T>(x), largest);
+  for (const auto& x : A.entry) largest = larger(absolute(x), largest);
   return largest;
 }
 

@@ -114,8 +114,8 @@ Vector<T> one_norm(const Symmetric<T, n>& A) {
   for (int j = 0; j < n; ++j) {
     Vector<T> sum = {};
 #pragma GCC unroll 8
-    for (int i = 0; i < n; ++i) sum += absolute<T>(A(i, j));
-    largest = larger<T>(sum, largest);
+    for (int i = 0; i < n; ++i) sum += absolute(A(i, j));
+    largest = larger(sum, largest);
   }
   return largest;
 }
@@ -183,7 +183,7 @@ Mask<T> minus_inverse(const Symmetric<T, n>& P, Symmetric<T, n>& W) {
 // False for NaN and Inf.
 template <class T>
 Mask<T> is_finite(Vector<T> x) {
-  return absolute<T>(x) <= std::numeric_limits<T>::max();
+  return absolute(x) <= std::numeric_limits<T>::max();
 }
 
 // The matrices divided by a power of four, so that their largest entries lie in [1, 4), and what else there is to know

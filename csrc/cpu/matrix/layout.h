@@ -18,15 +18,16 @@ constexpr int tile_rows(int vector_bytes, int element_bytes) {
 }
 
 // Rows of a matrix in panel layout (matrix/panel.h) are padded to whole blocks, columns to whole panels of two.
-constexpr int64_t panel_rows(int64_t n, int vector_bytes, int element_bytes) {
-  return round_up(n, vector_bytes / element_bytes);
+constexpr int64_t panel_rows(int64_t m, int vector_bytes, int element_bytes) {
+  return round_up(m, vector_bytes / element_bytes);
 }
-constexpr int64_t panel_elements(int64_t n, int vector_bytes, int element_bytes) {
-  return panel_rows(n, vector_bytes, element_bytes) * round_up(n, 2 * vector_bytes / element_bytes);
+constexpr int64_t panel_elements(int64_t m, int64_t n, int vector_bytes, int element_bytes) {
+  return panel_rows(m, vector_bytes, element_bytes) * round_up(n, 2 * vector_bytes / element_bytes);
 }
-// Bytes of one thread's workspace. The strips of a sweep (matrix/sweep.h) lie in a matrix that is free at the time.
+// Bytes of one thread's workspace for square matrices. The strips of a sweep (matrix/sweep.h) lie in a matrix that is
+// free at the time.
 constexpr int64_t workspace_bytes(int64_t n, int matrices, int vector_bytes, int element_bytes) {
-  return element_bytes * matrices * panel_elements(n, vector_bytes, element_bytes);
+  return element_bytes * matrices * panel_elements(n, n, vector_bytes, element_bytes);
 }
 
 }  // namespace

@@ -72,7 +72,7 @@ void load_matrix(const Storage* data, int64_t row_stride, int64_t column_stride,
   for (int p = 0; p < P.panels(); ++p) {
     const int columns = P.n - p * width < width ? P.n - p * width : width;
     T* out = P.panel(p);
-    for (int i = 0; i < P.n; ++i, out += width) {
+    for (int i = 0; i < P.m; ++i, out += width) {
       const Storage* in = data + i * row_stride + p * width * column_stride;
       if (column_stride == 1)
         for (int j = 0; j < columns; ++j) out[j] = decode(in[j]);
@@ -80,7 +80,7 @@ void load_matrix(const Storage* data, int64_t row_stride, int64_t column_stride,
         for (int j = 0; j < columns; ++j) out[j] = decode(in[j * column_stride]);
       for (int j = columns; j < width; ++j) out[j] = 0;
     }
-    std::memset(out, 0, sizeof(T) * width * (P.rows - P.n));
+    std::memset(out, 0, sizeof(T) * width * (P.rows - P.m));
   }
 }
 
@@ -96,7 +96,7 @@ void store_matrix(const Panels<T>& P, double scale, Storage* out, bool accumulat
   for (int p = 0; p < P.panels(); ++p) {
     const int columns = P.n - p * width < width ? P.n - p * width : width;
     const T* in = P.panel(p);
-    for (int i = 0; i < P.n; ++i, in += width) {
+    for (int i = 0; i < P.m; ++i, in += width) {
       Storage* row = out + int64_t(i) * P.n + p * width;
       if (accumulate)
         for (int j = 0; j < columns; ++j) encode(decode(row[j]) + second * (first * in[j]), row[j]);

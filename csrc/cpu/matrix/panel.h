@@ -18,12 +18,14 @@ struct Panels {
   static constexpr int lanes = S::lanes, width = S::panel;
 
   T* data;
-  int n;     // order of the matrix
-  int rows;  // n padded to whole blocks and tiles
+  int m, n;  // rows and columns of the matrix
+  int rows;  // m padded to whole blocks and tiles
 
-  static int64_t size(int n) { return panel_elements(n, FASTSQRTM_VECTOR_BYTES, sizeof(T)); }
+  static int64_t size(int m, int n) { return panel_elements(m, n, FASTSQRTM_VECTOR_BYTES, sizeof(T)); }
+  static int64_t size(int n) { return size(n, n); }
 
-  Panels(T* data, int n) : data(data), n(n), rows(int(panel_rows(n, FASTSQRTM_VECTOR_BYTES, sizeof(T)))) {}
+  Panels(T* data, int m, int n) : data(data), m(m), n(n), rows(int(panel_rows(m, FASTSQRTM_VECTOR_BYTES, sizeof(T)))) {}
+  Panels(T* data, int n) : Panels(data, n, n) {}
 
   T* panel(int p) const { return data + int64_t(p) * rows * width; }
   T* at(int i, int j) const { return panel(j / width) + i * width + j % width; }

@@ -33,8 +33,8 @@ struct Tile {
       for (int v = 0; v < vectors; ++v) FASTSQRTM_ISA::store(c + r * stride + v * lanes, sum[r][v]);
   }
 
-  // sum(r, :) += sign * sum_k a[k][r] b[k][:]
-  template <int sign = 1>
+  // sum(r, :) += sign * sum_k a[k][r] b[k][:]. The r of the left operand are neighbours, or `r_stride` apart.
+  template <int sign = 1, int r_stride = 1>
   void multiply(const T* a, int a_stride, const T* b, int b_stride, int k_count) {
     for (int k = 0; k < k_count; ++k) {
       Vector<T> right[vectors];
@@ -42,7 +42,7 @@ struct Tile {
       for (int v = 0; v < vectors; ++v) right[v] = FASTSQRTM_ISA::load(b + v * lanes);
 #pragma GCC unroll 8
       for (int r = 0; r < tile_rows; ++r) {
-        const Vector<T> left = broadcast(a[r]);
+        const Vector<T> left = broadcast(a[r * r_stride]);
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v) {
           if constexpr (sign > 0)

@@ -23,10 +23,11 @@
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
 
-template <class T>
+template <class T, int bytes = FASTSQRTM_VECTOR_BYTES>
 struct Simd {
-  typedef T Vector __attribute__((vector_size(FASTSQRTM_VECTOR_BYTES), may_alias));
-  static constexpr int lanes = FASTSQRTM_VECTOR_BYTES / int(sizeof(T));
+  typedef T Vector __attribute__((vector_size(bytes), may_alias));
+  using Scalar = T;
+  static constexpr int lanes = bytes / int(sizeof(T));
   static constexpr int tile_rows = fastsqrtm::tile_rows(FASTSQRTM_VECTOR_BYTES, sizeof(T));
   static constexpr int panel = 2 * lanes;
 
@@ -70,29 +71,29 @@ inline Vector<T> broadcast(T x) {
 }
 
 // One exchange of the transpose: rows r and r + h trade the lanes whose bit h differs.
-template <class T, int h, int... lane>
-inline void exchange(Vector<T>& low, Vector<T>& high, std::integer_sequence<int, lane...>) {
-  constexpr int n = Simd<T>::lanes;
-  const Vector<T> a = low, b = high;
+template <class S, int h, int... lane>
+inline void exchange(typename S::Vector& low, typename S::Vector& high, std::integer_sequence<int, lane...>) {
+  constexpr int n = S::lanes;
+  const typename S::Vector a = low, b = high;
   low = __builtin_shufflevector(a, b, ((lane & h) ? n + lane - h : lane)...);
   high = __builtin_shufflevector(a, b, ((lane & h) ? n + lane : lane + h)...);
 }
 
 // Those with the bits from h on of `rows` rows, a power of two: all rows transpose each rows x rows block.
-template <class T, int h, int rows>
-inline void transpose_stages(Vector<T>* row) {
+template <class S, int h, int rows>
+inline void transpose_stages(typename S::Vector* row) {
   if constexpr (h < rows) {
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r)
-      if (!(r & h)) exchange<T, h>(row[r], row[r + h], std::make_integer_sequence<int, Simd<T>::lanes>{});
-    transpose_stages<T, 2 * h, rows>(row);
+      if (!(r & h)) exchange<S, h>(row[r], row[r + h], std::make_integer_sequence<int, S::lanes>{});
+    transpose_stages<S, 2 * h, rows>(row);
   }
 }
 
 // lanes x lanes block, one vector a row, in registers.
-template <class T>
-inline void transpose(Vector<T>* row) {
-  transpose_stages<T, 1, Simd<T>::lanes>(row);
+template <class S>
+inline void transpose(typename S::Vector* row) {
+  transpose_stages<S, 1, S::lanes>(row);
 }
 
 }  // namespace FASTSQRTM_ISA

@@ -111,7 +111,8 @@ struct Blocks {
 };
 
 template <class T, Swept result, int rows>
-__attribute__((noinline)) bool sweep_by(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips, double* log_determinant) {
+__attribute__((noinline)) bool sweep_by(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips,
+                                        double* log_determinant) {
   constexpr int lanes = Simd<T>::lanes, width = Simd<T>::panel, tile_rows = Simd<T>::tile_rows, step = rows / lanes;
   const int blocks = P.blocks();
   PivotFactors<T> factors[step];

@@ -20,7 +20,7 @@ struct Block {
 #pragma GCC unroll 16
     for (int r = 0; r < lanes; ++r) FASTSQRTM_ISA::store(p + r * width, row[r]);
   }
-  void transpose() { FASTSQRTM_ISA::transpose<T>(row); }
+  void transpose() { FASTSQRTM_ISA::transpose<Simd<T>>(row); }
 };
 
 // Calls body(I, J) for every J <= I.

@@ -114,14 +114,14 @@ struct Roots {
       S *= factor * scaled.scale.root;
     }
     if constexpr (n > (sizeof(T) == 4 ? 2 : largest_spectral_order)) {
-      const Vector<T> factor = T(1) / smaller<T>(frobenius(A), one_norm(A));
+      const Vector<T> factor = T(1) / smaller(frobenius(A), one_norm(A));
       Symmetric<T, n> normalised = A;
       normalised *= factor;
       const Wanted wanted = {lanes.out[0] != nullptr, lanes.out[1] != nullptr};
       plain = scaled.regular & ~is_diagonal(A) & newton_roots(arguments.design, wanted, normalised, S, Z);
       if (wanted.root) {  // the error of the design is to one side, as above
         const Vector<T> excess = excess_of_trace(normalised, S), one = broadcast(T(1));
-        const Vector<T> unbiased = absolute<T>(excess) <= T(4 * arguments.design.error) ? one + excess : one;
+        const Vector<T> unbiased = absolute(excess) <= T(4 * arguments.design.error) ? one + excess : one;
         S *= square_root(unbiased / factor) * scaled.scale.root;
       }
       if (wanted.inverse) Z *= square_root(factor) * scaled.scale.inverse_root;
@@ -140,14 +140,14 @@ struct Roots {
           }
       };
       Vector<T> f[n];
-      for (int k = 0; k < n; ++k) f[k] = square_root(larger<T>(eigen.values[k], Vector<T>{}));
+      for (int k = 0; k < n; ++k) f[k] = square_root(larger(eigen.values[k], Vector<T>{}));
       if (lanes.out[0]) {
         // The rotations lengthen the eigenvectors a little. The root of a diagonal matrix is exact.
         const Vector<T> excess = excess_of_trace(A, from_eigen(eigen.V, f));
-        const Mask<T> turned = (absolute<T>(excess) <= 16 * n * Limits::epsilon()) & ~is_diagonal(A);
+        const Mask<T> turned = (absolute(excess) <= 16 * n * Limits::epsilon()) & ~is_diagonal(A);
         complete(f, turned ? square_root(T(1) + excess) * scaled.scale.root : scaled.scale.root, T(0), S);
       }
-      for (int k = 0; k < n; ++k) f[k] = T(1) / square_root(larger<T>(eigen.values[k], Limits::epsilon() * eigen.size));
+      for (int k = 0; k < n; ++k) f[k] = T(1) / square_root(larger(eigen.values[k], Limits::epsilon() * eigen.size));
       if (lanes.out[1]) complete(f, scaled.scale.inverse_root, Limits::infinity(), Z);
     }
     if (lanes.out[0]) store_matrices(S, lanes.out[0]);

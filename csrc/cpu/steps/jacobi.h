@@ -19,8 +19,7 @@ struct LaneEigen {
 template <class T, int n>
 Mask<T> is_significant(const Symmetric<T, n>& A, int p, int q) {
   constexpr T precision = std::numeric_limits<T>::epsilon();
-  return absolute<T>(A(p, q)) >
-         precision / 8 * (absolute<T>(A(p, p)) + absolute<T>(A(q, q))) + precision * precision / 8;
+  return absolute(A(p, q)) > precision / 8 * (absolute(A(p, p)) + absolute(A(q, q))) + precision * precision / 8;
 }
 
 // Turns rows and columns p and q so that A(p, q) becomes zero.
@@ -30,7 +29,7 @@ inline void rotate(Symmetric<T, n>& A, Square<T, n>& V, int p, int q) {
   const Vector<T> beside = A(p, q), twice = beside + beside, difference = A(q, q) - A(p, p);
   const Vector<T> length = square_root(difference * difference + twice * twice);
   const Mask<T> wanted = is_significant(A, p, q);
-  const Vector<T> tangent = wanted ? twice / with_sign<T>(absolute<T>(difference) + length, difference) : zero;
+  const Vector<T> tangent = wanted ? twice / with_sign(absolute(difference) + length, difference) : zero;
   const Vector<T> cosine = one / square_root(one + tangent * tangent), sine = tangent * cosine;
   A(p, p) -= tangent * beside;
   A(q, q) += tangent * beside;
@@ -73,11 +72,11 @@ struct Jacobi {
       }
     }
     eigen.smallest = A(0, 0);
-    eigen.size = absolute<T>(A(0, 0));
+    eigen.size = absolute(A(0, 0));
     for (int i = 0; i < n; ++i) {
       eigen.values[i] = A(i, i);
-      eigen.smallest = smaller<T>(A(i, i), eigen.smallest);
-      eigen.size = larger<T>(absolute<T>(A(i, i)), eigen.size);
+      eigen.smallest = smaller(A(i, i), eigen.smallest);
+      eigen.size = larger(absolute(A(i, i)), eigen.size);
     }
   }
 };

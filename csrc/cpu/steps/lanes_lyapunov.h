@@ -21,7 +21,7 @@ __attribute__((noinline)) Mask<T> solve_newton(T tolerance, Symmetric<T, n> B, S
     const Vector<T> theta = trace(B) * T(1.0 / n);
     W = B;  // for its norms
     add_identity(W, -theta);
-    const Vector<T> bound = smaller<T>(one_norm(W), frobenius(W)) / theta;
+    const Vector<T> bound = smaller(one_norm(W), frobenius(W)) / theta;
     done |= ~(bound * bound * bound > tolerance);
     if (step == most_steps || !any(~done)) break;
     const Mask<T> positive = minus_inverse(B, W);
@@ -45,7 +45,7 @@ __attribute__((noinline)) Mask<T> solve_newton(T tolerance, Symmetric<T, n> B, S
       }
     assign<T, n>(X, ~done, next);
     const Vector<T> relative = frobenius(change) / size;
-    if (step == 1) contraction = smaller<T>(relative, broadcast(T(0.5)));
+    if (step == 1) contraction = smaller(relative, broadcast(T(0.5)));
     done |= ~(relative * contraction > tolerance);
     if (!any(~done)) break;
   }

@@ -135,7 +135,7 @@ LaneDual<T, n, differentiated> newton_schulz(int steps, bool inverse, const Symm
       P = Dual::combination(T(-0.5), M, T(0), M, T(1.5));
     } else {
       const Dual F = Dual::combination(T(1), M, T(0), M, T(-1));
-      const Vector<T> size = smaller<T>(frobenius(F.value), one_norm(F.value));
+      const Vector<T> size = smaller(frobenius(F.value), one_norm(F.value));
       last = ~(size * size > std::numeric_limits<T>::epsilon());
       const Dual F2 = Dual::square(F);
       const Dual H = Dual::combination(T(1.0 / 16), F2, T(-5.0 / 16), M, T(11.0 / 16));

@@ -221,6 +221,50 @@ struct InverseBackward {
   }
 };
 
+/// The symmetric matrix with the lower triangle of M.
+inline Tensor symmetric_from_lower(const Tensor& M) {
+  const Tensor lower = M.tril(), strictly_lower = M.tril(-1);
+  const Tensor upper = lower.triu(1) + lower.tril(-1).mT() + lower.diagonal(0, -2, -1).diag_embed();
+  return strictly_lower + upper;
+}
+
+/// The gradient of A, or of A[:, P], for Q R of it: the leading k columns have to be independent. Q = [Q1 Q2] with k
+/// and m - k columns, R = [R1 R2] with k and n - k.
+inline Tensor qr_gradient(const variable_list& saved, const variable_list& cotangents) {
+  const auto dtype = cotangents[0].scalar_type();
+  const auto widened = [](const Tensor& x) { return x.to(at::promoteTypes(x.scalar_type(), at::kFloat)); };
+  const Tensor Q = widened(saved[0]), R = widened(saved[1]), gQ = widened(cotangents[0]), gR = widened(cotangents[1]);
+  const int64_t n = R.size(-1), k = std::min(Q.size(-2), n);
+  const auto columns = [k](const Tensor& x) { return x.split_with_sizes({k, x.size(-1) - k}, -1); };
+  const auto of_Q = columns(Q), of_gQ = columns(gQ), of_R = columns(R.narrow(-2, 0, k)),
+             of_gR = columns(gR.narrow(-2, 0, k));
+  const Tensor &Q1 = of_Q[0], &Q2 = of_Q[1], &R1 = of_R[0], &R2 = of_R[1];
+  const Tensor gQ1 = of_gQ[0] - Q2.matmul(of_gQ[1].mT().matmul(Q1));
+  const Tensor from_R2 = R2.matmul(of_gR[1].mT());
+  const Tensor W = R1.matmul(of_gR[0].mT()) - from_R2.mT() - gQ1.mT().matmul(Q1);
+  const Tensor right = gQ1 + Q1.matmul(from_R2 + symmetric_from_lower(W));
+  const Tensor gA1 = at::linalg_solve_triangular(R1.mT(), right, false, false);
+  return at::cat({gA1, Q1.matmul(of_gR[1])}, -1).to(dtype);
+}
+
+/// Q R = A.
+struct Factors {
+  static variable_list save(const variable_list&, const variable_list& results) { return results; }
+  template <class Numbers>
+  static variable_list vjp(const variable_list& saved, const Numbers&, const variable_list& cotangents) {
+    return {qr_gradient(saved, cotangents)};
+  }
+};
+
+/// Q R = A[:, P].
+struct PivotedFactors : Factors {
+  template <class Numbers>
+  static variable_list vjp(const variable_list& saved, const Numbers&, const variable_list& cotangents) {
+    const Tensor gradient = qr_gradient(saved, cotangents);
+    return {gradient.gather(-1, saved[2].argsort(int64_t(-1)).unsqueeze(-2).expand_as(gradient))};
+  }
+};
+
 /// X of S X + X S = sym(G) - Z sym(H) Z.
 template <const Signature& solve>
 struct BothRootsBackward {
@@ -278,6 +322,10 @@ RULE(rational_power,         OneOp<signatures::rational_power_backward, Kept::ar
 RULE(rational_log,           OneOp<signatures::rational_log_backward, Kept::arguments>)
 RULE(rational_power_backward, RationalBackward<signatures::rational_power_backward>)
 RULE(rational_log_backward,  RationalBackward<signatures::rational_log_backward>)
+RULE(qr,                     Factors)
+RULE(qr_complete,            Factors)
+RULE(qr_pivoted,             PivotedFactors)
+RULE(qr_pivoted_complete,    PivotedFactors)
 RULE(lyapunov,               Lyapunov<signatures::lyapunov>)
 RULE(lyapunov_newton,        Lyapunov<signatures::lyapunov_newton>)
 RULE(mpa_lya,                OneOp<signatures::sqrtm_lya_backward, Kept::both>)
@@ -394,6 +442,13 @@ inline Tensor lyapunov_newton(const Tensor& B, const Tensor& C,
 /// Like those of fastsqrtm. Gradient: -Z sym(G) Z for Z = A^-1, and g Z for the determinant.
 using ops::inv;
 using ops::inv_and_logdet;
+
+/// Like those of fastsqrtm. Gradient: exact where the leading min(m, n) columns, in the order of P, are independent.
+/// That of the columns of Q beyond n is right for all that depends on the space they span.
+using ops::qr;
+using ops::qr_complete;
+using ops::qr_pivoted;
+using ops::qr_pivoted_complete;
 
 /// Like those of fastsqrtm. Gradient: that of the exact root at the point computed, by the paper's iteration.
 using ops::mpa_lya;

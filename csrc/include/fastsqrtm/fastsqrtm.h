@@ -191,6 +191,19 @@ inline at::Tensor lyapunov_newton(const at::Tensor& B, const at::Tensor& C,
 using ops::inv;
 using ops::inv_and_logdet;
 
+/// The QR factorisation of each m x n matrix by Householder reflections, with LAPACK's signs:
+///
+///     std::tuple<Tensor, Tensor> qr(const Tensor& A)
+///     std::tuple<Tensor, Tensor, Tensor> qr_pivoted(const Tensor& A)
+///
+/// and the same with _complete. Q is m x min(m, n) and R min(m, n) x n; complete, m x m and m x n. With pivots P,
+/// int64, has the order of the columns, A[:, P] = Q R, each time the longest of those that are left. A matrix that is
+/// not finite gives NaN.
+using ops::qr;
+using ops::qr_complete;
+using ops::qr_pivoted;
+using ops::qr_pivoted_complete;
+
 /// The root or the inverse root of each matrix by the paper's Pade approximants (mpa) or Taylor polynomials (mtp):
 ///
 ///     Tensor mpa_lya(const Tensor& A, int64_t degree, int64_t iterations), and so on
