@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(PivotVariant<T>::threads, 1) pivot_kernel(Bloc
   using L = Layout<V>;
   const int first = a.pivot * block_edge;
   const int size = smaller(block_edge, a.n - first);
-  const Problem block{a.matrices, size, sizeof(T) == 8 ? Element::float64 : Element::float32};
+  const Problem block = {a.matrices, size, size, size, sizeof(T) == 8 ? Element::float64 : Element::float32};
   const int64_t place = static_cast<int64_t>(first) * (a.n + 1);
   const Input in{a.h + place, static_cast<int64_t>(a.n) * a.n, a.n, 1};
   T* work = reinterpret_cast<T*>(dynamic_shared());
