@@ -293,7 +293,7 @@ def _check_right_side(A: Tensor, B: Tensor) -> None:
     function = "linalg.lstsq"
     _check.strided(function, "B", B)
     if B.dim() < 2 or B.shape[-2] != A.shape[-2]:
-        _check.fail(function, f"B must be (..., m, r) beside A {tuple(A.shape)}", tuple(B.shape))
+        _check.fail(function, f"B must be (..., m, r) where A is {tuple(A.shape)}", tuple(B.shape))
     if B.dtype != A.dtype:
         _check.fail(function, f"B must have the dtype of A ({A.dtype})".replace("torch.", ""), str(B.dtype)[6:])
     if B.device != A.device:

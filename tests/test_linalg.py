@@ -621,7 +621,7 @@ BAD_CALLS = {
     "qr: rtol must be at least 0 and less than 1, got 1": lambda: linalg.qr(A, pivoting=True, rtol=1.0),
     "lq: mode must be one of reduced, complete, l, got 'r'": lambda: linalg.lq(A, mode="r"),
     "lq: A must be (..., m, n), got ()": lambda: linalg.lq(torch.ones(())),
-    "lstsq: B must be (..., m, r) beside A (4, 3), got (3, 1)": lambda: linalg.lstsq(A, A.mT[:, :1]),
+    "lstsq: B must be (..., m, r) where A is (4, 3), got (3, 1)": lambda: linalg.lstsq(A, A.mT[:, :1]),
     "lstsq: B must have the dtype of A (float32), got float64": lambda: linalg.lstsq(A, A.double()),
     "lstsq: B must be on the device of A (cpu), got meta": lambda: linalg.lstsq(A, A.to("meta")),
     "lstsq: B must broadcast with A (2, 4, 3), got (3, 4, 3)": lambda: linalg.lstsq(
