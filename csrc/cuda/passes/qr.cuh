@@ -71,6 +71,8 @@ template <class V>
 class Reflections {
  public:
   using T = typename V::scalar;
+  // Constants, because a kernel may not call what computes them.
+  static constexpr T smallest = std::numeric_limits<T>::min(), precision = std::numeric_limits<T>::epsilon();
 
   __device__ __forceinline__ Reflections(T* memory, T* scratch, const Problem& problem)
       : m_(problem.m),
@@ -146,7 +148,7 @@ class Reflections {
     T largest = 0, sum = 0;
     for (int i = first; i < m_; ++i) largest = max_or_nan(largest, std::fabs(at(i, j)));
     if (largest == T(0)) return 0;
-    const T scale = T(1) / max_or_nan(largest, std::numeric_limits<T>::min());
+    const T scale = T(1) / max_or_nan(largest, smallest);
     for (int i = first; i < m_; ++i) sum += at(i, j) * scale * (at(i, j) * scale);
     return std::sqrt(sum) / scale;
   }
@@ -179,7 +181,7 @@ class Reflections {
     T rest = 0, sum = 0;
     for (int i = k + 1 + threadIdx.x; i < m_; i += V::threads) rest = max_or_nan(rest, std::fabs(at(i, k)));
     rest = team_max<V>(rest, scratch_);
-    const T first = at(k, k), size = max_or_nan(max_or_nan(rest, std::fabs(first)), std::numeric_limits<T>::min());
+    const T first = at(k, k), size = max_or_nan(max_or_nan(rest, std::fabs(first)), smallest);
     const T scale = T(1) / size, alpha = first * scale;
     for (int i = k + 1 + threadIdx.x; i < m_; i += V::threads) sum += at(i, k) * scale * (at(i, k) * scale);
     sum = team_sum<V>(sum, scratch_);
@@ -215,7 +217,7 @@ class Reflections {
 
   // Takes row k of R off the norms, and computes those anew that lose too many digits with it.
   __device__ __forceinline__ void shorten(int k) const {
-    const T limit = std::sqrt(std::numeric_limits<T>::epsilon() / 2);
+    const T limit = std::sqrt(precision / 2);
     for (int j = k + 1 + threadIdx.x; j < n_; j += V::threads) {
       const T now = now_[j];
       if (now == T(0)) continue;
