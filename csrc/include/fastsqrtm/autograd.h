@@ -1,7 +1,7 @@
 /// @file
 /// The ops and functions of fastsqrtm.h and paper.h again, differentiable, in the namespace fastsqrtm::autograd.
-/// Gradients agree with those of Python to the last bit and can be differentiated again to any order. C++ has neither
-/// vmap nor forward mode: a tensor with a tangent is an error.
+/// Gradients agree with those of Python to the last bit (second derivatives of rational functions to rounding) and can
+/// be differentiated again to any order. C++ has neither vmap nor forward mode: a tensor with a tangent is an error.
 ///
 /// The functions work as well in a process that has imported the Python package: they bypass its rules, which are the
 /// same.
