@@ -77,7 +77,7 @@ cuda_checked := $(patsubst %,tests/test_%.py,packaging fallback without_gpu inpu
 # The sources must compile against the oldest torch.
 OLDEST_TORCH ?= torch==2.11.0
 oldest := build/oldest
-cuda_make = FASTSQRTM_CUDA=ON FASTSQRTM_CUDA_ARCHS=9.0 CMAKE_ARGS=-DFASTSQRTM_WERROR=ON \
+cuda_make = FASTSQRTM_CUDA=ON FASTSQRTM_CUDA_ARCHS=9.0 CMAKE_ARGS='-DFASTSQRTM_WERROR=ON -DFASTSQRTM_X86_ISAS=OFF' \
             $(MAKE) TORCH=$(CUDA_TORCH) VENV=$(VENV)-cuda
 cuda-check:  ## without a GPU: the CUDA half compiled, warnings as errors, imported, no spills; and the CPU tests
 	$(cuda_make) $(VENV)-cuda/test.stamp

@@ -278,6 +278,7 @@ def test_eight_threads_under_the_thread_sanitizer(tmp_path, libtorch):
         pytest.skip("ThreadSanitizer does not work here")
     cmake, directory = find_program("cmake"), tmp_path / "build"
     options = [f"-DCMAKE_PREFIX_PATH={libtorch}", "-DBUILD_TESTING=ON", "-DFASTSQRTM_SANITIZE=thread"]
+    options.append("-DFASTSQRTM_X86_ISAS=OFF")  # threads meet outside of the vectors
     run(cmake, "-S", ROOT, "-B", directory, "-G", "Ninja", "-DFASTSQRTM_CUDA=OFF", *options)
     run(cmake, "--build", directory, "--parallel", 2, "--target", "threads")
     assert "8 threads, 0 results differ" in run_without_python(directory / "tests" / "cpp" / "threads")
