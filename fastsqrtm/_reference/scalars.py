@@ -153,7 +153,7 @@ def gauss_jacobi(count: int, a: float, b: float, wanted: int) -> list[tuple[floa
     recurrence of their differences, which has the digits of small z.
     """
     s = a + b - 2
-    mass = math.exp((s + 1) * math.log(2) + math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b))
+    mass = 2 ** (s + 1) * math.gamma(a) * math.gamma(b) / math.gamma(a + b)
     # q_k+1 - q_k = steps_k z q_k + keeps_k (q_k - q_k-1), and the squares of the orthonormal polynomials at z = 0. For
     # k = 0 the general formulas are 0/0 where a + b = 1.
     steps, keeps, sizes = [-(s + 2) / (2 * a)], [0.0], [1 / mass, a * (s + 3) / b / mass]

@@ -38,7 +38,8 @@ constexpr double pi = 3.14159265358979323846;
 /// polynomials q_k with q_k = 1 at z = 0, by the recurrence of their differences, which has the digits of small z.
 inline void gauss_jacobi(int count, double a, double b, int wanted, double* nodes, double* weights) {
   const double s = a + b - 2;
-  const double mass = std::exp((s + 1) * std::log(2) + std::lgamma(a) + std::lgamma(b) - std::lgamma(a + b));
+  // Not by lgamma, which leaves a sign in a global variable: a data race.
+  const double mass = std::exp2(s + 1) * std::tgamma(a) * std::tgamma(b) / std::tgamma(a + b);
   // q_k+1 - q_k = steps_k z q_k + keeps_k (q_k - q_k-1), and the squares of the orthonormal polynomials at z = 0. For
   // k = 0 the general formulas are 0/0 where a + b = 1.
   double steps[max_fractions] = {-(s + 2) / (2 * a)}, keeps[max_fractions] = {};
