@@ -455,7 +455,7 @@ struct PairWarps {
 // attempt has left NaN or whose inverse it has found too large. One block of PairWarps::threads a matrix. `work` has a
 // matrix for each, `second` a number for each row.
 template <typename T>
-__global__ void __launch_bounds__(PairWarps<T>::threads)
+__global__ void __launch_bounds__(PairWarps<T>::threads, 1)
     roots_by_eigenvalues_kernel(const T* a, int n, const Norm<T>* norms, const NewtonState<T>* states, T* work,
                                 T* second, T* x, T* y) {
   const int64_t matrix = blockIdx.x, size = static_cast<int64_t>(n) * n, start = matrix * size;
