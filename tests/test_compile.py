@@ -19,7 +19,7 @@ from fastsqrtm.testing import results
 from op_cases import OPS
 
 # Tracing a loop and its derivative takes as long as its count. Three rounds have a first, a middle and a last one.
-FEW = {"degree": 3, "iterations": 3}
+FEW = {"degree": 3, "iterations": 3, "poles": 3}
 
 
 def inputs(name, shape, dtype=torch.float32):
