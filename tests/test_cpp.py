@@ -43,11 +43,11 @@ def run_without_python(*command):
     return run(*command, env={"OMP_NUM_THREADS": "1"})
 
 
-def build(source, directory, prefix, *options, target="all"):
+def build(source, directory, prefix, *options, targets=("all",)):
     cmake, ninja = find_program("cmake"), find_program("ninja")
     options = [f"-DCMAKE_PREFIX_PATH={prefix}", *options, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     run(cmake, "-S", source, "-B", directory, *options)
-    run(cmake, "--build", directory, "--parallel", 2, "--target", target)
+    run(cmake, "--build", directory, "--parallel", 2, "--target", *targets)
     return directory
 
 
@@ -74,12 +74,10 @@ def libtorch(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def build_tree(tmp_path_factory, libtorch):
-    directory = tmp_path_factory.mktemp("tree")
-    build(ROOT, directory, libtorch, "-DBUILD_TESTING=ON", "-DFASTSQRTM_CUDA=OFF")
-    cache = (directory / "CMakeCache.txt").read_text()
-    assert "FASTSQRTM_PYTHON:BOOL=OFF" in cache and "_Python" not in cache
-    return directory
+def compare(tmp_path_factory):
+    """tests/cpp/compare.cpp as a program and as a library, with the package of this environment."""
+    directory, prefix = tmp_path_factory.mktemp("compare"), fastsqrtm.cmake_prefix_path
+    return build(ROOT / "tests" / "cpp", directory, prefix, targets=("compare", "compare_in_python"))
 
 
 @pytest.fixture(scope="session")
@@ -223,15 +221,14 @@ def python_results(name, given):
 @builds
 @pytest.mark.slow
 @pytest.mark.parametrize("process", ["of its own", "of Python"])
-def test_results_and_gradients_are_those_of_python_to_the_last_bit(tmp_path, build_tree, process):
+def test_results_and_gradients_are_those_of_python_to_the_last_bit(tmp_path, compare, process):
     cases = compare_cases()
     torch.save(cases, tmp_path / "in.pt")
-    tests = build_tree / "tests" / "cpp"
     if process == "of Python":
-        library = ctypes.CDLL(tests / "libcompare_in_python.so")
+        library = ctypes.CDLL(compare / "libcompare_in_python.so")
         library.compare(os.fsencode(tmp_path / "in.pt"), os.fsencode(tmp_path / "out.pt"))
     else:
-        run_without_python(tests / "compare", tmp_path / "in.pt", tmp_path / "out.pt")
+        run_without_python(compare / "compare", tmp_path / "in.pt", tmp_path / "out.pt")
     found = torch.load(tmp_path / "out.pt", weights_only=False)
     for name, given in cases.items():
         expected = python_results(name.split()[0], given)
@@ -243,28 +240,21 @@ def test_results_and_gradients_are_those_of_python_to_the_last_bit(tmp_path, bui
 
 @builds
 @pytest.mark.slow
-def test_the_tests_in_cpp_and_a_plain_install(tmp_path, build_tree, libtorch):
-    run(Path(find_program("cmake")).with_name("ctest"), "--test-dir", build_tree, "--output-on-failure")
+def test_the_tests_in_cpp_and_a_plain_install(tmp_path, libtorch):
+    options = ("-DBUILD_TESTING=ON", "-DFASTSQRTM_CUDA=OFF", "-DFASTSQRTM_X86_ISAS=OFF", "-DCMAKE_BUILD_TYPE=Debug")
+    build_tree = build(ROOT, tmp_path / "tree", libtorch, *options, targets=("fastsqrtm_cpu", "checks"))
+    cache = (build_tree / "CMakeCache.txt").read_text()
+    assert "FASTSQRTM_PYTHON:BOOL=OFF" in cache and "_Python" not in cache
+    run(Path(find_program("cmake")).with_name("ctest"), "--test-dir", build_tree, "--output-on-failure", "-R", "checks")
     run(find_program("cmake"), "--install", build_tree, "--prefix", tmp_path / "first")
     prefix = (tmp_path / "first").rename(tmp_path / "moved")
     files = {str(path.relative_to(prefix)) for path in prefix.rglob("*") if path.is_file()}
     cmake = {f"share/cmake/fastsqrtm/fastsqrtm{name}.cmake" for name in ("Config", "ConfigVersion", "Torch")}
     headers = {f"include/{path.relative_to(HEADERS)}" for path in HEADERS.rglob("*.h")} | {"include/fastsqrtm/ops.def"}
     assert files == {"lib/libfastsqrtm_cpu.so"} | headers | cmake
-    # One file of the C++ tests, through the moved prefix.
+    # The other program of the C++ tests, through the moved prefix.
     source = shutil.copytree(ROOT / "tests" / "cpp", tmp_path / "source")
-    run(
-        find_program("cmake"),
-        "-S",
-        source,
-        "-B",
-        tmp_path / "b",
-        "-G",
-        "Ninja",
-        f"-DCMAKE_PREFIX_PATH={prefix};{libtorch}",
-    )
-    run(find_program("cmake"), "--build", tmp_path / "b", "--target", "threads")
-    run_without_python(tmp_path / "b" / "threads")
+    run_without_python(build(source, tmp_path / "b", f"{prefix};{libtorch}", targets=("threads",)) / "threads")
 
 
 @builds
@@ -276,9 +266,7 @@ def test_eight_threads_under_the_thread_sanitizer(tmp_path, libtorch):
     probed = subprocess.run(["c++", "-fsanitize=thread", probe, "-o", tmp_path / "probe"], capture_output=True)
     if probed.returncode or subprocess.run([tmp_path / "probe"], capture_output=True).returncode:
         pytest.skip("ThreadSanitizer does not work here")
-    cmake, directory = find_program("cmake"), tmp_path / "build"
-    options = [f"-DCMAKE_PREFIX_PATH={libtorch}", "-DBUILD_TESTING=ON", "-DFASTSQRTM_SANITIZE=thread"]
+    options = ["-DBUILD_TESTING=ON", "-DFASTSQRTM_CUDA=OFF", "-DFASTSQRTM_SANITIZE=thread"]
     options.append("-DFASTSQRTM_X86_ISAS=OFF")  # threads meet outside of the vectors
-    run(cmake, "-S", ROOT, "-B", directory, "-G", "Ninja", "-DFASTSQRTM_CUDA=OFF", *options)
-    run(cmake, "--build", directory, "--parallel", 2, "--target", "threads")
+    directory = build(ROOT, tmp_path / "build", libtorch, *options, targets=("threads",))
     assert "8 threads, 0 results differ" in run_without_python(directory / "tests" / "cpp" / "threads")
