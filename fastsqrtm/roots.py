@@ -270,10 +270,11 @@ def prepared(function: str, A: Tensor, eps: float, rel_eps: float = 0.0) -> Tens
     precisions, which would lose it. `in_dtype` is the way back.
     """
     _check.real_or_complex(function, OPS["sqrtm"].tensors[0], A)
-    for name, ridge in (("eps", eps), ("rel_eps", rel_eps)):
-        _check.kind(function, name, ridge)
-        if not 0 <= ridge < float("inf"):
-            _check.fail(function, f"{name} must be finite and not negative", f"{ridge:g}")
+    if not (type(eps) is type(rel_eps) is float and eps == rel_eps == 0):  # as in most calls, which need not wait
+        for name, ridge in (("eps", eps), ("rel_eps", rel_eps)):
+            _check.kind(function, name, ridge)
+            if not 0 <= ridge < float("inf"):
+                _check.fail(function, f"{name} must be finite and not negative", f"{ridge:g}")
     if A.is_complex():
         A, rel_eps = embedded(A), rel_eps / 2**0.5  # whose norm is larger by that
     if eps or rel_eps or under_autocast(A):

@@ -46,6 +46,8 @@ class Definition:
         self.compute = compute
         self.entry_precision = entry_precision
         self.rule: Rule | None = None
+        self.defaults = tuple(number.default for number in op.numbers)
+        self.all_differentiable = False not in op.differentiable
         self.of_complex = Definition(op.of_complex(), compute, entry_precision) if complex_too else None
         self.overload: OpOverload | None = None
         self.__name__ = op.name

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .definition import DEFINITIONS, TORCH_ONLY
 from .table import Op
@@ -17,7 +18,11 @@ from .table import Op
 def meets_dtensor(inputs: tuple) -> bool:
     """Whether one of the inputs is a DTensor; None can be where nothing has imported its module."""
     module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and any(isinstance(x, module.DTensor) for x in inputs)
+    if module is not None:
+        for x in inputs:  # no generator, because every call comes here
+            if type(x) is not Tensor and isinstance(x, module.DTensor):
+                return True
+    return False
 
 
 @functools.cache
@@ -56,5 +61,5 @@ def alike(tensors: Any) -> Any:
 
 def prepare(inputs: tuple) -> None:
     """Registers the rules if the inputs need them."""
-    if not torch.compiler.is_compiling() and meets_dtensor(inputs):
+    if meets_dtensor(inputs) and not torch.compiler.is_compiling():
         register()
