@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastsqrtm
 import op_cases
@@ -307,3 +310,56 @@ def test_rules_name_ops_that_exist():
             lambda *x, d=definition, n=numbers: route.apply(d, *x, *n), tuple(tensors), tuple(tensors)
         )
         assert len(testing.results(tangents)) == len(definition.op.results)
+
+
+class Watching(TorchDispatchMode):
+    """Sees every call, and computes what would be computed without it."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.append(function)
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_mode_sees_the_calls_of_public_functions():
+    """Which only plain calls leave the dispatcher out of, and those it must not."""
+    A = testing.spd(3, dtype=torch.float64).requires_grad_()
+    with Watching() as mode:
+        fastsqrtm.sqrtm(A).sum().backward()
+    for name in ("sqrtm", "sqrtm_backward"):
+        assert getattr(torch.ops.fastsqrtm, name).default in mode.seen
+
+
+def test_what_a_plain_call_is():
+    A = testing.spd(3, batch=(2,)).requires_grad_()
+    for x in (A, A.detach(), torch.nn.Parameter(A.detach()), A.mT, A[:1]):
+        assert route._goes_straight((x, 0.0, 1))
+    with torch.no_grad():
+        assert route._goes_straight((A,))
+
+
+class Subclass(Tensor):
+    """A tensor that may do anything."""
+
+
+def test_what_is_no_plain_call():
+    A = testing.spd(3, batch=(2,))
+    for x in (A.to("meta"), A.to_sparse(), torch.nested.nested_tensor([A[0]]), A.as_subclass(Subclass)):
+        assert not route._goes_straight((x,))
+    for mode in (torch.autocast("cpu"), torch.inference_mode(), torch.device("cpu"), forward_ad.dual_level()):
+        with mode:
+            assert not route._goes_straight((A,))
+    seen = []
+
+    def look(x):
+        seen.append(route._goes_straight((x,)))
+        return x.sum()
+
+    torch.func.vmap(look)(A)
+    torch.func.grad(look)(A)
+    torch.jit.trace(look, A, check_trace=False)
+    make_fx(look)(A)
+    assert seen == [False] * 4
