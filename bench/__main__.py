@@ -3,6 +3,7 @@
 Its subcommands do other things:
 
     compare old.json new.json   finds what became slower between two records
+    sizes                       measures every size next to its floor
     paper                       makes docs/paper.md, the numerical studies of the paper
     layers                      measures the whitening layers
     applications                trains networks with them
@@ -89,6 +90,10 @@ if __name__ == "__main__":
         from bench import applications
 
         applications.main(sys.argv[2:])
+    elif sys.argv[1:2] == ["sizes"]:
+        from bench import sizes
+
+        sizes.main(sys.argv[2:])
     elif sys.argv[1:2] == ["layers"]:
         from bench import layers
 

@@ -1,8 +1,8 @@
 """``python -m bench compare old.json new.json``: the times of two records, case by case, the worst first.
 
-Reads what `python -m bench`, `bench.accurate` and `bench.gpu_check` write. The exit status is 1 where one of our
-functions became slower by more than the threshold beyond the spread of its two measurements, and 2 where the records
-cannot be compared.
+Reads what `python -m bench`, `bench sizes`, `bench.accurate` and `bench.gpu_check` write. The exit status is 1 where
+one of our functions became slower by more than the threshold beyond the spread of its two measurements, and 2 where the
+records cannot be compared.
 """
 
 import argparse
@@ -47,7 +47,7 @@ class Change:
         return self.ratio > 1 + threshold + self.spread
 
 
-# The readers of the three kinds of records: pairs of the name of a case and its time.
+# The readers of the four kinds of records: pairs of the name of a case and its time.
 
 
 def _bench_times(record: dict) -> Iterator[tuple[str, Time]]:
@@ -95,7 +95,15 @@ def _gpu_times(record: dict) -> Iterator[tuple[str, Time]]:
             yield f"op {op} {case_name(row['case'])}", Time(ms, ms / row["ms"]["bmm"], spread, op != "bmm")
 
 
-READERS = {"rows": _bench_times, "speed": _accurate_times, "steps": _gpu_times}
+def _sizes_times(record: dict) -> Iterator[tuple[str, Time]]:
+    for row in record["sizes"]:
+        place = f"{row['dtype']} {row['batch']} x {row['n']} kappa {row['kappa']:.0e}"
+        for name, ns in row["ns"].items():
+            ours = name in ("inverse", "forward", "forward+backward")
+            yield f"{name} {place}", Time(ns / 1e6, ns / row["ns"]["product"], row["spread"][name], ours)
+
+
+READERS = {"rows": _bench_times, "speed": _accurate_times, "sizes": _sizes_times, "steps": _gpu_times}
 
 
 def kind_of(record: dict, name: str) -> str:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # at the end: an installed fastsqrtm stays in front of the sources
 
 pytest.importorskip("tqdm")
-from bench import accurate, compare, report, run, shampoo, tiny  # noqa: E402
+from bench import accurate, compare, report, run, shampoo, sizes  # noqa: E402
 from bench.paper import claims, studies, systems, training  # noqa: E402
 from bench.paper import main as paper_main  # noqa: E402
 from fastsqrtm import testing  # noqa: E402
@@ -267,12 +267,23 @@ def test_the_frechet_record_has_errors_and_prints(monkeypatch, tmp_path, capsys)
     assert "| 12 | 5 | of samples |" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("two_threads")
-def test_tiny_matrices_next_to_their_traffic():
-    record = tiny.measure(0.001, [(tiny.DISTINCT, 2)])
-    assert {row["threads"] for row in record["times"]} == {1, 2}
-    assert all(value > 0 for row in record["times"] for value in row["ns"].values())
-    assert tiny.table(record).count("| 10000 x 2 |") == 4
+def test_sizes_next_to_their_floors(tmp_path, capsys):
+    record = sizes.measure(0.001, [(64, 3), (4, 17)])
+    (tmp_path / "a.json").write_text(json.dumps(record))
+    sizes.main(["--from", str(tmp_path / "a.json")])
+    printed = capsys.readouterr().out
+    assert "| 64 x 3 |" in printed and "float64, n = 16 to 512: geometric mean" in printed
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+    for row, floor in zip(record["sizes"], sizes.floors(record), strict=True):
+        assert floor["forward"] >= row["ns"]["A + 1"] and floor["forward+backward"] >= 2.5 * row["ns"]["A + 1"]
+        # No product of this run is faster than the rate of the floor.
+        assert floor["forward"] <= max(row["flops"]["forward"] / 2 * row["ns"]["product"], row["ns"]["A + 1"])
+        assert row["flops"]["forward+backward"] > row["flops"]["forward"] + 4
+    slower = json.loads(json.dumps(record))
+    slower["sizes"][0]["ns"]["forward"] *= 10
+    (tmp_path / "b.json").write_text(json.dumps(slower))
+    assert compare.main([str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == compare.SLOWER
+    assert compare.main([str(tmp_path / "a.json"), str(tmp_path / "a.json")]) == 0
 
 
 def test_the_contenders_of_shampoo_compute_the_same():
