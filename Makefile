@@ -18,7 +18,7 @@ sanitized := $(patsubst %,tests/test_%.py,forward backward lyapunov dtypes input
 
 .PHONY: demo test test-all bench quality docs wheel sanitize cuda-check gpu-check clean FORCE
 
-demo: $(VENV)/demo.stamp  ## the main job on real data: a table and a figure
+demo: $(VENV)/demo.stamp  ## the main job on real data: two tables and two figures
 	$(bin)/python -m fastsqrtm demo $(ARGS)
 
 # ARGS follow the arguments of pytest given here: ARGS='tests/test_sqrtm.py -n 0' is one file in one process. Files start

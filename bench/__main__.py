@@ -8,7 +8,7 @@ Its subcommands do other things:
     layers                      measures the whitening layers
     applications                trains networks with them
     frechet                     measures the Frechet distance, and whitening and colouring
-    peers                       runs the tests of other packages with our roots in place of theirs
+    peers                       runs the tests of other packages with our functions in place of theirs
 """
 
 import argparse

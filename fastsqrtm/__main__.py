@@ -36,9 +36,12 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="build, devices, and the path taken for a few sizes")
     photographs = commands.add_parser(
-        "demo", help="roots and whitening of photograph covariances, a table and a figure"
+        "demo", help="roots and whitening of photographs and their styles, tables and figures"
     )
-    photographs.add_argument("--output", type=Path, default=Path("fastsqrtm_demo.png"), help="the figure (%(default)s)")
+    photographs.add_argument(
+        "--output", type=Path, default=Path("fastsqrtm_demo.png"),
+        help="the figure of whitening; that of style transfer is NAME_style.png beside it (%(default)s)",
+    )  # fmt: skip
     restyle = commands.add_parser("style", help="give a photograph the look of another")
     restyle.add_argument("content", type=Path, help="the photograph whose subject stays")
     restyle.add_argument("style", type=Path, help="the photograph whose look it gets")

@@ -1,7 +1,8 @@
-"""The demo: covariances of real photographs, their roots, inverse roots and gradients, and the whitening of the pixels.
+"""The demo: covariances of real photographs, their roots, inverse roots and gradients, and what whitening does to them.
 
 Two photographs that come with scikit-learn are cut into 64 regions; the 4 x 4 colour patches of a region, 48 numbers
-each, have one 48 x 48 covariance matrix.
+each, have one 48 x 48 covariance matrix: a table and the first figure. In the second each photograph gets the look of
+the other, by whitening and colouring of its patches.
 """
 
 from collections.abc import Callable
@@ -12,9 +13,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import unfold
 
 import fastsqrtm
-from fastsqrtm import paper
+from fastsqrtm import metrics, paper, transfer
 
 from .testing import exact_gradient, exact_sqrtm, relative_error, time_in_turn
 
@@ -22,6 +24,8 @@ try:
     import matplotlib
     from sklearn.datasets import load_sample_images
     from tqdm import tqdm
+
+    from . import style
 except ImportError as error:
     raise SystemExit(f"The demo needs {str(error.name).partition('.')[0]}: pip install fastsqrtm[demo]") from error
 
@@ -69,8 +73,16 @@ class Photographs(NamedTuple):
     covariances: Tensor  # (64, 48, 48), float64, with the ridge
 
 
+class Restyled(NamedTuple):
+    """Of an image (1, 3, H, W), and how far its 8 x 8 patches are from those of the look that is wanted."""
+
+    image: Tensor
+    distance: float
+
+
 def run(output: Path) -> None:
-    with tqdm(total=3 + len(METHODS) + len(WHITENERS), desc="reading the photographs", unit="step") as bar:
+    second = output.with_stem(f"{output.stem}_style")
+    with tqdm(total=5 + len(METHODS) + len(WHITENERS), desc="reading the photographs", unit="step") as bar:
         photographs = load()
         bar.update()
         bar.set_description("accuracy")
@@ -87,11 +99,21 @@ def run(output: Path) -> None:
             Z = whitener(photographs.covariances.float()).double()
             whitened[name] = Z @ photographs.covariances @ Z
             bar.update()
+        bar.set_description("style transfer")
+        temple, flower = (style.reduced(image.permute(2, 0, 1)[None].float(), 2) for image in photographs.images)
+        restyled = {
+            "temple, look of a flower": restyle(temple, flower),
+            "flower, look of a temple": restyle(flower, temple),
+        }
+        bar.update()
         bar.set_description("drawing")
         draw(photographs, errors, times, whitened, output)
         bar.update()
+        draw_styles([flower, temple], restyled, second)
+        bar.update()
     print(report(photographs, errors, times, whitened))
-    print(f"\nwrote {output}")
+    print(report_styles(restyled))
+    print(f"\nwrote {output} and {second}")
 
 
 def load() -> Photographs:
@@ -119,6 +141,26 @@ def whiten_image(photographs: Photographs, Z: Tensor) -> Tensor:
     regions = ((flat - photographs.means[:, None]) @ Z).reshape(shape).permute(0, 1, 4, 2, 5, 3)
     half = regions[: ROWS * COLUMNS].reshape(ROWS, COLUMNS, HEIGHT, WIDTH, 3)
     return half.transpose(1, 2).reshape(ROWS * HEIGHT, COLUMNS * WIDTH, 3)
+
+
+def restyle(content: Tensor, look: Tensor) -> dict[str, Restyled]:
+    """A photograph (1, 3, H, W) in the look of another, in three columns of the second figure."""
+    images = {
+        "as it is": content,
+        "colours moved": transfer.color_transfer(content, look),
+        "patches whitened and coloured": style.by_patches(content, look),
+    }
+    mean, covariance = _moments(look)
+    return {
+        name: Restyled(x, (metrics.frechet_distance(*_moments(x), mean, covariance) / covariance.trace()).item())
+        for name, x in images.items()
+    }
+
+
+def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of the patches of an image as it is shown, without what is darker than black."""
+    patches = unfold(image.clamp(0, 1).double(), style.PATCH)[0]
+    return patches.mean(1), torch.cov(patches)
 
 
 def cotangent(root: Tensor) -> Tensor:
@@ -198,6 +240,30 @@ def report(photographs: Photographs, errors: dict, times: dict, whitened: dict) 
         off_diagonal, diagonal, largest, unit = departure(E)
         out.append(f"{name:<25}{off_diagonal:15.1e}{diagonal:18.1e}{largest:18.1e}{unit:22.0%}")
     return "\n".join(out)
+
+
+def report_styles(restyled: dict[str, dict[str, Restyled]]) -> str:
+    out = ["", "style transfer: squared distance of 8 x 8 patches from those of the look, in units of their variance"]
+    out.append(" " * 25 + "".join(f"{name:>{len(name) + 5}}" for name in next(iter(restyled.values()))))
+    for name, results in restyled.items():
+        out.append(f"{name:<25}" + "".join(f"{r.distance:{len(column) + 5}.3f}" for column, r in results.items()))
+    return "\n".join(out)
+
+
+def draw_styles(looks: list[Tensor], restyled: dict[str, dict[str, Restyled]], output: Path) -> None:
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, 4, figsize=(16, 6), layout="constrained")
+    for row, look, results in zip(axes, looks, restyled.values(), strict=True):
+        shown = {"the look": look, **{f"{column}: {r.distance:.3f}": r.image for column, r in results.items()}}
+        for axis, (title, image) in zip(row, shown.items(), strict=True):
+            axis.imshow(image[0].clamp(0, 1).permute(1, 2, 0).numpy())
+            axis.set_title(title)
+            axis.set_axis_off()
+    figure.suptitle("squared distance of the 8 x 8 patches from those of the look, in units of their variance")
+    figure.savefig(output, dpi=80)
+    pyplot.close(figure)
 
 
 def draw(photographs: Photographs, errors: dict, times: dict, whitened: dict, output: Path) -> None:

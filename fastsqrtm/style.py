@@ -23,8 +23,8 @@ except ImportError as error:
     name = {"PIL": "pillow"}.get(str(error.name), str(error.name))
     raise SystemExit(f"Style transfer needs {name}: pip install fastsqrtm[style]") from error
 
-PATCH, STRIDE = 8, 2
-SCALES = (4, 2, 1)  # each patch covers 8 to 32 pixels
+PATCH = 8
+STRIDES = {4: 1, 2: 1, 1: 2}  # of each scale, coarse first, so that a step is 4, 2 and 2 pixels: 8 show as a grid
 # The layers of VGG16 before each pooling that are compared, and their weights, as in Gatys et al., CVPR 2016.
 COMPARED = ("block1.0", "block2.0", "block3.0", "block4.0")
 SUBJECT = "block4.0"
@@ -125,25 +125,25 @@ def save(image: Tensor, path: Path) -> None:
 def by_patches(image: Tensor, reference: Tensor, strength: float = 1.0) -> Tensor:
     """The image (1, 3, H, W) with the reference's covariance of patches, at each scale on the result of the coarser."""
     result = None
-    for scale in SCALES:
-        small, style = _reduced(image, scale), _reduced(reference, scale)
+    for scale, stride in STRIDES.items():
+        small, style = reduced(image, scale), reduced(reference, scale)
         if result is not None:  # the coarser result, and the detail that it lacks
             shape = small.shape[2:]
-            lost = small - _resized(_reduced(image, 2 * scale), shape)
+            lost = small - _resized(reduced(image, 2 * scale), shape)
             small = _resized(result, shape) + lost
         if min(*small.shape[2:], *style.shape[2:]) < PATCH:
             result = small
             continue
-        patches = unfold(small, PATCH, stride=STRIDE)
-        moved = transfer.whiten_color(patches, unfold(style, PATCH, stride=STRIDE), strength=strength, eps=1e-5)
-        counts = fold(unfold(torch.ones_like(small), PATCH, stride=STRIDE), small.shape[2:], PATCH, stride=STRIDE)
-        total = fold(moved, small.shape[2:], PATCH, stride=STRIDE)
+        patches = unfold(small, PATCH, stride=stride)
+        moved = transfer.whiten_color(patches, unfold(style, PATCH, stride=stride), strength=strength, eps=1e-5)
+        counts = fold(unfold(torch.ones_like(small), PATCH, stride=stride), small.shape[2:], PATCH, stride=stride)
+        total = fold(moved, small.shape[2:], PATCH, stride=stride)
         result = torch.where(counts > 0, total / counts.clamp(min=1), small)  # the border that no patch covers
     assert result is not None
     return result
 
 
-def _reduced(image: Tensor, scale: int) -> Tensor:
+def reduced(image: Tensor, scale: int) -> Tensor:
     return _resized(image, [max(1, side // scale) for side in image.shape[2:]]) if scale > 1 else image
 
 
@@ -156,11 +156,11 @@ def by_features(
 ) -> Tensor:
     """The image after `steps` steps of L-BFGS at half its size and as many at full size."""
     start = transfer.color_transfer(image, reference).clamp(0, 1)
-    pixels = _reduced(start, 2)
+    pixels = reduced(start, 2)
     for scale in (2, 1):
-        subject, style = _reduced(image, scale), _reduced(reference, scale)
+        subject, style = reduced(image, scale), reduced(reference, scale)
         if scale == 1:  # the coarse result, and the detail of the start
-            pixels = _resized(pixels, subject.shape[2:]) + start - _resized(_reduced(start, 2), subject.shape[2:])
+            pixels = _resized(pixels, subject.shape[2:]) + start - _resized(reduced(start, 2), subject.shape[2:])
         pixels = _descend(vgg, pixels.clamp(0, 1), subject, style, strength, steps, bar)
     return pixels
 

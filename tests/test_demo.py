@@ -39,10 +39,14 @@ def test_demo_whitens_and_draws(monkeypatch, tmp_path, capsys):
     seconds = {m.name: {"root": 1.0, "root + gradient": 2.0} for m in demo.METHODS}
     monkeypatch.setattr(demo, "measure_times", lambda A: seconds)
     demo.run(tmp_path / "demo.png")
-    assert (tmp_path / "demo.png").stat().st_size > 100_000
+    assert all((tmp_path / f"demo{end}.png").stat().st_size > 100_000 for end in ("", "_style"))
     text = capsys.readouterr().out
     assert "fastsqrtm.sqrtm" in text
     assert "eigendecomposition" in text
+    rows = [line.split()[-3:] for line in text.splitlines() if ", look of a " in line]
+    assert len(rows) == 2
+    for as_it_is, colors, patches in (map(float, row) for row in rows):
+        assert 0 < 2 * patches < colors < as_it_is / 10
 
     photographs = demo.load()
     A = photographs.covariances

@@ -1,5 +1,6 @@
-"""The runner of other packages' suites replaces their roots everywhere, and reports what their tests did."""
+"""The runner of other packages' suites replaces their functions everywhere, and reports what their tests did."""
 
+import importlib
 import subprocess
 import sys
 import types
@@ -38,7 +39,7 @@ def test_ours_stands_in_for_tensors_and_arrays(calls):
     [
         torch.ones(3),
         torch.ones(2, 3),
-        torch.eye(2, dtype=torch.complex64),
+        1j * torch.eye(2, dtype=torch.complex64),
         torch.full((2, 2), torch.nan),
         np.eye(2, dtype=int),
         np.eye(2) * 1j,
@@ -50,6 +51,67 @@ def test_ours_stands_in_for_tensors_and_arrays(calls):
 def test_what_ours_does_not_take_goes_to_the_peer(A, calls):
     assert plugin.instead(lambda A: "theirs", fastsqrtm.sqrtm)(A) == "theirs"
     assert calls == {"peer": 1}
+
+
+@pytest.mark.parametrize("exponent", [0.3, np.float64(-2), torch.tensor(0.5)], ids=str)
+def test_exponents_that_ours_takes(exponent, calls):
+    A = spd(4, batch=(2,), dtype=torch.float64)
+    power = plugin.instead(lambda A, alpha: "theirs", fastsqrtm.powm)
+    expected = fastsqrtm.powm(A, float(exponent))
+    assert torch.equal(power(A, exponent), expected) and torch.equal(power(A, alpha=exponent), expected)
+    assert np.array_equal(power((1 + 0j) * A.numpy(), exponent), fastsqrtm.powm((1 + 0j) * A, float(exponent)).numpy())
+    assert calls == {"ours": 3}
+
+
+@pytest.mark.parametrize("exponent", [2.5, np.ones((3, 1)), torch.ones(2), torch.tensor(0.5).requires_grad_()], ids=str)
+def test_exponents_that_go_to_the_peer(exponent, calls):
+    assert plugin.instead(lambda A, alpha: "theirs", fastsqrtm.powm)(torch.eye(3), exponent) == "theirs"
+    assert calls == {"peer": 1}
+
+
+PACKAGES = {
+    "pyriemann.geometry.base": {
+        "sqrtm": fastsqrtm.sqrtm,
+        "invsqrtm": fastsqrtm.inv_sqrtm,
+        "powm": fastsqrtm.powm,
+        "logm": fastsqrtm.logm,
+        "expm": fastsqrtm.expm_sym,
+    },
+    "geoopt.linalg": {
+        "sym_sqrtm": fastsqrtm.sqrtm,
+        "sym_inv_sqrtm1": fastsqrtm.inv_sqrtm,
+        "sym_inv_sqrtm2": plugin.inv_and_root,
+        "sym_logm": fastsqrtm.logm,
+        "sym_expm": fastsqrtm.expm_sym,
+    },
+    "spd_learn.functional": {
+        "matrix_sqrt": fastsqrtm.sqrtm,
+        "matrix_inv_sqrt": fastsqrtm.inv_sqrtm,
+        "matrix_sqrt_inv": fastsqrtm.sqrtm_and_inv,
+        "matrix_power": fastsqrtm.powm,
+        "matrix_log": fastsqrtm.logm,
+        "matrix_exp": fastsqrtm.expm_sym,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "ours"), [(module, *pair) for module, pairs in PACKAGES.items() for pair in pairs.items()]
+)
+def test_ours_are_the_functions_of_the_packages(module, name, ours):
+    pytest.importorskip(module.partition(".")[0])
+    theirs = getattr(importlib.import_module(module), name)
+    theirs = getattr(theirs, "apply", theirs)
+    exponent = [0.3] * (ours is fastsqrtm.powm)
+    A = spd(6, kappa=100, batch=(5,), dtype=torch.float64).requires_grad_()
+    found = []
+    for function in (theirs, ours):
+        result = function(A, *exponent)
+        results = torch.stack(result) if isinstance(result, tuple) else result
+        (gradient,) = torch.autograd.grad(results.square().sum(), A)
+        found.append((results.detach(), gradient / 2 + gradient.mT / 2))
+    for expected, actual in zip(*found, strict=True):
+        assert torch.allclose(actual, expected, rtol=1e-10, atol=1e-10 * expected.abs().max().item())
 
 
 def test_a_function_is_replaced_where_it_was_imported_by_name(monkeypatch):
@@ -149,12 +211,13 @@ def test_the_page_tells_failures_of_ours_from_those_of_the_peer():
 
 
 def test_one_suite_keeps_the_results_of_the_others(tmp_path, monkeypatch):
-    failures = {}
+    failures, runs = {}, []
 
     def run_suite(python, name, suite, folder, ours, limit, bar):
+        runs.append((name, ours))
         return {"passed": 1, "failures": failures if ours else {}, "calls_of_ours": 1}
 
-    monkeypatch.setattr(main, "RESULTS", tmp_path)
+    monkeypatch.setattr(main, "_result", lambda record: tmp_path / "a.json")
     monkeypatch.setattr(main, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(main, "_environment", lambda suites: Path(sys.executable))
     monkeypatch.setattr(main, "_tests", lambda *args: tmp_path)
@@ -164,6 +227,9 @@ def test_one_suite_keeps_the_results_of_the_others(tmp_path, monkeypatch):
     assert main.main(["--only", "POT"]) == 1
     text = (tmp_path / "page.md").read_text()
     assert "| geoopt | 0.5.1 |" in text and "- POT, `test_a`: `why`" in text
+    runs.clear()
+    assert main.main(["--only", "POT", "--ours-only"]) == 1
+    assert runs == [("POT", True)] and "--ours-only" in (tmp_path / "a.json").read_text()
     failures.clear()
     failures[f"test_gaussian::{main.EXPECTED[0][1]}"] = "DID NOT WARN"
     assert main.main(["--only", "POT"]) == 0

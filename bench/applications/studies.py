@@ -86,7 +86,7 @@ STUDIES: dict[str, Study] = {
     ),
     "resnet": Study(
         "ResNet-18 (Table 3)",
-        "Whitening after the first convolution of a ResNet-18 of a quarter of the width.",
+        "Does whitening after the first convolution of a ResNet-18, a quarter as wide, do as well as batch norm?",
         "fashion",
         {"batch norm": _resnet(), "whitening": _resnet(_white())},
         claims=(("whitening", "batch norm"),),

@@ -1,1 +1,1 @@
-"""``python -m bench peers``: the test suites of other packages, with our roots in the place of theirs."""
+"""``python -m bench peers``: the test suites of other packages, with our functions in the place of theirs."""

@@ -1,8 +1,8 @@
-"""A pytest plugin that puts this package's roots in the place of a peer's own: ``-p bench.peer_suites.plugin``.
+"""A pytest plugin that puts this package's functions in the place of a peer's own: ``-p bench.peer_suites.plugin``.
 
 The environment variable FASTSQRTM_IN_PLACE_OF names the peer; empty or unset leaves all as it is. An input that our
-functions do not take (complex, integer, not square, not finite) goes on to the peer's function, whose errors its tests
-expect.
+functions do not take (integer, not square, not finite, complex but not Hermitian, an exponent that is beyond 2, a batch
+or has a gradient) goes on to the peer's function, whose errors its tests expect.
 """
 
 import functools
@@ -35,14 +35,15 @@ def instead(peer: Callable, ours: Callable) -> Callable:
     """A function that computes with ours what the peer's function does, of tensors or arrays."""
 
     @functools.wraps(peer)
-    def function(A, *args):
-        if not _is_taken(A):
+    def function(A, *args, **options):
+        exponents = [*args, *options.values()]  # none, or one
+        if not (_is_taken(A) and all(map(_is_exponent, exponents))):
             CALLS["peer"] += 1
-            return peer(A, *args)
+            return peer(A, *args, **options)
         CALLS["ours"] += 1
         if isinstance(A, Tensor):
-            return ours(A)
-        result = ours(torch.from_numpy(np.ascontiguousarray(A)))
+            return ours(A, *map(float, exponents))
+        result = ours(torch.from_numpy(np.ascontiguousarray(A)), *map(float, exponents))
         return tuple(x.numpy() for x in result) if isinstance(result, tuple) else result.numpy()
 
     return function
@@ -54,11 +55,18 @@ def inv_and_root(A: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _is_taken(A) -> bool:
-    if not (isinstance(A, Tensor) or isinstance(A, np.ndarray)) or A.ndim < 2 or A.shape[-1] != A.shape[-2]:
+    if not isinstance(A, Tensor | np.ndarray) or A.ndim < 2 or A.shape[-1] != A.shape[-2]:
         return False
     if isinstance(A, np.ndarray):
-        return A.dtype in (np.float32, np.float64) and bool(np.isfinite(A).all())
-    return A.dtype in (torch.float32, torch.float64) and bool(torch.isfinite(A.detach()).all())
+        return A.dtype.kind in "fc" and A.dtype.itemsize > 2 and _is_taken(torch.from_numpy(np.ascontiguousarray(A)))
+    A = A.detach()
+    wide = A.dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128)
+    return wide and bool(torch.isfinite(A).all()) and (not A.is_complex() or torch.allclose(A, A.mH))
+
+
+def _is_exponent(x) -> bool:
+    single = np.prod(np.shape(x)) == 1 and not (isinstance(x, Tensor) and x.requires_grad)
+    return single and -2 <= float(x) <= 2
 
 
 def _everywhere(package: str, functions: dict[Callable, Callable]) -> None:
@@ -73,7 +81,13 @@ def _everywhere(package: str, functions: dict[Callable, Callable]) -> None:
 def _pyriemann() -> None:
     importlib.import_module("pyriemann")
     base = importlib.import_module("pyriemann.geometry.base")
-    pairs = ((base.sqrtm, fastsqrtm.sqrtm), (base.invsqrtm, fastsqrtm.inv_sqrtm))
+    pairs = (
+        (base.sqrtm, fastsqrtm.sqrtm),
+        (base.invsqrtm, fastsqrtm.inv_sqrtm),
+        (base.powm, fastsqrtm.powm),
+        (base.logm, fastsqrtm.logm),
+        (base.expm, fastsqrtm.expm_sym),
+    )
     for name in ("datasets", "utils", "transfer"):
         importlib.import_module(f"pyriemann.{name}")
     _everywhere("pyriemann", {peer: instead(peer, ours) for peer, ours in pairs})
@@ -85,6 +99,9 @@ def _spd_learn() -> None:
         ("matrix_sqrt", fastsqrtm.sqrtm),
         ("matrix_inv_sqrt", fastsqrtm.inv_sqrtm),
         ("matrix_sqrt_inv", fastsqrtm.sqrtm_and_inv),
+        ("matrix_power", fastsqrtm.powm),
+        ("matrix_log", fastsqrtm.logm),
+        ("matrix_exp", fastsqrtm.expm_sym),
     ):
         function = getattr(core, name)
         function.apply = staticmethod(instead(function.apply, ours))
@@ -97,6 +114,8 @@ def _geoopt() -> None:
         (linalg.sym_sqrtm, fastsqrtm.sqrtm),
         (linalg.sym_inv_sqrtm1, fastsqrtm.inv_sqrtm),
         (linalg.sym_inv_sqrtm2, inv_and_root),
+        (linalg.sym_logm, fastsqrtm.logm),
+        (linalg.sym_expm, fastsqrtm.expm_sym),
     )
     _everywhere("geoopt", {peer: instead(peer, ours) for peer, ours in pairs})
 
