@@ -34,11 +34,6 @@ constexpr Mask<T> all_lanes() {
   return Vector<T>{} == Vector<T>{};
 }
 
-template <class V>
-inline V absolute(const V& x) {
-  using M = decltype(x < x);
-  return reinterpret_cast<V>(reinterpret_cast<M>(x) & ~reinterpret_cast<M>(-V{}));
-}
 // |x| with the sign of y.
 template <class V>
 inline V with_sign(const V& x, const V& y) {

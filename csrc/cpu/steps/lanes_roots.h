@@ -46,20 +46,25 @@ Mask<T> newton_roots(const RootDesign& design, Wanted wanted, const Symmetric<T,
 // tr A / tr X^2 - 1, twice the relative error that a root X has to the same side at all large eigenvalues.
 template <class T, int n>
 Vector<T> excess_of_trace(const Symmetric<T, n>& A, const Symmetric<T, n>& X) {
-  using Wide = typename DoubleLanes<T>::Vector;
-  Wide trace = {}, squares = {};
+  using Sum = WideSum<T>;
+  Sum squares, trace;
+  const auto numbers = [](const Vector<T>& x) { return reinterpret_cast<const T*>(&x); };
   for (int i = 0; i < n; ++i) {
-    Wide beside = {};  // rows by themselves: short sums round less
-    for (int j = 0; j < i; ++j) {
-      const Wide x = __builtin_convertvector(X(i, j), Wide);
-      beside += x * x;
+    Sum beside;  // rows by themselves: short sums round less
+    for (int j = 0; j < i; ++j) beside.add(numbers(X(i, j)), numbers(X(i, j)));
+    for (int p = 0; p < Sum::parts; ++p) {
+      const Vector<double> x = Sum::wide(numbers(X(i, i)), p);
+      squares.part[p] += x * x + (beside.part[p] + beside.part[p]);
+      trace.part[p] += Sum::wide(numbers(A(i, i)), p);
     }
-    const Wide x = __builtin_convertvector(X(i, i), Wide);
-    squares += x * x + (beside + beside);
-    trace += __builtin_convertvector(A(i, i), Wide);
   }
-  const Wide excess = (trace - squares) / squares;
-  return __builtin_convertvector(excess, Vector<T>);
+  Vector<T> result;
+  for (int p = 0; p < Sum::parts; ++p) {
+    const Vector<double> excess = (trace.part[p] - squares.part[p]) / squares.part[p];
+    const auto part = __builtin_convertvector(excess, typename Sum::Part);
+    std::memcpy(reinterpret_cast<T*>(&result) + p * Sum::lanes, &part, sizeof part);
+  }
+  return result;
 }
 
 }  // namespace FASTSQRTM_ISA
