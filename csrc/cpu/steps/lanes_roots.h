@@ -13,20 +13,21 @@ namespace FASTSQRTM_ISA {
 template <class T, int n>
 Mask<T> newton_roots(const RootDesign& design, Wanted wanted, const Symmetric<T, n>& A, Symmetric<T, n>& X,
                      Symmetric<T, n>& Y) {
-  const Vector<T> zero = {};
   Mask<T> good = all_lanes<T>();
   Symmetric<T, n> H = A, minus_X_inverse;
-  X = linear<T, n>(broadcast(T(design.constant)), A, zero, A);
-  Y = {};
+  X = A;
+  X *= broadcast(T(design.constant));
+  Y = A;
+  Y *= Vector<T>{};
   add_identity(Y, broadcast(T(design.constant)));
   for (int j = 0; j < design.poles; ++j) {
     const Vector<T> weight = broadcast(T(design.weights[j]));
     H = A;
     H *= broadcast(T(1 / design.shifts[j]));
     good &= sweep<Swept::minus_inverse>(H);  // -(I + A/t)^-1
-    X = linear(weight, H, broadcast(T(1)), X);
+    combine(weight, H, broadcast(T(1)), X);
     add_identity(X, weight);
-    Y = linear(broadcast(T(-design.weights[j] / design.shifts[j])), H, broadcast(T(1)), Y);
+    combine(broadcast(T(-design.weights[j] / design.shifts[j])), H, broadcast(T(1)), Y);
   }
   const T largest_inverse = T(design.largest_inverse(singular_eigenvalue(sizeof(T))));
   for (int k = 0; k < design.newton_steps; ++k) {
@@ -36,9 +37,9 @@ Mask<T> newton_roots(const RootDesign& design, Wanted wanted, const Symmetric<T,
     if (k == 0 && next_Y) good &= inner_product(minus_X_inverse, minus_X_inverse) <= largest_inverse * largest_inverse;
     if (next_X) {
       good &= minus_inverse(Y, H);
-      X = linear(-half, H, half, X);
+      combine(-half, H, half, X);
     }
-    if (next_Y) Y = linear(-half, minus_X_inverse, half, Y);
+    if (next_Y) combine(-half, minus_X_inverse, half, Y);
   }
   return good;
 }
@@ -49,7 +50,7 @@ Vector<T> excess_of_trace(const Symmetric<T, n>& A, const Symmetric<T, n>& X) {
   using Sum = WideSum<T>;
   Sum squares, trace;
   const auto numbers = [](const Vector<T>& x) { return reinterpret_cast<const T*>(&x); };
-  for (int i = 0; i < n; ++i) {
+  for (int i = 0; i < A.order; ++i) {
     Sum beside;  // rows by themselves: short sums round less
     for (int j = 0; j < i; ++j) beside.add(numbers(X(i, j)), numbers(X(i, j)));
     for (int p = 0; p < Sum::parts; ++p) {
