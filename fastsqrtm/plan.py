@@ -56,7 +56,7 @@ class CudaKernel:
 class Plan:
     """The path of `sqrtm` and its backward for a tensor.
 
-    path: "tiny", the native kernels of the CPU for n up to 8, a matrix each lane of a vector; "block", the native
+    path: "tiny", the native kernels of the CPU for n up to 16, a matrix each lane of a vector; "block", the native
         kernels, a matrix each team of threads; "library", matrices beyond a block of a GPU by cuBLAS and cuSOLVER;
         "reference", plain torch, for the `reason`.
     design: What `sqrtm` computes at this rtol.

@@ -20,12 +20,12 @@ def alike(ours, theirs):
 
 
 def test_plan():
-    for n, path in ((1, "tiny"), (8, "tiny"), (9, "block")):
+    for n, path in ((1, "tiny"), (8, "tiny"), (9, "tiny"), (16, "tiny"), (17, "block")):
         assert fastsqrtm.plan(torch.empty(5, n, n)).path == path
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 6, 8, 9, 16])
 @pytest.mark.parametrize("name", OPS)
 def test_unlike_neighbours(name, n, dtype):
     """Matrices that the lanes compute, and those that they leave to the pass for one matrix."""
@@ -48,7 +48,7 @@ def test_unlike_neighbours(name, n, dtype):
     assert all(alike(ours.flip(0), theirs) for ours, theirs in zip(turned, together, strict=True))
 
 
-@pytest.mark.parametrize("n", [2, 3, 7])
+@pytest.mark.parametrize("n", [2, 3, 7, 13])
 @pytest.mark.parametrize("name", OPS)
 def test_strides(name, n):
     op = op_cases.dispatched(name)
@@ -69,7 +69,7 @@ def test_strides(name, n):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("spectrum", ["rank_one", "rank_deficient", "repeated"])
-@pytest.mark.parametrize("n", [2, 3, 4, 8])
+@pytest.mark.parametrize("n", [2, 3, 4, 8, 11])
 def test_singular_and_repeated_eigenvalues(n, spectrum, dtype):
     A = testing.spd(n, 100, (BATCH,), spectrum, dtype)
     limit = 2 * torch.finfo(dtype).eps ** (1.0 if spectrum == "repeated" else 0.5)

@@ -52,7 +52,7 @@ void run_tiny(Element element, const Batch& batch, int64_t first, int64_t last,
   };
   const auto in_type = [&](auto zero) {
     using T = decltype(zero);
-    return tiny_pass<Pass, T>(batch.n, arguments, run_one, std::make_integer_sequence<int, largest_tiny_order>{});
+    return tiny_pass<Pass, T>(batch.n, arguments, run_one, std::make_integer_sequence<int, largest_unrolled_order>{});
   };
   switch (element) {
     case Element::float32:

@@ -67,12 +67,12 @@ void run_groups(Element element, const Batch& batch, int64_t first, int64_t last
   constexpr int lanes = Simd<T>::lanes, largest = lanes * largest_tiny_order * largest_tiny_order + lanes;
   alignas(64) T loaded[max_inputs][largest], stored[max_outputs][largest];
   const int n = batch.n;
-  for (auto& buffer : loaded) std::fill(buffer, buffer + lanes * n * n + lanes, T(0));
+  for (auto& buffer : loaded) std::fill_n(buffer + lanes * n * n, lanes, T(0));  // behind the group
   for (int64_t at = first; at < last; at += lanes) {
     const int count = int(std::min<int64_t>(lanes, last - at));
     Lanes<T> group = {};
     for (int k = 0; k < max_inputs; ++k)
-      if (batch.in[k].data) group.in[k] = group_of<T, Storage>(batch, batch.in[k], at, count, loaded[k]);
+      if (batch.in[k].data) group.in[k] = {group_of<T, Storage>(batch, batch.in[k], at, count, loaded[k]), n};
     const auto target = [&](int k) { return static_cast<char*>(batch.out[k].data) + at * batch.out[k].bytes; };
     for (int k = 0; k < max_outputs; ++k) {
       if (!batch.out[k].data) continue;
@@ -110,8 +110,9 @@ template <class Pass, class T, int... before>
 TinyPass<T> tiny_pass(int n, const typename Pass::Arguments& arguments,
                       void (*run_one)(Element, const Task&, const void*, void*),
                       std::integer_sequence<int, before...>) {
-  static constexpr uint32_t (*by_order[])(const void*, const Lanes<T>&) = {&run_group<Pass, T, before + 1>...};
-  return {&arguments, by_order[n - 1], run_one};
+  static constexpr uint32_t (*by_order[])(const void*, const Lanes<T>&) = {&run_group<Pass, T, before + 1>...,
+                                                                           &run_group<Pass, T, any_order>};
+  return {&arguments, by_order[std::min<int>(n - 1, sizeof...(before))], run_one};
 }
 
 }  // namespace FASTSQRTM_ISA

@@ -28,6 +28,37 @@ Vector<T> load_valid(const T* p, int valid) {
   return valid < Simd<T>::lanes ? (Simd<T>::lane_index() < T(valid) - Vector<T>{} ? x : Vector<T>{}) : x;
 }
 
+// Sums of products in double, each lane by itself. Parts of a vector are converted as they are loaded: the compiler
+// takes apart a longer vector, or one in a register, by shuffles through memory.
+template <class T>
+struct WideSum {
+  static constexpr int parts = int(sizeof(double) / sizeof(T)), lanes = Simd<double>::lanes;
+  using Part = typename Simd<T, FASTSQRTM_VECTOR_BYTES / parts>::Vector;
+  Vector<double> part[parts] = {};
+
+  static Vector<double> wide(const T* x, int p) {
+    return __builtin_convertvector(*reinterpret_cast<const Part*>(x + p * lanes), Vector<double>);
+  }
+  void add(const T* x, const T* y) {
+    for (int p = 0; p < parts; ++p) part[p] += wide(x, p) * wide(y, p);
+  }
+  double total() const {
+    double total = 0;
+    for (int p = 0; p < parts; ++p)
+      for (int c = 0; c < lanes; ++c) total += part[p][c];
+    return total;
+  }
+};
+// The same of vectors of which the first `valid` lanes count.
+template <class T>
+inline void add_valid(WideSum<T>& sum, const T* x, const T* y, int valid) {
+  if (valid >= Simd<T>::lanes) return sum.add(x, y);
+  alignas(64) T part[2][Simd<T>::lanes];
+  FASTSQRTM_ISA::store(part[0], load_valid(x, valid));
+  FASTSQRTM_ISA::store(part[1], load_valid(y, valid));
+  sum.add(part[0], part[1]);
+}
+
 template <class T>
 double sum_of_lanes(const typename DoubleLanes<T>::Vector& sum) {
   double total = 0;
@@ -40,10 +71,14 @@ double sum_of_lanes(const typename DoubleLanes<T>::Vector& sum) {
 template <class T>
 double frobenius(const Panels<T>& P) {
   using Wide = typename DoubleLanes<T>::Vector;
+  WideSum<T> squares;
+  each_vector(P, [&](int64_t at, int valid) { add_valid(squares, P.data + at, P.data + at, valid); });
+  const double total = squares.total();
+  if (total > 1e-70 && total < 1e300) return std::sqrt(total);  // no square that counts over- or underflowed
   Vector<T> largest = {};
   each_vector(P, [&](int64_t at, int valid) {
-    const Vector<T> x = load_valid(P.data + at, valid), absolute = x < 0 ? -x : x;
-    largest = absolute > largest ? absolute : largest;  // skips NaN; the sum below does not
+    const Vector<T> x = load_valid(P.data + at, valid), size = absolute(x);
+    largest = size > largest ? size : largest;  // skips NaN; the sum below does not
   });
   T scale = 0;
   for (int c = 0; c < Simd<T>::lanes; ++c) scale = largest[c] > scale ? largest[c] : scale;
@@ -138,7 +173,7 @@ double one_norm(const Panels<T>& P) {
     Vector<T> sum = {};
     for (const T *x = P.at(0, j), *end = x + int64_t(P.n) * width; x < end; x += width) {
       const Vector<T> value = load_valid(x, P.n - j);
-      sum += value < 0 ? -value : value;
+      sum += absolute(value);
     }
     largest = sum > largest ? sum : largest;
   }
@@ -157,7 +192,7 @@ double spectral_bound(const Panels<T>& P) {
     Vector<T> sum = {};
     for (const T *x = P.at(0, j), *end = x + int64_t(P.n) * width; x < end; x += width) {
       const Vector<T> value = load_valid(x, P.n - j);
-      sum += value < 0 ? -value : value;
+      sum += absolute(value);
       squares += value * value;
     }
     largest = sum > largest ? sum : largest;
@@ -202,40 +237,34 @@ double spectral_estimate(const Panels<T>& P, int steps, T* vectors) {
 // sum_ij p_ij q_ij, in double.
 template <class T>
 double inner_product(const Panels<T>& P, const Panels<T>& Q) {
-  using Wide = typename DoubleLanes<T>::Vector;
-  Wide sum = {};
-  each_vector(P, [&](int64_t at, int valid) {
-    sum += __builtin_convertvector(load_valid(P.data + at, valid), Wide) *
-           __builtin_convertvector(load_valid(Q.data + at, valid), Wide);
-  });
-  return sum_of_lanes<T>(sum);
+  WideSum<T> sum;
+  each_vector(P, [&](int64_t at, int valid) { add_valid(sum, P.data + at, Q.data + at, valid); });
+  return sum.total();
 }
 
 // sum_ij p_ij^2 of a symmetric P, from its blocks on and under the diagonal.
 template <class T>
 double sum_of_squares(const Panels<T>& P) {
-  using Wide = typename DoubleLanes<T>::Vector;
   constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
-  Wide sum = {};
+  WideSum<T> beside, on;  // the blocks on the diagonal
   for (int J = 0; J < P.blocks(); ++J)
     for (int i = J * lanes; i < P.n; ++i) {
-      const Wide x = __builtin_convertvector(load_valid(P.at(0, J * lanes) + i * width, P.n - J * lanes), Wide);
-      sum += i < (J + 1) * lanes ? x * x : 2 * x * x;
+      const T* x = P.at(0, J * lanes) + i * width;
+      add_valid(i < (J + 1) * lanes ? on : beside, x, x, P.n - J * lanes);
     }
-  return sum_of_lanes<T>(sum);
+  return on.total() + 2 * beside.total();
 }
 
 // ||P - Q||_F, where squares neither over- nor underflow.
 template <class T>
 double distance(const Panels<T>& P, const Panels<T>& Q) {
-  using Wide = typename DoubleLanes<T>::Vector;
-  Wide sum = {};
+  WideSum<T> squares;
   each_vector(P, [&](int64_t at, int valid) {
-    const Vector<T> difference = load_valid(P.data + at, valid) - load_valid(Q.data + at, valid);
-    const Wide x = __builtin_convertvector(difference, Wide);
-    sum += x * x;
+    alignas(64) T difference[Simd<T>::lanes];
+    FASTSQRTM_ISA::store(difference, load_valid(P.data + at, valid) - load_valid(Q.data + at, valid));
+    squares.add(difference, difference);
   });
-  return std::sqrt(sum_of_lanes<T>(sum));
+  return std::sqrt(squares.total());
 }
 
 }  // namespace FASTSQRTM_ISA

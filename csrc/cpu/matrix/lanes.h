@@ -1,5 +1,6 @@
-// Many small matrices side by side: a vector holds one number of each, so that the lanes are matrices. Loops over rows
-// and columns have a constant length and are unrolled. What a lane computes depends on no other lane.
+// Many small matrices side by side: a vector holds one number of each, so that the lanes are matrices. Up to order 8
+// loops over rows and columns have a constant length and are unrolled; larger matrices share one type. What a lane
+// computes depends on no other lane.
 #pragma once
 
 #include <cmath>
@@ -34,11 +35,6 @@ constexpr Mask<T> all_lanes() {
   return Vector<T>{} == Vector<T>{};
 }
 
-template <class V>
-inline V absolute(const V& x) {
-  using M = decltype(x < x);
-  return reinterpret_cast<V>(reinterpret_cast<M>(x) & ~reinterpret_cast<M>(-V{}));
-}
 // |x| with the sign of y.
 template <class V>
 inline V with_sign(const V& x, const V& y) {
@@ -100,28 +96,67 @@ inline void run_by_order(Args&... args) {
     run_apart<F>(args...);
 }
 
+// As an argument `n` of a template: all orders above those that are unrolled, known at run time.
+constexpr int largest_unrolled_order = 8, any_order = largest_tiny_order;
+
+template <int n>
+struct Size {
+  static constexpr int order = n, entries = n * (n + 1) / 2;
+  void set_order(int) {}
+};
+template <>
+struct Size<any_order> {
+  int order = 0, entries = 0;
+  void set_order(int n) {
+    order = n;
+    entries = n * (n + 1) / 2;
+  }
+};
+
 // n x n matrices, symmetric: the triangle under the diagonal, row after row.
 template <class T, int n>
-struct Symmetric {
-  static constexpr int entries = n * (n + 1) / 2;
-  Vector<T> entry[entries];
+struct Symmetric : Size<n> {
+  Vector<T> entry[n * (n + 1) / 2];
 
   static constexpr int place(int i, int j) { return i >= j ? i * (i + 1) / 2 + j : j * (j + 1) / 2 + i; }
   Vector<T>& operator()(int i, int j) { return entry[place(i, j)]; }
   const Vector<T>& operator()(int i, int j) const { return entry[place(i, j)]; }
 
   Symmetric& operator*=(Vector<T> factor) {
-    for (auto& x : entry) x *= factor;
+    for (int i = 0; i < this->entries; ++i) entry[i] *= factor;
+    return *this;
+  }
+};
+
+// The same of an order known at run time: copies no more than it holds. Without an order it counts as zero.
+template <class T>
+struct Symmetric<T, any_order> : Size<any_order> {
+  Vector<T> entry[any_order * (any_order + 1) / 2];
+
+  Symmetric() {}
+  Symmetric(const Symmetric& A) { *this = A; }
+  Symmetric& operator=(const Symmetric& A) {
+    set_order(A.order);
+    for (int i = 0; i < entries; ++i) entry[i] = A.entry[i];
+    return *this;
+  }
+
+  static constexpr int place(int i, int j) { return i >= j ? i * (i + 1) / 2 + j : j * (j + 1) / 2 + i; }
+  Vector<T>& operator()(int i, int j) { return entry[place(i, j)]; }
+  const Vector<T>& operator()(int i, int j) const { return entry[place(i, j)]; }
+
+  Symmetric& operator*=(Vector<T> factor) {
+    for (int i = 0; i < entries; ++i) entry[i] *= factor;
     return *this;
   }
 };
 
 template <class T, int n>
-struct Square {
-  Vector<T> row[n][n];
+struct Square : Size<n> {
+  Vector<T> entry[n * n];
 
-  Vector<T>& operator()(int i, int j) { return row[i][j]; }
-  const Vector<T>& operator()(int i, int j) const { return row[i][j]; }
+  Vector<T>& operator()(int i, int j) { return entry[i * this->order + j]; }
+  const Vector<T>& operator()(int i, int j) const { return entry[i * this->order + j]; }
 };
 
 // A group of as many matrices as a vector has lanes lies in memory one after the other, with room for a vector behind.
@@ -139,7 +174,12 @@ struct Group {
 
   Vector<T> number[divides ? numbers : blocks * lanes];  // number[i * n + j] are the entries (i, j)
 
-  void load(const T* matrices) {
+  void clear_behind(int) {
+#pragma GCC unroll 16
+    for (int i = numbers; i < (divides ? numbers : blocks * lanes); ++i) number[i] = Vector<T>{};
+  }
+
+  void load(const T* matrices, int) {
 #pragma GCC unroll 8
     for (int b = 0; b < blocks; ++b) {
 #pragma GCC unroll 16
@@ -149,7 +189,7 @@ struct Group {
     }
   }
   // The last block of a row reaches into the next row, which is written later.
-  void store(T* matrices) {
+  void store(T* matrices, int) {
 #pragma GCC unroll 8
     for (int b = blocks - 1; b >= 0; --b) {
       transpose_stages<Simd<T>, 1, rows>(number + b * lanes);
@@ -160,43 +200,84 @@ struct Group {
   }
 };
 
+template <class T>
+struct Group<T, any_order> {
+  static constexpr int lanes = Simd<T>::lanes;
+  static constexpr int matrix_of_lane(int lane) { return lane; }
+
+  Vector<T> number[any_order * any_order];  // of fewer numbers as well, in whole vectors
+
+  void clear_behind(int order) {
+    for (int i = order * order; i % lanes != 0; ++i) number[i] = Vector<T>{};
+  }
+
+  void load(const T* matrices, int order) {
+    const int numbers = order * order;
+    for (int at = 0; at < numbers; at += lanes) {
+#pragma GCC unroll 16
+      for (int r = 0; r < lanes; ++r) std::memcpy(number + at + r, matrices + r * numbers + at, sizeof(Vector<T>));
+      transpose<Simd<T>>(number + at);
+    }
+  }
+  void store(T* matrices, int order) {
+    const int numbers = order * order;
+    for (int at = (numbers - 1) / lanes * lanes; at >= 0; at -= lanes) {
+      transpose<Simd<T>>(number + at);
+#pragma GCC unroll 16
+      for (int r = 0; r < lanes; ++r) std::memcpy(matrices + r * numbers + at, number + at + r, sizeof(Vector<T>));
+    }
+  }
+};
+
+// Where the matrices of a group lie.
+template <class T>
+struct GroupIn {
+  const T* matrices;
+  int order;
+  explicit operator bool() const { return matrices != nullptr; }
+};
+
 // The groups that a pass reads and writes; nullptr stands for an absent tensor.
 template <class T>
 struct Lanes {
-  const T* in[max_inputs];
+  GroupIn<T> in[max_inputs];
   T* out[max_outputs];
 };
 
 struct LoadSymmetric {
   template <class T, int n>
-  static inline void run(const T*& matrices, Symmetric<T, n>& A) {
+  static inline void run(const GroupIn<T>& in, Symmetric<T, n>& A) {
+    A.set_order(in.order);
+    const int order = A.order;
     Group<T, n> group;
-    group.load(matrices);
+    group.load(in.matrices, order);
 #pragma GCC unroll 8
-    for (int i = 0; i < n; ++i) {
-      A(i, i) = group.number[i * n + i];
+    for (int i = 0; i < order; ++i) {
+      A(i, i) = group.number[i * order + i];
 #pragma GCC unroll 8
-      for (int j = 0; j < i; ++j) A(i, j) = T(0.5) * group.number[i * n + j] + T(0.5) * group.number[j * n + i];
+      for (int j = 0; j < i; ++j) A(i, j) = T(0.5) * group.number[i * order + j] + T(0.5) * group.number[j * order + i];
     }
   }
 };
 // The symmetric parts of a group.
 template <class T, int n>
-Symmetric<T, n> load_symmetric(const T* matrices) {
+Symmetric<T, n> load_symmetric(const GroupIn<T>& in) {
   Symmetric<T, n> A;
-  run_by_order<LoadSymmetric, n>(matrices, A);
+  run_by_order<LoadSymmetric, n>(in, A);
   return A;
 }
 
 struct StoreMatrices {
   template <class T, template <class, int> class Matrix, int n>
   static inline void run(const Matrix<T, n>& A, T*& matrices) {
-    Group<T, n> group = {};
+    const int order = A.order;
+    Group<T, n> group;
+    group.clear_behind(order);
 #pragma GCC unroll 8
-    for (int i = 0; i < n; ++i)
+    for (int i = 0; i < order; ++i)
 #pragma GCC unroll 8
-      for (int j = 0; j < n; ++j) group.number[i * n + j] = A(i, j);
-    group.store(matrices);
+      for (int j = 0; j < order; ++j) group.number[i * order + j] = A(i, j);
+    group.store(matrices, order);
   }
 };
 template <class T, template <class, int> class Matrix, int n>
@@ -205,23 +286,26 @@ void store_matrices(const Matrix<T, n>& A, T* matrices) {
 }
 
 template <class T, int n>
-Square<T, n> load_square(const T* matrices) {
-  Group<T, n> group;
-  group.load(matrices);
+Square<T, n> load_square(const GroupIn<T>& in) {
   Square<T, n> A;
+  A.set_order(in.order);
+  const int order = A.order;
+  Group<T, n> group;
+  group.load(in.matrices, order);
 #pragma GCC unroll 8
-  for (int i = 0; i < n; ++i)
+  for (int i = 0; i < order; ++i)
 #pragma GCC unroll 8
-    for (int j = 0; j < n; ++j) A(i, j) = group.number[i * n + j];
+    for (int j = 0; j < order; ++j) A(i, j) = group.number[i * order + j];
   return A;
 }
 
 // (A + sign A^T)/2, sign = +-1
 template <class T, int n>
-Square<T, n> load_part(const T* matrices, T sign) {
-  const Square<T, n> A = load_square<T, n>(matrices);
+Square<T, n> load_part(const GroupIn<T>& in, T sign) {
+  const Square<T, n> A = load_square<T, n>(in);
   Square<T, n> part;
-  for (int i = 0; i < n; ++i)
+  part.set_order(A.order);
+  for (int i = 0; i < A.order; ++i)
     for (int j = 0; j <= i; ++j) {
       part(i, j) = T(0.5) * A(i, j) + sign * T(0.5) * A(j, i);
       part(j, i) = sign * part(i, j);
@@ -232,15 +316,15 @@ Square<T, n> load_part(const T* matrices, T sign) {
 template <class T, int n>
 Mask<T> is_zero(const Square<T, n>& A) {
   Mask<T> found = all_lanes<T>();
-  for (int i = 0; i < n; ++i)
-    for (int j = 0; j < n; ++j) found &= A(i, j) == 0;
+  for (int i = 0; i < A.order; ++i)
+    for (int j = 0; j < A.order; ++j) found &= A(i, j) == 0;
   return found;
 }
 
 template <class T, int n>
 Vector<T> largest_entry(const Symmetric<T, n>& A) {
   Vector<T> largest = {};
-  for (const auto& x : A.entry) largest = larger(absolute(x), largest);
+  for (int i = 0; i < A.entries; ++i) largest = larger(absolute(A.entry[i]), largest);
   return largest;
 }
 

@@ -1,6 +1,8 @@
 // Products, norms and inverses of small matrices, one a lane.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/matrix/lanes.h"
 #include "cpu/matrix/sweep.h"
 
@@ -11,6 +13,7 @@ namespace FASTSQRTM_ISA {
 template <class M>
 struct Transposed {
   const M& matrix;
+  int order = matrix.order;
   const auto& operator()(int i, int j) const { return matrix(j, i); }
 };
 
@@ -22,6 +25,83 @@ inline auto entry_of_product(const A& a, const B& b, int i, int j) {
   for (int k = 1; k < n; ++k) sum += a(i, k) * b(k, j);
   return sum;
 }
+
+// to[r][j] -= sum_k left[r][k] right[k][j] for begin <= j < end
+template <class V, int rows, int terms>
+inline void subtract_products(V* const (&to)[rows], const V (&left)[rows][terms], const V* const (&right)[terms],
+                              int begin, int end) {
+  for (int j = begin; j < end; ++j)
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; ++r) {
+      V sum = to[r][j];
+#pragma GCC unroll 4
+      for (int k = 0; k < terms; ++k) sum -= left[r][k] * right[k][j];
+      to[r][j] = sum;
+    }
+}
+
+// Calls body(first, terms) for parts of three or four of `count` numbers, terms a constant.
+template <class F>
+inline void each_part(int count, F&& body) {
+  for (int parts = (count + 3) / 4, first = 0; parts > 0; --parts) {
+    const int terms = (count - first + parts - 1) / parts;
+    if (terms == 4)
+      body(first, std::integral_constant<int, 4>());
+    else
+      body(first, std::integral_constant<int, 3>());
+    first += terms;
+  }
+}
+// Calls body(i, rows) for pairs of rows, and for the last one if it is left over, rows a constant.
+template <class F>
+inline void each_pair(int begin, int end, F&& body) {
+  int i = begin;
+  for (; i + 1 < end; i += 2) body(i, std::integral_constant<int, 2>());
+  if (i < end) body(i, std::integral_constant<int, 1>());
+}
+
+// The product of larger matrices: 4 x `columns` entries in registers at a time. The last of them may overlap.
+struct ProductInTiles {
+  static constexpr int rows = 4, columns = FASTSQRTM_VECTOR_BYTES == 64 ? 4 : 2;
+
+  template <class T, class A, class B, template <class, int> class C>
+  static inline void run(const A& a, const B& b, C<T, any_order>& c) {
+    constexpr bool triangle = std::is_same<C<T, any_order>, Symmetric<T, any_order>>::value;
+    const int n = a.order;
+    c.set_order(n);
+    Vector<T> copy[std::is_same<B, Symmetric<T, any_order>>::value ? any_order * any_order : 1];
+    const Vector<T>* right = copy;
+    if constexpr (std::is_same<B, Symmetric<T, any_order>>::value) {
+      for (int i = 0; i < n; ++i)
+        for (int j = 0; j <= i; ++j) copy[i * n + j] = copy[j * n + i] = b(i, j);
+    } else {
+      right = b.entry;
+    }
+    Vector<T> left[any_order][rows];
+    for (int from = 0; from < n; from += rows) {
+      const int i = from + rows <= n ? from : n - rows;
+      for (int k = 0; k < n; ++k)
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r) left[k][r] = a(i + r, k);
+      for (int at = 0; at < (triangle ? i + rows : n); at += columns) {
+        const int j = at + columns <= n ? at : n - columns;
+        Vector<T> sum[rows][columns] = {};
+        for (int k = 0; k < n; ++k) {
+          const Vector<T>* row = right + k * n + j;
+#pragma GCC unroll 4
+          for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+            for (int s = 0; s < columns; ++s) sum[r][s] += left[k][r] * row[s];
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+          for (int s = 0; s < columns; ++s)
+            if (!triangle || j + s <= i + r) c(i + r, j + s) = sum[r][s];
+      }
+    }
+  }
+};
 
 struct Product {
   template <class T, int n, class A, class B>
@@ -44,14 +124,14 @@ struct Product {
 template <class T, int n, class A, class B>
 inline Square<T, n> product(const A& a, const B& b) {
   Square<T, n> C;
-  run_by_order<Product, n>(a, b, C);
+  run_by_order<std::conditional_t<n == any_order, ProductInTiles, Product>, n>(a, b, C);
   return C;
 }
 // A B where that is symmetric.
 template <class T, int n, class A, class B>
 inline Symmetric<T, n> symmetric_product(const A& a, const B& b) {
   Symmetric<T, n> C;
-  run_by_order<Product, n>(a, b, C);
+  run_by_order<std::conditional_t<n == any_order, ProductInTiles, Product>, n>(a, b, C);
   return C;
 }
 
@@ -68,7 +148,7 @@ inline Square<T, n> congruence(const Square<T, n>& C, const W& w) {
 template <class T, int n>
 Vector<T> sum_of_entries(const Symmetric<T, n>& A) {
   Vector<T> sum = {};
-  for (const auto& x : A.entry) sum += x;
+  for (int i = 0; i < A.entries; ++i) sum += A.entry[i];
   return sum;
 }
 
@@ -76,7 +156,7 @@ template <class T, int n>
 Vector<T> trace(const Symmetric<T, n>& A) {
   Vector<T> sum = A(0, 0);
 #pragma GCC unroll 8
-  for (int i = 1; i < n; ++i) sum += A(i, i);
+  for (int i = 1; i < A.order; ++i) sum += A(i, i);
   return sum;
 }
 
@@ -85,7 +165,7 @@ template <class T, int n>
 Vector<T> inner_product(const Symmetric<T, n>& A, const Symmetric<T, n>& B) {
   Vector<T> beside = {}, on = {};
 #pragma GCC unroll 8
-  for (int i = 0; i < n; ++i) {
+  for (int i = 0; i < A.order; ++i) {
     on += A(i, i) * B(i, i);
 #pragma GCC unroll 8
     for (int j = 0; j < i; ++j) beside += A(i, j) * B(i, j);
@@ -96,7 +176,7 @@ Vector<T> inner_product(const Symmetric<T, n>& A, const Symmetric<T, n>& B) {
 template <class T, int n>
 Mask<T> is_diagonal(const Symmetric<T, n>& A) {
   Mask<T> found = all_lanes<T>();
-  for (int i = 0; i < n; ++i)
+  for (int i = 0; i < A.order; ++i)
     for (int j = 0; j < i; ++j) found &= A(i, j) == 0;
   return found;
 }
@@ -109,14 +189,20 @@ Vector<T> frobenius(const Symmetric<T, n>& A) {
 
 template <class T, int n>
 Vector<T> one_norm(const Symmetric<T, n>& A) {
-  Vector<T> largest = {};
+  Vector<T> sum[n], largest = {};
 #pragma GCC unroll 8
-  for (int j = 0; j < n; ++j) {
-    Vector<T> sum = {};
+  for (int i = 0; i < A.order; ++i) {
+    sum[i] = Vector<T>{};
 #pragma GCC unroll 8
-    for (int i = 0; i < n; ++i) sum += absolute(A(i, j));
-    largest = larger(sum, largest);
+    for (int j = 0; j < i; ++j) {
+      const Vector<T> size = absolute(A(i, j));
+      sum[i] += size;
+      sum[j] += size;
+    }
+    sum[i] += absolute(A(i, i));
   }
+#pragma GCC unroll 8
+  for (int i = 0; i < A.order; ++i) largest = larger(sum[i], largest);
   return largest;
 }
 
@@ -124,23 +210,105 @@ Vector<T> one_norm(const Symmetric<T, n>& A) {
 template <class T, int n>
 Symmetric<T, n> linear(Vector<T> a, const Symmetric<T, n>& A, Vector<T> b, const Symmetric<T, n>& B) {
   Symmetric<T, n> C;
+  C.set_order(A.order);
   for (int i = 0; i < C.entries; ++i) C.entry[i] = a * A.entry[i] + b * B.entry[i];
   return C;
+}
+// to <- a A + b to
+template <class T, int n>
+void combine(Vector<T> a, const Symmetric<T, n>& A, Vector<T> b, Symmetric<T, n>& to) {
+  const bool zero = to.order == 0;
+  to.set_order(A.order);
+  if (zero)
+    for (int i = 0; i < A.entries; ++i) to.entry[i] = a * A.entry[i];
+  else
+    for (int i = 0; i < A.entries; ++i) to.entry[i] = a * A.entry[i] + b * to.entry[i];
 }
 template <class T, int n>
 void add_identity(Symmetric<T, n>& A, Vector<T> value) {
 #pragma GCC unroll 8
-  for (int i = 0; i < n; ++i) A(i, i) += value;
+  for (int i = 0; i < A.order; ++i) A(i, i) += value;
+}
+
+// to <- a A + b to where the mask is set.
+template <class T, int n>
+void combine_where(Mask<T> where, Vector<T> a, const Symmetric<T, n>& A, Vector<T> b, Symmetric<T, n>& to) {
+  for (int i = 0; i < A.entries; ++i) to.entry[i] = where ? a * A.entry[i] + b * to.entry[i] : to.entry[i];
 }
 
 // A where the mask is set.
 template <class T, int n>
 void assign(Symmetric<T, n>& to, Mask<T> where, const Symmetric<T, n>& A) {
+  to.set_order(A.order);
   for (int i = 0; i < A.entries; ++i) to.entry[i] = where ? A.entry[i] : to.entry[i];
 }
 
 template <Swept result>
 struct Sweep {
+  // The same operations, the other rows and columns for three or four pivots at once.
+  template <class T>
+  static inline void run(Symmetric<T, any_order>& H, Mask<T>& positive, Vector<T>*& pivots) {
+    positive = all_lanes<T>();
+    each_part(H.order, [&](int first, auto part) {
+      constexpr int p = decltype(part)::value;
+      const int after = first + p;
+      Vector<T> own[p][p], scaled[p][p], inverse[p];
+      for (int s = 0; s < p; ++s)
+        for (int t = 0; t < p; ++t) own[s][t] = H(first + s, first + t);
+#pragma GCC unroll 4
+      for (int k = 0; k < p; ++k) {
+        const Vector<T> pivot = result == Swept::minus_own_inverse ? own[k][k] : T(1) + own[k][k];
+        inverse[k] = T(1) / pivot;
+        positive &= pivot > 0;
+        if (pivots) pivots[first + k] = pivot;
+#pragma GCC unroll 4
+        for (int s = 0; s < p; ++s) scaled[k][s] = own[k][s] * inverse[k];
+#pragma GCC unroll 4
+        for (int s = 0; s < p; ++s)
+#pragma GCC unroll 4
+          for (int t = 0; t <= s; ++t)
+            if (s != k && t != k) own[t][s] = own[s][t] -= own[s][k] * scaled[k][t];
+#pragma GCC unroll 4
+        for (int s = 0; s < p; ++s) own[s][k] = own[k][s] = scaled[k][s];
+        if (result != Swept::quotient) own[k][k] = -inverse[k];
+      }
+      Vector<T> left[any_order][p], right[p][any_order];
+      const auto sweep_row = [&](int i) {
+        Vector<T> x[p];
+        for (int k = 0; k < p; ++k) x[k] = H(i, first + k);
+        for (int k = 0; k < p; ++k) {
+          const Vector<T> entry = x[k];
+          left[i][k] = entry;
+          for (int s = 0; s < p; ++s)
+            if (s != k) x[s] -= entry * scaled[k][s];
+          right[k][i] = x[k] = entry * inverse[k];
+        }
+        for (int k = 0; k < p; ++k) H(i, first + k) = x[k];
+      };
+      for (int i = 0; i < first; ++i) sweep_row(i);
+      for (int i = after; i < H.order; ++i) sweep_row(i);
+      for (int s = 0; s < p; ++s)
+        for (int t = 0; t <= s; ++t) H(first + s, first + t) = own[s][t];
+      const auto update = [&](int i, auto pair) {
+        constexpr int rows = decltype(pair)::value;
+        Vector<T>* to[rows];
+        Vector<T> factors[rows][p];
+        const Vector<T>* above[p];
+        for (int k = 0; k < p; ++k) above[k] = right[k];
+        for (int r = 0; r < rows; ++r) {
+          to[r] = &H(i + r, 0);
+          for (int k = 0; k < p; ++k) factors[r][k] = left[i + r][k];
+        }
+        const int begin = i < first ? 0 : after;
+        if (begin > 0) subtract_products(to, factors, above, 0, first);
+        subtract_products(to, factors, above, begin, i + 1);
+        for (int r = 1; r < rows; ++r)
+          for (int k = 0; k < p; ++k) to[r][i + 1] -= factors[r][k] * right[k][i + 1];
+      };
+      each_pair(0, first, update);
+      each_pair(after, H.order, update);
+    });
+  }
   template <class T, int n>
   static inline void run(Symmetric<T, n>& H, Mask<T>& positive, Vector<T>*& pivots) {
     positive = all_lanes<T>();

@@ -70,6 +70,12 @@ inline Vector<T> broadcast(T x) {
   return x - Vector<T>{};  // not 0 + x, which the compiler must compute for the sake of -0
 }
 
+template <class V>
+inline V absolute(const V& x) {
+  using M = decltype(x < x);
+  return reinterpret_cast<V>(reinterpret_cast<M>(x) & ~reinterpret_cast<M>(-V{}));
+}
+
 // One exchange of the transpose: rows r and r + h trade the lanes whose bit h differs.
 template <class S, int h, int... lane>
 inline void exchange(typename S::Vector& low, typename S::Vector& high, std::integer_sequence<int, lane...>) {

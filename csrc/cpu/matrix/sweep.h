@@ -34,24 +34,54 @@ void sweep_block(Block<T>& block, int order, PivotFactors<T>& factors) {
   constexpr int lanes = Simd<T>::lanes;
   factors = {};
   factors.positive = true;
+  Vector<T> row[lanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes; ++i) row[i] = block.row[i];
+  constexpr int ahead = lanes < 4 ? lanes : 4;
+  T pivots[ahead], inverses[ahead];
 #pragma GCC unroll 16
   for (int k = 0; k < lanes; ++k) {  // unrolled, so that the block stays in registers
     if (k >= order) break;
+    if (k % ahead == 0) {
+      // Each pivot waits for the one before. The rows and columns of a few, taken by themselves with the operations of
+      // the block, keep the others from waiting.
+      alignas(64) T rows[ahead][lanes];
+      T next[ahead][ahead];
+#pragma GCC unroll 4
+      for (int i = 0; i < ahead; ++i) store(rows[i], row[k + i]);
+      asm("" : "+m"(rows));
+#pragma GCC unroll 4
+      for (int i = 0; i < ahead; ++i)
+#pragma GCC unroll 4
+        for (int j = i; j < ahead; ++j) next[i][j] = rows[i][k + j];
+#pragma GCC unroll 4
+      for (int p = 0; p < ahead; ++p) {
+        pivots[p] = result == Swept::minus_own_inverse ? next[p][p] : 1 + next[p][p];
+        inverses[p] = 1 / pivots[p];
+#pragma GCC unroll 4
+        for (int i = p + 1; i < ahead; ++i)
+#pragma GCC unroll 4
+          for (int j = i; j < ahead; ++j) next[i][j] -= next[p][i] * (next[p][j] * inverses[p]);
+      }
+    }
     const auto own = Simd<T>::lane_is(k);
-    const Vector<T> column = block.row[k];
+    const Vector<T> column = row[k];
     alignas(64) T u[lanes];
     store(u, column);
-    const T d = result == Swept::minus_own_inverse ? u[k] : 1 + u[k];
-    const T inverse = 1 / d;
+    // The compiler would take each u[i] out of the register by two shuffles, on one port; loads are free.
+    asm("" : "+m"(u));
+    const T d = pivots[k % ahead], inverse = inverses[k % ahead];
     const Vector<T> scaled = own ? broadcast(-inverse) : column * inverse;
     factors.positive = factors.positive && d > 0;
     factors.inverse[k] = inverse;
     store(factors.column[k], scaled);
 #pragma GCC unroll 16
     for (int i = 0; i < lanes; ++i)
-      if (i != k) block.row[i] = (own ? Vector<T>{} : block.row[i]) - u[i] * scaled;
-    block.row[k] = result == Swept::quotient ? (own ? broadcast(u[k] * inverse) : scaled) : scaled;
+      if (i != k) row[i] = (own ? Vector<T>{} : row[i]) - u[i] * scaled;
+    row[k] = result == Swept::quotient ? (own ? broadcast(u[k] * inverse) : scaled) : scaled;
   }
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes; ++i) block.row[i] = row[i];
 }
 
 // With U one block in the block row of the pivot block M = I + D: `eliminated` is L^-1 U and

@@ -50,14 +50,14 @@ struct Inverse {
     store_matrices(A, lanes.out[0]);
     if (lanes.out[1])
       for (int lane = 0; lane < Simd<T>::lanes; ++lane) {
-        double log_determinant = -n * std::log(double(scaled.scale.inverse[lane])), product = 1;
-        for (const auto& pivot : pivots) {  // few logarithms, and no product that over- or underflows
-          const double next = product * pivot[lane];
+        double log_determinant = -A.order * std::log(double(scaled.scale.inverse[lane])), product = 1;
+        for (int i = 0; i < A.order; ++i) {  // few logarithms, and no product that over- or underflows
+          const double pivot = pivots[i][lane], next = product * pivot;
           if (next > 1e-280 && next < 1e280) {
             product = next;
           } else {
             log_determinant += std::log(product);
-            product = pivot[lane];
+            product = pivot;
           }
         }
         lanes.out[1][Group<T, n>::matrix_of_lane(lane)] = T(log_determinant + std::log(product));

@@ -42,11 +42,11 @@ struct Lyapunov {
     const Mask<T> has_skew = ~is_zero(skew);
     if (any(has_skew)) {
       solve_lyapunov(arguments.iterations, T(-1), B, skew);
-      for (int i = 0; i < n; ++i)
-        for (int j = 0; j < n; ++j) X(i, j) = has_skew ? X(i, j) + skew(i, j) : X(i, j);
+      for (int i = 0; i < X.order; ++i)
+        for (int j = 0; j < X.order; ++j) X(i, j) = has_skew ? X(i, j) + skew(i, j) : X(i, j);
     }
-    for (int i = 0; i < n; ++i)
-      for (int j = 0; j < n; ++j) X(i, j) = X(i, j) * (T(0.5) * factor) * scaled.scale.inverse;
+    for (int i = 0; i < X.order; ++i)
+      for (int j = 0; j < X.order; ++j) X(i, j) = X(i, j) * (T(0.5) * factor) * scaled.scale.inverse;
     store_matrices(X, lanes.out[0]);
     return scaled.regular;
   }

@@ -96,7 +96,7 @@ struct Roots {
     using Limits = std::numeric_limits<T>;
     Symmetric<T, n> A = load_symmetric<T, n>(lanes.in[0]);
     const Scaled<T, n> scaled(A);
-    Mask<T> plain = {};
+    Mask<T> plain = {}, done = all_lanes<T>();
     Symmetric<T, n> S = {}, Z = {};
     if constexpr (n == 2) {
       const Vector<T> trace = A(0, 0) + A(1, 1), determinant = A(0, 0) * A(1, 1) - A(1, 0) * A(1, 0);
@@ -126,7 +126,9 @@ struct Roots {
       }
       if (wanted.inverse) Z *= square_root(factor) * scaled.scale.inverse_root;
     }
-    if (any(~plain)) {
+    if constexpr (n > largest_unrolled_order) {
+      done = plain;
+    } else if (any(~plain)) {
       const LaneEigen<T, n> eigen = jacobi(A);
       const Mask<T> exists = scaled.regular & (eigen.smallest >= T(-largest_negative) * eigen.size);
       const auto complete = [&](const Vector<T>* f, Vector<T> factor, T diagonal_of_zero, Symmetric<T, n>& root) {
@@ -152,7 +154,7 @@ struct Roots {
     }
     if (lanes.out[0]) store_matrices(S, lanes.out[0]);
     if (lanes.out[1]) store_matrices(Z, lanes.out[1]);
-    return all_lanes<T>();
+    return done;
   }
 };
 

@@ -61,7 +61,7 @@ struct RootsBackward {
   // go by their eigenvalues, as invert_root replaces them.
   template <class T, int n>
   static Mask<T> run_lanes([[maybe_unused]] const Arguments& arguments, const Lanes<T>& lanes) {
-    const T *S = lanes.in[0], *Z = lanes.in[1], *G = lanes.in[2], *H = lanes.in[3];
+    const GroupIn<T>&S = lanes.in[0], &Z = lanes.in[1], &G = lanes.in[2], &H = lanes.in[3];
     Symmetric<T, n> B = load_symmetric<T, n>(S ? S : Z);
     const Scaled<T, n> scaled(B);
     const Vector<T>& inverse = scaled.scale.inverse;
@@ -76,7 +76,7 @@ struct RootsBackward {
     Mask<T> plain = {}, done = scaled.regular;
     if constexpr (n == 2)
       if (S) {
-        const Symmetric<T, n> adjugate = {{B.entry[2], -B.entry[1], B.entry[0]}};
+        const Symmetric<T, n> adjugate = {{}, {B.entry[2], -B.entry[1], B.entry[0]}};
         const Vector<T> trace = B(0, 0) + B(1, 1), determinant = B(0, 0) * B(1, 1) - B(1, 0) * B(1, 0);
         plain = scaled.regular & (trace > 0) & (determinant > 2 * root_floor<T>() * trace * trace);
         X = congruence(C, adjugate);
@@ -101,7 +101,9 @@ struct RootsBackward {
         X *= broadcast(T(-1));
       }
     }
-    if (any(~plain)) {
+    if constexpr (n > largest_unrolled_order) {
+      done = plain;
+    } else if (any(~plain)) {
       LaneEigen<T, n> eigen = jacobi(B);
       Vector<T>* b = eigen.values;
       Symmetric<T, n> other = congruence(C, eigen.V);

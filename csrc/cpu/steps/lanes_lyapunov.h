@@ -16,9 +16,9 @@ __attribute__((noinline)) Mask<T> solve_newton(T tolerance, Symmetric<T, n> B, S
   Mask<T> good = all_lanes<T>(), done = {};
   for (int step = 1;; ++step) {
     const Vector<T> mu = square_root(one_norm(W) / one_norm(B)), half = T(0.5) * mu, inverse = T(0.5) / mu;
-    assign<T, n>(C, ~done, linear(inverse, congruence(C, W), half, C));
-    assign<T, n>(B, ~done, linear(inverse, W, half, B));
-    const Vector<T> theta = trace(B) * T(1.0 / n);
+    combine_where<T, n>(~done, inverse, congruence(C, W), half, C);
+    combine_where<T, n>(~done, inverse, W, half, B);
+    const Vector<T> theta = trace(B) * T(1.0 / B.order);
     W = B;  // for its norms
     add_identity(W, -theta);
     const Vector<T> bound = smaller(one_norm(W), frobenius(W)) / theta;
@@ -28,8 +28,8 @@ __attribute__((noinline)) Mask<T> solve_newton(T tolerance, Symmetric<T, n> B, S
     good &= positive | done;
     W *= -one;
   }
-  const Vector<T> half = T(0.5) / (trace(B) * T(1.0 / n));
-  add_identity(B, trace(B) * T(-1.0 / n));
+  const Vector<T> half = T(0.5) / (trace(B) * T(1.0 / B.order));
+  add_identity(B, trace(B) * T(-1.0 / B.order));
   C *= half;
   X = C;
   const Vector<T> size = frobenius(C);
@@ -37,14 +37,14 @@ __attribute__((noinline)) Mask<T> solve_newton(T tolerance, Symmetric<T, n> B, S
   done = Mask<T>{};
   for (int step = 1; step <= most_corrections; ++step) {
     const Square<T, n> U = product<T, n>(B, X);
-    Symmetric<T, n> next, change;
-    for (int i = 0; i < n; ++i)
+    Vector<T> beside = {}, on = {};  // squares of the changes
+    for (int i = 0; i < X.order; ++i)
       for (int j = 0; j <= i; ++j) {
-        next(i, j) = C(i, j) - half * (U(i, j) + U(j, i));
-        change(i, j) = next(i, j) - X(i, j);
+        const Vector<T> next = C(i, j) - half * (U(i, j) + U(j, i)), change = next - X(i, j);
+        (i == j ? on : beside) += change * change;
+        X(i, j) = done ? X(i, j) : next;
       }
-    assign<T, n>(X, ~done, next);
-    const Vector<T> relative = frobenius(change) / size;
+    const Vector<T> relative = square_root(on + (beside + beside)) / size;
     if (step == 1) contraction = smaller(relative, broadcast(T(0.5)));
     done |= ~(relative * contraction > tolerance);
     if (!any(~done)) break;
@@ -57,14 +57,14 @@ template <class T, int n>
 __attribute__((noinline)) void solve_lyapunov(int iterations, T sign, Symmetric<T, n> B, Square<T, n>& C) {
   for (int step = 1; step <= iterations; ++step) {
     Square<T, n> U = product<T, n>(C, B);
-    for (int i = 0; i < n; ++i)
+    for (int i = 0; i < C.order; ++i)
       for (int j = 0; j <= i; ++j) {
         const Vector<T> lower = U(i, j), upper = U(j, i);
         U(i, j) = sign * upper - T(0.5) * lower;
         U(j, i) = sign * lower - T(0.5) * upper;
       }
     const Square<T, n> V = product<T, n>(B, U);
-    for (int i = 0; i < n; ++i)
+    for (int i = 0; i < C.order; ++i)
       for (int j = 0; j <= i; ++j) {
         C(i, j) = T(1.5) * C(i, j) - T(0.5) * (V(i, j) + sign * V(j, i));
         C(j, i) = sign * C(i, j);
@@ -77,10 +77,11 @@ __attribute__((noinline)) void solve_lyapunov(int iterations, T sign, Symmetric<
 template <class T, int n>
 void solve_lyapunov(int iterations, const Symmetric<T, n>& B, Symmetric<T, n>& C) {
   Square<T, n> full;
-  for (int i = 0; i < n; ++i)
-    for (int j = 0; j < n; ++j) full(i, j) = C(i, j);
+  full.set_order(C.order);
+  for (int i = 0; i < C.order; ++i)
+    for (int j = 0; j < C.order; ++j) full(i, j) = C(i, j);
   solve_lyapunov(iterations, T(1), B, full);
-  for (int i = 0; i < n; ++i)
+  for (int i = 0; i < C.order; ++i)
     for (int j = 0; j <= i; ++j) C(i, j) = full(i, j);
 }
 

@@ -13,20 +13,21 @@ namespace FASTSQRTM_ISA {
 template <class T, int n>
 Mask<T> newton_roots(const RootDesign& design, Wanted wanted, const Symmetric<T, n>& A, Symmetric<T, n>& X,
                      Symmetric<T, n>& Y) {
-  const Vector<T> zero = {};
   Mask<T> good = all_lanes<T>();
   Symmetric<T, n> H = A, minus_X_inverse;
-  X = linear<T, n>(broadcast(T(design.constant)), A, zero, A);
-  Y = {};
+  X = A;
+  X *= broadcast(T(design.constant));
+  Y = A;
+  Y *= Vector<T>{};
   add_identity(Y, broadcast(T(design.constant)));
   for (int j = 0; j < design.poles; ++j) {
     const Vector<T> weight = broadcast(T(design.weights[j]));
     H = A;
     H *= broadcast(T(1 / design.shifts[j]));
     good &= sweep<Swept::minus_inverse>(H);  // -(I + A/t)^-1
-    X = linear(weight, H, broadcast(T(1)), X);
+    combine(weight, H, broadcast(T(1)), X);
     add_identity(X, weight);
-    Y = linear(broadcast(T(-design.weights[j] / design.shifts[j])), H, broadcast(T(1)), Y);
+    combine(broadcast(T(-design.weights[j] / design.shifts[j])), H, broadcast(T(1)), Y);
   }
   const T largest_inverse = T(design.largest_inverse(singular_eigenvalue(sizeof(T))));
   for (int k = 0; k < design.newton_steps; ++k) {
@@ -36,9 +37,9 @@ Mask<T> newton_roots(const RootDesign& design, Wanted wanted, const Symmetric<T,
     if (k == 0 && next_Y) good &= inner_product(minus_X_inverse, minus_X_inverse) <= largest_inverse * largest_inverse;
     if (next_X) {
       good &= minus_inverse(Y, H);
-      X = linear(-half, H, half, X);
+      combine(-half, H, half, X);
     }
-    if (next_Y) Y = linear(-half, minus_X_inverse, half, Y);
+    if (next_Y) combine(-half, minus_X_inverse, half, Y);
   }
   return good;
 }
@@ -46,20 +47,25 @@ Mask<T> newton_roots(const RootDesign& design, Wanted wanted, const Symmetric<T,
 // tr A / tr X^2 - 1, twice the relative error that a root X has to the same side at all large eigenvalues.
 template <class T, int n>
 Vector<T> excess_of_trace(const Symmetric<T, n>& A, const Symmetric<T, n>& X) {
-  using Wide = typename DoubleLanes<T>::Vector;
-  Wide trace = {}, squares = {};
-  for (int i = 0; i < n; ++i) {
-    Wide beside = {};  // rows by themselves: short sums round less
-    for (int j = 0; j < i; ++j) {
-      const Wide x = __builtin_convertvector(X(i, j), Wide);
-      beside += x * x;
+  using Sum = WideSum<T>;
+  Sum squares, trace;
+  const auto numbers = [](const Vector<T>& x) { return reinterpret_cast<const T*>(&x); };
+  for (int i = 0; i < A.order; ++i) {
+    Sum beside;  // rows by themselves: short sums round less
+    for (int j = 0; j < i; ++j) beside.add(numbers(X(i, j)), numbers(X(i, j)));
+    for (int p = 0; p < Sum::parts; ++p) {
+      const Vector<double> x = Sum::wide(numbers(X(i, i)), p);
+      squares.part[p] += x * x + (beside.part[p] + beside.part[p]);
+      trace.part[p] += Sum::wide(numbers(A(i, i)), p);
     }
-    const Wide x = __builtin_convertvector(X(i, i), Wide);
-    squares += x * x + (beside + beside);
-    trace += __builtin_convertvector(A(i, i), Wide);
   }
-  const Wide excess = (trace - squares) / squares;
-  return __builtin_convertvector(excess, Vector<T>);
+  Vector<T> result;
+  for (int p = 0; p < Sum::parts; ++p) {
+    const Vector<double> excess = (trace.part[p] - squares.part[p]) / squares.part[p];
+    const auto part = __builtin_convertvector(excess, typename Sum::Part);
+    std::memcpy(reinterpret_cast<T*>(&result) + p * Sum::lanes, &part, sizeof part);
+  }
+  return result;
 }
 
 }  // namespace FASTSQRTM_ISA

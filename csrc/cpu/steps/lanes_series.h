@@ -32,7 +32,7 @@ LaneSeries<T, n> sum_of_fractions(const PartialFractions& series, const Symmetri
     H *= broadcast(T(series.scales[j]));
     Y.good &= series.quotient ? sweep<Swept::quotient>(H) : sweep<Swept::minus_inverse>(H);
     const T weight = T(series.quotient ? series.weights[j] : -series.weights[j]);
-    Y.value = linear(broadcast(weight), H, broadcast(T(1)), Y.value);
+    combine(broadcast(weight), H, broadcast(T(1)), Y.value);
   }
   add_identity(Y.value, broadcast(T(series.constant)));
   return Y;
@@ -49,7 +49,7 @@ LaneDerivative<T, n> derivative_of_fractions(const PartialFractions& series, con
     L.good &= sweep<Swept::minus_inverse>(R);  // minus (I + H)^-1
     const Vector<T> minus_G_R = inner_product(G, R);
     L.along += T(series.weights[j]) * (series.quotient ? trace(G) + minus_G_R : -minus_G_R);
-    L.matrix = linear(broadcast(T(series.slope(j))), congruence(G, R), broadcast(T(1)), L.matrix);
+    combine(broadcast(T(series.slope(j))), congruence(G, R), broadcast(T(1)), L.matrix);
   }
   return L;
 }
@@ -70,7 +70,8 @@ LaneDerivative<T, n> taylor(const passes::Mtp& series, const Symmetric<T, n>& X,
   add_identity(H, broadcast(T(c[2 * top])));
   if (differentiated) {
     const Square<T, n> U = product<T, n>(W, G);
-    for (int i = 0; i < n; ++i)
+    dW2.set_order(W.order);
+    for (int i = 0; i < W.order; ++i)
       for (int j = 0; j <= i; ++j) dW2(i, j) = U(i, j) + U(j, i);
     D = linear(highest, G, zero, G);
   }
@@ -112,7 +113,8 @@ struct LaneDual {
     LaneDual C = {symmetric(A.value, A.value), {}};
     if (differentiated) {
       const Square<T, n> U = FASTSQRTM_ISA::product<T, n>(A.derivative, A.value);
-      for (int i = 0; i < n; ++i)
+      C.derivative.set_order(U.order);
+      for (int i = 0; i < U.order; ++i)
         for (int j = 0; j <= i; ++j) C.derivative(i, j) = U(i, j) + U(j, i);
     }
     return C;
@@ -194,7 +196,7 @@ Mask<T> gradient_of_series(Power power, const Lanes<T>& lanes, const Derive& der
   X *= factor;
   LaneDerivative<T, n> L = derive(X, G);
   const Vector<T> radial = T(inverse ? -0.5 : 0.5) * L.along - inner_product(L.matrix, X);
-  L.matrix = linear(radial, X, broadcast(T(1)), L.matrix);
+  combine(radial, X, broadcast(T(1)), L.matrix);
   const Vector<T> root = square_root(factor);
   for (int k = 0; k < (inverse ? 3 : 1); ++k) {
     L.matrix *= root;
