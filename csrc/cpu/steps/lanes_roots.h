@@ -58,8 +58,7 @@ Vector<T> excess_of_trace(const Symmetric<T, n>& A, const Symmetric<T, n>& X) {
     squares += x * x + (beside + beside);
     trace += __builtin_convertvector(A(i, i), Wide);
   }
-  const Wide excess = (trace - squares) / squares;
-  return __builtin_convertvector(excess, Vector<T>);
+  return __builtin_convertvector(trace - squares, Vector<T>) / __builtin_convertvector(squares, Vector<T>);
 }
 
 }  // namespace FASTSQRTM_ISA
