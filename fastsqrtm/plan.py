@@ -10,6 +10,7 @@ from torch import Tensor
 from ._ops import check as _check
 from ._ops.native import load_cuda, native
 from ._ops.table import OPS
+from ._reference.eigen import eigenvalues_are_faster
 from ._reference.scalars import root_design
 
 Path = Literal["tiny", "block", "library", "reference"]
@@ -57,16 +58,17 @@ class Plan:
     """The path of `sqrtm` and its backward for a tensor.
 
     path: "tiny", the native kernels of the CPU for n up to 16, a matrix each lane of a vector; "block", the native
-        kernels, a matrix each team of threads; "library", matrices beyond a block of a GPU by cuBLAS and cuSOLVER;
+        kernels, a matrix each team of threads; "library", matrices beyond a block of a GPU by cuBLAS and cuSOLVER, and
+        on a CPU large matrices in float64 by LAPACK's eigendecomposition, which also serves the backward;
         "reference", plain torch, for the `reason`.
-    design: What `sqrtm` computes at this rtol.
+    design: What `sqrtm` computes at this rtol. None where it goes by eigenvalues.
     cpu: The sizes of the CPU kernels, where they run.
     forward, backward: The fused CUDA kernels, where they run.
     reason: Why there are no native kernels.
     """
 
     path: Path
-    design: Design
+    design: Design | None
     cpu: CpuPlan | None = None
     forward: CudaKernel | None = None
     backward: CudaKernel | None = None
@@ -74,10 +76,10 @@ class Plan:
 
     def __str__(self) -> str:
         design = self.design
-        parts = [
-            f"path {self.path}",
-            f"{design.poles} poles, {design.newton_steps} Newton steps, error {design.error:g}",
-        ]
+        steps = "eigendecomposition"
+        if design is not None:
+            steps = f"{design.poles} poles, {design.newton_steps} Newton steps, error {design.error:g}"
+        parts = [f"path {self.path}", steps]
         if self.cpu:
             cpu = self.cpu
             parts.append(f"{cpu.capability}, {cpu.alone} alone and {cpu.shared} shared on {cpu.threads} threads")
@@ -110,6 +112,8 @@ def plan(A: Tensor, rtol: float | None = None) -> Plan:
     _check.first("plan", OPS["sqrtm"].tensors[0], A)
     rtol = 0.0 if rtol is None else rtol
     _check.number("plan", OPS["sqrtm"].number("rtol"), rtol)
+    if eigenvalues_are_faster(A, rtol):
+        return Plan("library", None)
     chosen = root_design(rtol, torch.float64 if A.dtype == torch.float64 else torch.float32)
     design = Design(len(chosen.terms), len(chosen.scales), float(f"{chosen.error:.1e}"))
     cuda = A.device.type == "cuda"

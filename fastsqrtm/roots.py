@@ -11,6 +11,7 @@ from ._ops import sharding
 from ._ops.hermitian import embedded, restored
 from ._ops.route import call, call_all, under_autocast, without_autocast
 from ._ops.table import OPS
+from ._reference.eigen import eigenvalues_are_faster
 from ._reference.matrix import identity_like
 from ._reference.pseudo import pseudo_inverse_root
 from ._reference.scalars import FINEST_TOLERANCE
@@ -33,7 +34,8 @@ def sqrtm(
 
     Returns:
         A^(1/2), symmetric (Hermitian) positive semidefinite, in the shape and dtype of A, at condition numbers up to
-        1e6 (float32) or 1e12 (float64) by steps that are faster than an eigendecomposition. Matrices beyond, singular
+        1e6 (float32) or 1e12 (float64) by steps that are faster than an eigendecomposition; large matrices in float64
+        on a CPU, where LAPACK is faster, by that (`fastsqrtm.plan` says so). Matrices beyond, singular
         ones and those that rounding made indefinite get the root of their positive semidefinite part, by an
         eigendecomposition: an eigenvalue w counts as max(w, 0). One below -1/64 of the largest gives NaN. The root of a
         diagonal matrix is taken entry by entry. NaN and Inf give NaN, in that matrix alone.
@@ -48,7 +50,7 @@ def sqrtm(
         A complex matrix costs what a real one of twice the size does. In float32 6 n^3 flop forward (4 n^3 at
         rtol=1e-2) and 6 to 18 n^3 backward, more for larger condition numbers; in float64 10 n^3 forward; several times
         as long forward where the eigendecomposition is needed. On CPU at most 5 matrices of workspace per thread. The
-        root is saved for backward.
+        root is saved for backward, and with it the eigenvectors where they were found.
 
     Raises:
         RuntimeError: A is not square or has another dtype or layout; a number is out of range; `check` found a matrix
@@ -69,7 +71,7 @@ def sqrtm(
     """
     shifted = prepared("sqrtm", A, eps, rel_eps)
     rtol = tolerance("sqrtm", rtol)
-    S = in_dtype(call("sqrtm", shifted, rtol), A)
+    S = in_dtype(_root(shifted, rtol), A)
     if check:
         _check_converged("sqrtm", shifted, _info(shifted, S, None, rtol))
     return S
@@ -132,7 +134,7 @@ def inv_sqrtm(
         if check:
             _raise_unless("inv_sqrtm", Z.isfinite().all(-1).all(-1), A, "a finite inverse root", lambda _: "NaN")
         return Z
-    Z = in_dtype(call("inv_sqrtm", shifted, rtol), A)
+    Z = in_dtype(_inverse_root(shifted, rtol), A)
     if check:
         _check_converged("inv_sqrtm", shifted, _info(shifted, None, Z, rtol))
     return Z
@@ -170,9 +172,29 @@ def sqrtm_and_inv(
     """
     shifted = prepared("sqrtm_and_inv", A, eps, rel_eps)
     rtol = tolerance("sqrtm_and_inv", rtol)
-    S, Z = (in_dtype(root, A) for root in call_all("sqrtm_and_inv", shifted, rtol))
+    S, Z = (in_dtype(root, A) for root in _both_roots(shifted, rtol))
     if check:
         _check_converged("sqrtm_and_inv", shifted, _info(shifted, S, Z, rtol))
+    return S, Z
+
+
+def _root(A: Tensor, rtol: float) -> Tensor:
+    if eigenvalues_are_faster(A, rtol):
+        return call_all("sqrtm_by_eigenvalues", A)[0]
+    return call("sqrtm", A, rtol)
+
+
+def _inverse_root(A: Tensor, rtol: float) -> Tensor:
+    if eigenvalues_are_faster(A, rtol):
+        return call_all("sqrtm_and_inv_by_eigenvalues", A)[1]
+    return call("inv_sqrtm", A, rtol)
+
+
+def _both_roots(A: Tensor, rtol: float) -> tuple[Tensor, Tensor]:
+    if eigenvalues_are_faster(A, rtol):
+        S, Z, *_ = call_all("sqrtm_and_inv_by_eigenvalues", A)
+    else:
+        S, Z = call_all("sqrtm_and_inv", A, rtol)
     return S, Z
 
 

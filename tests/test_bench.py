@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # at the end: an installed fastsqrtm stays in front of the sources
 
 pytest.importorskip("tqdm")
-from bench import accurate, compare, report, run, shampoo, sizes  # noqa: E402
+from bench import accurate, compare, large, report, run, shampoo, sizes  # noqa: E402
 from bench.paper import claims, studies, systems, training  # noqa: E402
 from bench.paper import main as paper_main  # noqa: E402
 from fastsqrtm import testing  # noqa: E402
@@ -291,3 +291,12 @@ def test_the_contenders_of_shampoo_compute_the_same():
     expected = testing.exact_sqrtm(A, -0.25)
     for name, function in shampoo.contenders(100.0).items():
         assert testing.relative_error(function(A), expected).max() < (1e-2 if "rtol" in name else 1e-4), name
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_large_matrices_next_to_an_eigendecomposition():
+    record = large.measure([64], 1)
+    assert all(value > 0 for row in record["times"] for value in row["ms"].values())
+    assert large.table(record).count("| 64 | forward") == 2
+    of_design = json.loads((run.ROOT / "bench/results/intel-xeon-processor-avx512-1-thread-large.json").read_text())
+    assert large.table(of_design) in (run.ROOT / "docs/design.md").read_text(encoding="utf-8")

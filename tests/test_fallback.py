@@ -69,7 +69,7 @@ def test_plan_tells_the_path():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(3, 3), (7, 64, 64), (2, 3, 300, 300), (1, 1000, 1000), (0, 5, 5), (2, 0, 0)])
 def test_plan_of_native_kernels(shape, dtype):
-    plan = fastsqrtm.plan(torch.empty(shape, dtype=dtype)).cpu
+    plan = fastsqrtm.plan(torch.empty(shape, dtype=dtype), rtol=1e-3).cpu  # which no matrix leaves to LAPACK
     assert plan.alone + plan.shared == torch.Size(shape[:-2]).numel()
     assert plan.threads == 2
     matrix = shape[-1] ** 2 * (8 if dtype == torch.float64 else 4)

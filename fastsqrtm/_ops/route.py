@@ -250,11 +250,10 @@ def apply(definition: Definition, *inputs: Any) -> Results:
 
 def call(name: str, *inputs: Any) -> Tensor:
     """Calls an op that has one result."""
-    result = apply(DEFINITIONS.get(name) or TORCH_ONLY[name], *inputs)
-    assert isinstance(result, Tensor)
+    (result,) = call_all(name, *inputs)
     return result
 
 
 def call_all(name: str, *inputs: Any) -> tuple[Tensor, ...]:
-    """Calls an op that has several results."""
-    return unpacked(apply(DEFINITIONS[name], *inputs))
+    """Calls an op, and gives all of its results."""
+    return unpacked(apply(DEFINITIONS.get(name) or TORCH_ONLY[name], *inputs))

@@ -5,6 +5,7 @@ tests. The twins have the names and the input policy of csrc/ops.h; docs/method.
     matrix      shared by several ops: symmetric part, normaliser, SPD solves and inverses
     lyapunov    B X + X B = C
     roots       the roots to the accuracy of the dtype and their gradients
+    eigen       the roots of large matrices by torch's eigendecomposition, by torch operations alone
     pseudo      the pseudo-inverse of the root, by torch's eigendecomposition
     powers      rational functions for powers and the logarithm
     spd         inverses and determinants

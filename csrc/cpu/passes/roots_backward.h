@@ -57,8 +57,8 @@ struct RootsBackward {
     store_matrix(X, scale, target);
   }
 
-  // The small orders of Roots by the eigenvalues of S or of Z, 2 x 2 matrices in closed form. Roots that are singular
-  // go by their eigenvalues, as invert_root replaces them.
+  // Roots of full rank by an elimination or by Newton steps, 2 x 2 matrices in closed form. Singular ones go by their
+  // eigenvalues, as invert_root replaces them.
   template <class T, int n>
   static Mask<T> run_lanes([[maybe_unused]] const Arguments& arguments, const Lanes<T>& lanes) {
     const GroupIn<T>&S = lanes.in[0], &Z = lanes.in[1], &G = lanes.in[2], &H = lanes.in[3];
@@ -83,20 +83,28 @@ struct RootsBackward {
         const Vector<T> factor = T(0.5) * inverse / (trace * determinant);
         for (int i = 0; i < C.entries; ++i) X.entry[i] = (X.entry[i] + determinant * C.entry[i]) * factor;
       }
-    if constexpr (n > largest_spectral_order) {
-      // B = S/s or s Z, and W its inverse.
+    if constexpr (n > 2) {
+      // B = S/s or s Z, and W its inverse. With Z, S X + X S = -Z H Z is Z T + T Z = -Z H Z for X = Z T Z, and the
+      // errors that T has in the directions of small eigenvalues do not show in X.
+      constexpr bool eliminated = n <= largest_eliminated_order;
       const Vector<T> factor = T(1) / frobenius(B);
       Symmetric<T, n> normalised = B, W;
       normalised *= factor;
       plain = scaled.regular & minus_inverse(normalised, W);
       plain &= inner_product(W, W) * std::numeric_limits<T>::epsilon() <= 1;
-      W *= broadcast(T(-1));
-      const T tolerance = T(arguments.tolerance);
+      const Symmetric<T, n> right = S ? C : congruence(C, normalised);
+      if constexpr (eliminated) {
+        X = solve_by_elimination(normalised, right);
+        if (!S) X = congruence(X, normalised);
+      } else {
+        W *= broadcast(T(-1));
+        const T tolerance = T(arguments.tolerance);
+        plain &=
+            S ? solve_newton(tolerance, normalised, W, right, X) : solve_newton(tolerance, W, normalised, right, X);
+      }
       if (S) {
-        plain &= solve_newton(tolerance, normalised, W, C, X);
         X *= factor * inverse;
       } else {
-        plain &= solve_newton(tolerance, W, normalised, congruence(C, normalised), X);
         for (int power = 0; power < 3; ++power) X *= scaled.scale.value / factor;
         X *= broadcast(T(-1));
       }

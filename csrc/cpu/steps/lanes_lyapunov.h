@@ -1,5 +1,5 @@
-// The Lyapunov equation B X + X B = C for small matrices, one a lane: the methods of newton_lyapunov.h and
-// sign_lyapunov.h. A lane that has converged keeps its bits while its neighbours go on.
+// The Lyapunov equation B X + X B = C for small matrices, one a lane: an elimination, and the methods of
+// newton_lyapunov.h and sign_lyapunov.h. A lane that has converged keeps its bits while its neighbours go on.
 #pragma once
 
 #include "cpu/matrix/lanes_algebra.h"
@@ -50,6 +50,93 @@ __attribute__((noinline)) Mask<T> solve_newton(T tolerance, Symmetric<T, n> B, S
     if (!any(~done)) break;
   }
   return good;
+}
+
+// The pairs (i, j), i > j, of n numbers, one after the other.
+template <int n>
+struct Pairs {
+  static constexpr int count = n * (n - 1) / 2;
+  int i[count + 1] = {}, j[count + 1] = {};
+
+  constexpr Pairs() {
+    int p = 0;
+    for (int row = 1; row < n; ++row)
+      for (int column = 0; column < row; ++column, ++p) i[p] = row, j[p] = column;
+  }
+};
+
+// Up to this order an elimination is faster than Newton steps: its unknowns, n(n - 1)/2, are then at most 15.
+constexpr int largest_eliminated_order = 6;
+
+// B X + X B = C by elimination. With one equation for each entry of X on and under the diagonal, those on it halved,
+// the system is symmetric and positive definite, so it needs no pivots:
+//   b_ii x_ii + sum_k b_ik x_ik = c_ii / 2,
+//   b_ij (x_ii + x_jj) + (b_ii + b_jj) x_ij + sum_k (b_jk x_ik + b_ik x_jk) = c_ij,   k other than i and j.
+// The entries on the diagonal go first, as none of their equations has two of them.
+struct Eliminate {
+  template <class T, int n>
+  static inline void run(const Symmetric<T, n>& B, const Symmetric<T, n>& C, Symmetric<T, n>& X) {
+    constexpr Pairs<n> pairs;
+    constexpr int count = pairs.count;
+    Vector<T> inverse[n], half[n];
+#pragma GCC unroll 8
+    for (int i = 0; i < n; ++i) {
+      inverse[i] = T(1) / B(i, i);
+      half[i] = T(0.5) * C(i, i) * inverse[i];
+    }
+    Vector<T> K[count + 1][count + 1], x[count + 1];
+#pragma GCC unroll 15
+    for (int p = 0; p < count; ++p) {
+      const int i = pairs.i[p], j = pairs.j[p];
+      x[p] = C(i, j) - B(i, j) * (half[i] + half[j]);
+#pragma GCC unroll 15
+      for (int q = 0; q <= p; ++q) {
+        const int k = pairs.i[q], l = pairs.j[q];
+        const auto with = [&](int shared, int a, int b) {
+          return B(a, b) - B(shared, a) * B(shared, b) * inverse[shared];
+        };
+        K[p][q] = p == q   ? with(i, j, j) + with(j, i, i)
+                  : i == k ? with(i, j, l)
+                  : i == l ? with(i, j, k)
+                  : j == k ? with(j, i, l)
+                  : j == l ? with(j, i, k)
+                           : Vector<T>{};
+      }
+    }
+#pragma GCC unroll 15
+    for (int k = 0; k < count; ++k) {
+      const Vector<T> pivot = T(1) / K[k][k];
+#pragma GCC unroll 15
+      for (int p = k + 1; p < count; ++p) {
+        const Vector<T> factor = K[p][k] * pivot;
+        x[p] -= factor * x[k];
+#pragma GCC unroll 15
+        for (int q = k + 1; q <= p; ++q) K[p][q] -= factor * K[q][k];
+      }
+      K[k][k] = pivot;
+    }
+#pragma GCC unroll 15
+    for (int k = count - 1; k >= 0; --k) {
+#pragma GCC unroll 15
+      for (int p = k + 1; p < count; ++p) x[k] -= K[p][k] * x[p];
+      x[k] *= K[k][k];
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < n; ++i) X(i, i) = half[i];
+#pragma GCC unroll 15
+    for (int p = 0; p < count; ++p) {
+      const int i = pairs.i[p], j = pairs.j[p];
+      X(i, j) = x[p];
+      X(i, i) -= B(i, j) * inverse[i] * x[p];
+      X(j, j) -= B(i, j) * inverse[j] * x[p];
+    }
+  }
+};
+template <class T, int n>
+Symmetric<T, n> solve_by_elimination(const Symmetric<T, n>& B, const Symmetric<T, n>& C) {
+  Symmetric<T, n> X;
+  run_by_order<Eliminate, n>(B, C, X);
+  return X;
 }
 
 // The paper's iteration: 2 X in the place of a C with C^T = sign C.

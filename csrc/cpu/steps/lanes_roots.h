@@ -59,13 +59,14 @@ Vector<T> excess_of_trace(const Symmetric<T, n>& A, const Symmetric<T, n>& X) {
       trace.part[p] += Sum::wide(numbers(A(i, i)), p);
     }
   }
-  Vector<T> result;
+  Vector<T> excess, size;
   for (int p = 0; p < Sum::parts; ++p) {
-    const Vector<double> excess = (trace.part[p] - squares.part[p]) / squares.part[p];
-    const auto part = __builtin_convertvector(excess, typename Sum::Part);
-    std::memcpy(reinterpret_cast<T*>(&result) + p * Sum::lanes, &part, sizeof part);
+    const auto more = __builtin_convertvector(trace.part[p] - squares.part[p], typename Sum::Part);
+    const auto whole = __builtin_convertvector(squares.part[p], typename Sum::Part);
+    std::memcpy(reinterpret_cast<T*>(&excess) + p * Sum::lanes, &more, sizeof more);
+    std::memcpy(reinterpret_cast<T*>(&size) + p * Sum::lanes, &whole, sizeof whole);
   }
-  return result;
+  return excess / size;
 }
 
 }  // namespace FASTSQRTM_ISA
