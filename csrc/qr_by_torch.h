@@ -64,8 +64,8 @@ inline void qr_by_torch(const Tensor& A, bool complete, Tensor& Q, Tensor& R) {
     q = torch::stable::subtract(q, nothing);
     r = torch::stable::subtract(r, nothing);
   }
-  const bool by_columns = A.is_cpu() && q.scalar_type() == Q.scalar_type() &&
-                          torch::stable::transpose(q, -2, -1).is_contiguous();
+  const bool by_columns =
+      A.is_cpu() && q.scalar_type() == Q.scalar_type() && torch::stable::transpose(q, -2, -1).is_contiguous();
   if (by_columns && Q.element_size() == 4)
     copy_columns_to_rows<uint32_t>(q, Q);
   else if (by_columns)

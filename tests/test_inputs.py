@@ -84,7 +84,11 @@ def test_other_arguments(path, name, kind):
     for position, other in enumerate(others, 1):
         arguments = [torch.ones(shape) for shape in op_cases.shapes(name, 3, (2,))]
         arguments[position] = spoil(arguments[position])
-        like = f"must have the shape of {first.name}" if other.dims == first.dims else f"must be {other.expected_shape} where {first.name} is"
+        like = (
+            f"must have the shape of {first.name}"
+            if other.dims == first.dims
+            else f"must be {other.expected_shape} where {first.name} is"
+        )
         sizes = tuple(arguments[0].shape), tuple(arguments[position].shape)
         expected = text.format(like=like, first=first, size=sizes[0], shape=sizes[1])
         assert failure(path(name), *arguments) == f"fastsqrtm.{name}: {other.name} {expected}"
