@@ -113,6 +113,10 @@ struct Ops {
   static std::tuple<Tensor, Tensor, Tensor> qr_pivoted_complete(const Tensor& A) {
     return run_qr_pivoted(Call(signatures::qr_pivoted_complete, A), passes::Qr(true, true), A);
   }
+  static Tensor qr_backward(const Tensor& Q, const Tensor& R, const Tensor& G, const Tensor& H) {
+    Call call(signatures::qr_backward, Q, R, G, H);
+    return run(call, passes::QrBackward(), {&Q, &R, &G, &H});
+  }
   static Tensor lyapunov(const Tensor& B, const Tensor& C, int64_t iterations) {
     Call call(signatures::lyapunov, B, C, iterations);
     return run(call, passes::Lyapunov(iterations), {&B, &C});

@@ -129,5 +129,9 @@ struct Qr {
   Qr(bool pivots, bool complete) : pivots(pivots), complete(complete) {}
 };
 
+// Q, R, G, H -> the gradient of <G, Q> + <H, R> for the A = Q R with as many rows as columns or more. Of R and H only
+// the upper triangle counts.
+struct QrBackward {};
+
 }  // namespace passes
 }  // namespace fastsqrtm

@@ -1,14 +1,19 @@
-// QR without pivots by torch's own, on either device, for the shapes where that is faster. It has threads of its own,
-// so it is called outside of any parallel region.
+// QR without pivots by torch's own, and its gradient by torch's products, on either device, for the shapes where that
+// is faster. They have threads of their own, so they are called outside of any parallel region.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
+#include <initializer_list>
+#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "check.h"
 
@@ -22,21 +27,119 @@ inline std::pair<Tensor, Tensor> torch_qr(const Tensor& A, const std::string& mo
   return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
 }
 
+// out <- q, a batch of matrices whose columns are contiguous, as LAPACK leaves them: torch's copy takes three times as
+// long as the factorisation of a long matrix with few columns.
+template <class Bits>
+void copy_columns_to_rows(const Tensor& q, Tensor& out) {
+  const int64_t m = q.size(-2), n = q.size(-1), pitch = q.stride(-1);
+  const int64_t rows = std::max<int64_t>(16, 1024 / n);  // at least a cache line of each column at a time
+  const int64_t parts = (m + rows - 1) / rows, count = q.numel() / (m * n);
+  const Bits* from = static_cast<const Bits*>(q.const_data_ptr());
+  Bits* to = static_cast<Bits*>(out.mutable_data_ptr());
+  torch::stable::parallel_for(0, count * parts, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      const int64_t matrix = part / parts, first = part % parts * rows, last = std::min(first + rows, m);
+      const Bits* source = from + matrix * pitch * n;
+      Bits* target = to + matrix * m * n;
+      for (int64_t j = 0; j < n; ++j)
+        for (int64_t i = first; i < last; ++i) target[i * n + j] = source[j * pitch + i];
+    }
+  });
+}
+
+// Whether no number of a tensor on the CPU is NaN or infinite.
+inline bool is_finite(const Tensor& A) {
+  return std::isfinite(*static_cast<const double*>(
+      torch::stable::sum(torch::stable::subtract(A, A), std::nullopt, false, ScalarType::Double).const_data_ptr()));
+}
+
 // Writes Q and R. A matrix that is not finite gives NaN.
 inline void qr_by_torch(const Tensor& A, bool complete, Tensor& Q, Tensor& R) {
-  const bool is_half = A.element_size() == 2;
-  const Tensor wide = is_half ? torch::stable::to(A, ScalarType::Float) : A;
+  const Tensor wide = A.element_size() == 2 ? torch::stable::to(A, ScalarType::Float) : A;
   auto [q, r] = torch_qr(wide, complete ? "complete" : "reduced");
-  // The question costs less than the answer, but the host must not wait for a GPU.
-  const auto sum = [&] { return torch::stable::sum(wide, std::nullopt, false, ScalarType::Double); };
-  if (!A.is_cpu() || !std::isfinite(*static_cast<const double*>(sum().const_data_ptr()))) {
+  // What is not finite in a column is in R as well, which is the smaller; but the host must not wait for a GPU.
+  if (!A.is_cpu() || !is_finite(r)) {
     const int64_t both[] = {-2, -1};
     const Tensor nothing = torch::stable::sum(torch::stable::subtract(wide, wide), both, true);  // zero or NaN
     q = torch::stable::subtract(q, nothing);
     r = torch::stable::subtract(r, nothing);
   }
-  torch::stable::copy_(Q, q);
+  const bool by_columns =
+      A.is_cpu() && q.scalar_type() == Q.scalar_type() && torch::stable::transpose(q, -2, -1).is_contiguous();
+  if (by_columns && Q.element_size() == 4)
+    copy_columns_to_rows<uint32_t>(q, Q);
+  else if (by_columns)
+    copy_columns_to_rows<uint64_t>(q, Q);
+  else
+    torch::stable::copy_(Q, q);
   torch::stable::copy_(R, r);
+}
+
+// The signs of LAPACK for A = Q R with orthonormal columns in Q, from its first n rows B: those that make each pivot of
+// B - diag(signs) the larger one (Ballard and others, J. Parallel Distrib. Comput. 85, 2015). They go to `signs`;
+// B is overwritten. False where LAPACK might have found a column already reduced, and would leave its sign alone.
+template <class T>
+bool signs_of_lapack(T* B, int64_t n, T* signs) {
+  for (int64_t j = 0; j < n; ++j) {
+    const T first = B[j * n + j];
+    if (std::fabs(first) > 1 - 16 * std::numeric_limits<T>::epsilon()) return false;
+    signs[j] = first < 0 ? T(1) : T(-1);
+    for (int64_t i = j + 1; i < n; ++i) {
+      const T factor = B[i * n + j] / (first - signs[j]);
+      for (int64_t l = j + 1; l < n; ++l) B[i * n + l] -= factor * B[j * n + l];
+    }
+  }
+  return true;
+}
+
+// Q <- Q diag(signs), R <- diag(signs) R for the n x n factors of each R of a long matrix whose first n rows of Q are
+// those of `top`. False where the signs are not known.
+template <class T>
+bool take_signs_of_lapack(Tensor& top, Tensor& Q, Tensor& R) {
+  const int64_t n = Q.size(-1);
+  T *b = static_cast<T*>(top.mutable_data_ptr()), *q = static_cast<T*>(Q.mutable_data_ptr()),
+    *r = static_cast<T*>(R.mutable_data_ptr());
+  std::vector<T> signs(n);
+  for (int64_t at = 0; at < Q.numel(); at += n * n) {
+    if (!signs_of_lapack(b + at, n, signs.data())) return false;
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < n; ++j) {
+        q[at + i * n + j] *= signs[j];
+        r[at + i * n + j] *= signs[i];
+      }
+  }
+  return true;
+}
+
+// X = (G + Q sym_lower(R H^T - G^T Q)) R^-T for the inputs Q, R, G and H. A matrix that is not finite gives NaN.
+inline void qr_backward_by_torch(std::initializer_list<const Tensor*> inputs, Tensor& X) {
+  using torch::stable::matmul;
+  using torch::stable::subtract;
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  const auto transposed = [](const Tensor& x) { return torch::stable::transpose(x, -2, -1); };
+  const auto lower = [](const Tensor& x, int64_t diagonal) {
+    std::array<StableIValue, 2> stack{from(x), from(diagonal)};
+    TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::tril", "", stack.data(), TORCH_ABI_VERSION));
+    return to<Tensor>(stack[0]);
+  };
+  Tensor wide[4];
+  std::optional<Tensor> nothing;  // zero or NaN
+  std::size_t k = 0;
+  for (const Tensor* input : inputs) {
+    wide[k] = input->element_size() == 2 ? torch::stable::to(*input, ScalarType::Float) : *input;
+    const int64_t both[] = {-2, -1};
+    const Tensor own = torch::stable::sum(subtract(wide[k], wide[k]), both, true);
+    nothing = nothing ? subtract(*nothing, own) : own;
+    ++k;
+  }
+  const auto& [Q, R, G, H] = wide;
+  const Tensor RT = lower(transposed(R), 0), HT = lower(transposed(H), 0);
+  const Tensor W = subtract(matmul(transposed(G), Q), matmul(transposed(RT), HT));
+  const Tensor sum = subtract(subtract(G, matmul(Q, lower(W, 0))), matmul(Q, transposed(lower(W, -1))));
+  std::array<StableIValue, 5> stack{from(RT), from(sum), from(false), from(false), from(false)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linalg_solve_triangular", "", stack.data(), TORCH_ABI_VERSION));
+  torch::stable::copy_(X, subtract(to<Tensor>(stack[0]), *nothing));
 }
 
 }  // namespace fastsqrtm

@@ -307,6 +307,14 @@ def basis_and_space(Q: Tensor, R: Tensor) -> tuple[Tensor, ...]:
     return Q1, Q2 @ Q2.mT, R
 
 
+def qr_gradient(Q: Tensor, R: Tensor, G: Tensor, H: Tensor) -> Tensor:
+    """Entry by entry; R and H are upper triangular."""
+    R, H = R.triu().numpy(), H.triu().numpy()
+    W = np.tril(R @ H.swapaxes(-1, -2) - (G.mT @ Q).numpy())
+    X = G + Q @ torch.from_numpy(W + np.tril(W, -1).swapaxes(-1, -2))
+    return torch.from_numpy(np.linalg.solve(R, X.mT.numpy())).mT
+
+
 INFINITE = math.inf
 SOLVE = {"iterations": 30}  # converged at the condition numbers of exact_at
 PADE, TAYLOR = {"degree": 32, **SOLVE}, {"degree": 128, **SOLVE}
@@ -359,6 +367,7 @@ CASES = {
     "qr_pivoted_complete": Case(
         oracle=lambda A: pivoted(A, complete=True), at_zero=None, definite=False, seen=basis_and_space,
     ),
+    "qr_backward": Case(oracle=qr_gradient, powers={"R": 0.5}, at_zero=None, definite=False),
     "lyapunov": Case(
         oracle=testing.paper_lyapunov, at_zero=(0,), definite=False, exact_at=SOLVE, extended=extended_lyapunov,
     ),

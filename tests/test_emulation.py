@@ -53,7 +53,7 @@ def test_path_for_large_matrices(build, name):
 
 def test_matrices_of_any_shape(build):
     """The QR: in float32 by teams that share a warp and by whole warps, and in global memory."""
-    passes(build("quick"), "rectangular", "float32", "13x13", "12x9", "33x33", "45x28")
+    passes(build("quick"), "rectangular", "float32", "13x13", "12x9", "33x33", "45x30")
     passes(build("quick"), "in_global_memory", "float32", "50x45", "40x60")
 
 

@@ -67,8 +67,8 @@ def test_rare_dtypes(path, dtype):
 
 
 BAD_OTHER = {
-    "no batch": (lambda x: x[0], "{like} {first.name} (2, 3, 3), got {shape}"),
-    "another shape": (lambda x: torch.cat((x, x), -1), "{like} {first.name} (2, 3, 3), got {shape}"),
+    "no batch": (lambda x: x[0], "{like} {size}, got {shape}"),
+    "another shape": (lambda x: torch.cat((x, x), -1), "{like} {size}, got {shape}"),
     "float64": (torch.Tensor.double, "must have the dtype of {first.name} (float32), got float64"),
     "int32": (torch.Tensor.int, "must have the dtype of {first.name} (float32), got int32"),
     "meta": (lambda x: x.to("meta"), "must be on the device of {first.name} (cpu), got meta"),
@@ -84,8 +84,13 @@ def test_other_arguments(path, name, kind):
     for position, other in enumerate(others, 1):
         arguments = [torch.ones(shape) for shape in op_cases.shapes(name, 3, (2,))]
         arguments[position] = spoil(arguments[position])
-        like = "must have the shape of" if other.dims == first.dims else f"must be {other.expected_shape} where"
-        expected = text.format(like=like, first=first, shape=tuple(arguments[position].shape))
+        like = (
+            f"must have the shape of {first.name}"
+            if other.dims == first.dims
+            else f"must be {other.expected_shape} where {first.name} is"
+        )
+        sizes = tuple(arguments[0].shape), tuple(arguments[position].shape)
+        expected = text.format(like=like, first=first, size=sizes[0], shape=sizes[1])
         assert failure(path(name), *arguments) == f"fastsqrtm.{name}: {other.name} {expected}"
 
 

@@ -114,6 +114,10 @@ struct Cpu {
     const int m = int(first.size(-2)), n = int(first.size(-1));
     if constexpr (std::is_same_v<Pass, passes::Qr>) {
       if (torch_is_faster(pass, m, n)) return qr_by_torch(first, false, **out.begin(), **(out.begin() + 1));
+      if (is_long(pass, m, n) && pivoted_by_its_triangle(first, out)) return;
+    }
+    if constexpr (std::is_same_v<Pass, passes::QrBackward>) {
+      if (m >= 512 && m / 8 > n) return qr_backward_by_torch(in, **out.begin());
     }
     const int64_t batch = first.numel() / (int64_t(m) * n);
     const Demand demand = kernel.demand(element, m, n, pass);
@@ -174,7 +178,33 @@ struct Cpu {
  private:
   // The few columns of a long matrix fill a panel only in part, and most of the work is in the panel.
   static bool torch_is_faster(const passes::Qr& pass, int m, int n) {
-    return !pass.pivots && !pass.complete && m >= 512 && m / 8 > n;
+    return !pass.pivots && !pass.complete && m >= 512 && m / 8 > n && (n < 32 || m >= 4096);
+  }
+
+  // Pivots are chosen column by column, and each choice goes through the whole matrix: better that is the triangle.
+  static bool is_long(const passes::Qr& pass, int m, int n) {
+    return pass.pivots && !pass.complete && m >= 512 && m / 4 >= n;
+  }
+
+  // A = Q' R' without pivots, R'[:, P] = Q'' R and Q = Q' Q'': the columns of R' are as long as those of A. False where
+  // the signs of LAPACK are not known from that.
+  static bool pivoted_by_its_triangle(const Tensor& A, Outputs out) {
+    Tensor &Q = **out.begin(), &R = **(out.begin() + 1), &P = **(out.begin() + 2);
+    const Tensor wide = A.element_size() == 2 ? torch::stable::to(A, ScalarType::Float) : A;
+    const auto like = [&](const Tensor& x) {
+      return torch::stable::empty(x.sizes(), wide.scalar_type(), std::nullopt, A.device());
+    };
+    Tensor first_q = like(Q), first_r = like(R), q = like(R), r = like(R);
+    run(passes::Qr(false, false), {&wide}, {&first_q, &first_r, nullptr});
+    run(passes::Qr(true, false), {&first_r}, {&q, &r, &P});
+    Tensor upper = first_q;
+    upper = torch::stable::narrow(upper, -2, 0, A.size(-1));
+    Tensor top = torch::stable::contiguous(torch::stable::matmul(upper, q));
+    if (!(wide.element_size() == 8 ? take_signs_of_lapack<double>(top, q, r) : take_signs_of_lapack<float>(top, q, r)))
+      return false;
+    torch::stable::copy_(Q, torch::stable::matmul(first_q, q));
+    torch::stable::copy_(R, r);
+    return true;
   }
 
   // The sum of two solutions is rounded once.

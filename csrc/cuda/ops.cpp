@@ -11,6 +11,7 @@
 
 #include "cuda/launch.h"
 #include "cuda/passes/qr.cuh"
+#include "cuda/passes/qr_backward.cuh"
 #include "qr_by_torch.h"
 
 namespace fastsqrtm {
@@ -73,8 +74,12 @@ struct Cuda {
     Operands operands = {};
     operands.problem = problem_of(*first, out);
     if constexpr (std::is_same_v<Pass, passes::Qr>) {
-      if (!pass.pivots && !fits_a_block(operands.problem, first->get_device_index()))
+      if (!pass.pivots && !fits_a_block<Qr>(operands.problem, first->get_device_index()))
         return qr_by_torch(*first, pass.complete, **out.begin(), **(out.begin() + 1));
+    }
+    if constexpr (std::is_same_v<Pass, passes::QrBackward>) {
+      if (!fits_a_block<QrBackward>(operands.problem, first->get_device_index()))
+        return qr_backward_by_torch(in, **out.begin());
     }
     std::vector<Tensor> held;
     int count = 0;
@@ -108,10 +113,11 @@ struct Cuda {
             element_of(first)};
   }
 
+  template <class Kernel>
   static bool fits_a_block(const Problem& problem, int device) {
     const int bytes = compute_bytes(problem.element);
-    const Plan plan = plan_pass<Qr>(problem.batch, Qr::order(problem), bytes, 1, device_limits(device));
-    return Qr::kept_elements(shape_of(plan, bytes), problem) == 0;
+    const Plan plan = plan_pass<Kernel>(problem.batch, Kernel::order(problem), bytes, 1, device_limits(device));
+    return Kernel::kept_elements(shape_of(plan, bytes), problem) == 0;
   }
 };
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._ops.definition import Rule, op
+from .._ops.route import call
 
 
 def safe_norm(x: Tensor, dim: int) -> Tensor:
@@ -126,14 +127,17 @@ def blocks(Q: Tensor, R: Tensor) -> tuple[Tensor, ...]:
 
 def qr_vjp(Q: Tensor, R: Tensor, gQ: Tensor, gR: Tensor) -> Tensor:
     """The gradient of A[:, P]."""
+    if Q.shape[-1] == R.shape[-2] == R.shape[-1]:
+        return call("qr_backward", Q, R, gQ, gR)
     dtype = gQ.dtype
     Q, R, gQ, gR = _widened(Q, R, gQ, gR)
     Q1, Q2, R1, R2 = blocks(Q, R)
     gQ1, gQ2, gR1, gR2 = blocks(gQ, gR)
-    gQ1 = gQ1 - Q2 @ (gQ2.mH @ Q1)
-    from_R2 = R2 @ gR2.mH
-    W = R1 @ gR1.mH - from_R2.mH - gQ1.mH @ Q1
-    gA1 = over_adjoint(gQ1 + Q1 @ (from_R2 + hermitian_from_lower(W)), R1)
+    if Q2.shape[-1] > 0:
+        gQ1 = gQ1 - Q2 @ (gQ2.mH @ Q1)
+    if R2.shape[-1] > 0:
+        gQ1 = gQ1 + (Q1 @ R2) @ gR2.mH
+    gA1 = call("qr_backward", Q1, R1, gQ1, gR1)
     return torch.cat((gA1, Q1 @ gR2), -1).to(dtype)
 
 
@@ -151,6 +155,49 @@ def qr_jvp(Q: Tensor, R: Tensor, dA: Tensor) -> tuple[Tensor, Tensor]:
     dR = torch.cat((T @ R1, (T - Y) @ R2 + Q1.mH @ dA2), -1)
     dR = torch.nn.functional.pad(dR, (0, 0, 0, R.shape[-2] - R1.shape[-2]))
     return torch.cat((dQ1, dQ2), -1).to(dtype), dR.to(dtype)
+
+
+def _gradient_sum(Q: Tensor, R: Tensor, G: Tensor, H: Tensor) -> Tensor:
+    """R H^H - G^H Q."""
+    return R @ H.mH - G.mH @ Q
+
+
+@op(complex_too=True)
+def qr_backward(Q: Tensor, R: Tensor, G: Tensor, H: Tensor) -> Tensor:
+    """X = (G + Q copyltu(R H^H - G^H Q)) R^-H, the gradient of A = Q R for the cotangents G of Q and H of R, which has
+    as many columns as Q. Of R and H only the upper triangles count, and a matrix that is not finite gives NaN.
+    """
+    finite = torch.ones_like(Q[..., :1, :1], dtype=torch.bool)
+    for x in (Q, R, G, H):
+        finite = finite & x.isfinite().all(-1, True).all(-2, True)
+    R, H = R.triu(), H.triu()
+    X = over_adjoint(G + Q @ hermitian_from_lower(_gradient_sum(Q, R, G, H)), R)
+    return torch.where(finite, X, math.nan)
+
+
+def _qr_backward_vjp(
+    Q: Tensor, R: Tensor, G: Tensor, H: Tensor, X: Tensor, _: tuple, cotangent: Tensor
+) -> tuple[Tensor, ...]:
+    dtype = cotangent.dtype
+    Q, R, G, H, X, cotangent = _widened(Q, R.triu(), G, H.triu(), X, cotangent)
+    D = over(cotangent, R)
+    V = Q.mH @ D
+    E = upper_part(V).mH  # the adjoint of hermitian_from_lower
+    gQ = D @ hermitian_from_lower(_gradient_sum(Q, R, G, H)) - G @ E
+    return tuple(x.to(dtype) for x in (gQ, (E @ H - D.mH @ X).triu(), D - Q @ E.mH, (E.mH @ R).triu()))
+
+
+def _qr_backward_jvp(
+    Q: Tensor, R: Tensor, G: Tensor, H: Tensor, X: Tensor, _: tuple, dQ: Tensor, dR: Tensor, dG: Tensor, dH: Tensor
+) -> Tensor:
+    dtype = dG.dtype
+    Q, R, G, H, X, dQ, dR, dG, dH = _widened(Q, R.triu(), G, H.triu(), X, dQ, dR.triu(), dG, dH.triu())
+    change = _gradient_sum(dQ, dR, G, H) + _gradient_sum(Q, R, dG, dH)
+    S, dS = hermitian_from_lower(_gradient_sum(Q, R, G, H)), hermitian_from_lower(change)
+    return over_adjoint(dG + dQ @ S + Q @ dS - X @ dR.mH, R).to(dtype)
+
+
+qr_backward.rule = Rule(lambda Q, R, G, H, X: (Q, R, G, H, X), _qr_backward_vjp, _qr_backward_jvp)
 
 
 def permuted(A: Tensor, P: Tensor) -> Tensor:

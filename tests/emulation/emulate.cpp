@@ -12,7 +12,7 @@
 //   emulate large_singular <pass> <dtype> <n>...      singular, on the path for large matrices
 //   emulate large_brief <pass> <n>...                 every step of it once, for the slow builds
 //   emulate far <pass>                                offsets beyond 2^31 elements
-//   emulate rectangular <float64|float32> <m>x<n>...  the QR of such matrices
+//   emulate rectangular <float64|float32> <m>x<n>...  the QR of such matrices and its gradient
 //   emulate in_global_memory <dtype> <m>x<n>...       the same, with little shared memory
 //   emulate plans                                     the choice of variants, the walk over a large batch
 //   emulate <seed_missing_barrier|seed_out_of_bounds> <the above>     with a fault in the kernels

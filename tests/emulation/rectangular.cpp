@@ -1,5 +1,5 @@
-// QR in the emulation: matrices of any shape, three results and one of them integers, which the cases of the other
-// passes do not have.
+// QR and its gradient in the emulation: matrices of any shape, three results and one of them integers, which the cases
+// of the other passes do not have.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -9,6 +9,7 @@
 
 #include "cases.h"
 #include "cuda/passes/qr.cuh"
+#include "cuda/passes/qr_backward.cuh"
 #include "run_pass.h"
 
 namespace emulation {
@@ -167,11 +168,110 @@ void check(int m, int n, bool complete, bool pivots, std::size_t shared_bytes) {
   }
 }
 
+// Q, R, G and H of one matrix by rows, and the gradient.
+struct Gradient {
+  std::vector<double> in[4], out;
+};
+
+// The upper triangle of a random matrix whose diagonal is far from zero.
+std::vector<double> random_triangle(int n) {
+  std::vector<double> r = random_numbers(n * n);
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < n; ++j) r[i * n + j] *= i == j ? 1 : i < j ? 1.0 / n : 0;
+    r[i * n + i] += r[i * n + i] < 0 ? -1 : 1;
+  }
+  return r;
+}
+
+template <typename T>
+std::vector<std::vector<double>> run_backward(const std::vector<Gradient>& matrices, int m, int n,
+                                              std::size_t shared_bytes) {
+  const int64_t count = static_cast<int64_t>(matrices.size());
+  std::vector<T> in[4], out(count * m * n);
+  Operands operands = {};
+  operands.problem = {count, m, n, n, sizeof(T) == 8 ? Element::float64 : Element::float32};
+  for (int k = 0; k < 4; ++k) {
+    for (const Gradient& matrix : matrices) in[k].insert(in[k].end(), matrix.in[k].begin(), matrix.in[k].end());
+    operands.in[k] = {in[k].data(), k % 2 == 0 ? m * n : n * n, n, 1};
+  }
+  operands.out[0] = {out.data(), static_cast<int64_t>(sizeof(T)) * m * n};
+  using Pass = cuda::QrBackward;
+  const Plan plan = plan_pass<Pass>(count, Pass::order(operands.problem), sizeof(T), 1, {shared_bytes, 132});
+  std::vector<T> kept(count * Pass::kept_elements(shape_of(plan, sizeof(T)), operands.problem));
+  if (!kept.empty()) operands.kept = kept.data();
+  run_in_blocks(passes::QrBackward(), operands, plan);
+  std::vector<std::vector<double>> results;
+  for (int64_t x = 0; x < count; ++x) results.push_back({out.begin() + x * m * n, out.begin() + (x + 1) * m * n});
+  return results;
+}
+
+// ||X R^T - (G + Q S)|| with S from the lower triangle of R H^T - G^T Q, in units of the right side.
+double residual(const Gradient& g, const std::vector<double>& x, int m, int n) {
+  const auto& [q, r, cotangent, h] = g.in;
+  std::vector<double> s(n * n);
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j <= i; ++j) {
+      for (int l = i; l < n; ++l) s[i * n + j] += r[i * n + l] * h[j * n + l];
+      for (int l = 0; l < m; ++l) s[i * n + j] -= cotangent[l * n + i] * q[l * n + j];
+      s[j * n + i] = s[i * n + j];
+    }
+  }
+  double largest = 0, error = 0;
+  for (int i = 0; i < m; ++i) {
+    for (int j = 0; j < n; ++j) {
+      double right = cotangent[i * n + j], left = 0;
+      for (int l = 0; l < n; ++l) right += q[i * n + l] * s[l * n + j];
+      for (int l = j; l < n; ++l) left += x[i * n + l] * r[j * n + l];
+      largest = std::fmax(largest, std::fabs(right));
+      error = std::fmax(error, std::fabs(left - right));
+    }
+  }
+  return error / largest;
+}
+
+template <typename T>
+void check_backward(int m, int n, std::size_t shared_bytes) {
+  const std::string label = "qr_backward " + std::to_string(m) + " x " + std::to_string(n) +
+                            (sizeof(T) == 8 ? " float64" : " float32") +
+                            (shared_bytes < 100000 ? " in global memory" : "");
+  restart_random();
+  std::vector<Gradient> matrices(3);
+  for (Gradient& matrix : matrices) {
+    matrix.in[0] = random_numbers(m * n);
+    matrix.in[1] = random_triangle(n);
+    matrix.in[2] = random_numbers(m * n);
+    matrix.in[3] = random_numbers(n * n);
+    for (auto& input : matrix.in)
+      for (double& x : input) x = static_cast<T>(x);
+  }
+  for (int i = 1; i < n; ++i) matrices[1].in[1][i * n] = matrices[1].in[3][i * n] = 7;  // has no part
+  const auto results = run_backward<T>(matrices, m, n, shared_bytes);
+  for (int x = 0; x < 3; ++x) {
+    const double error = residual(matrices[x], results[x], m, n);
+    std::printf("%-60s %.1e\n", label.c_str(), error);
+    expect(error <= 20 * std::sqrt(std::max(m, n)) * std::numeric_limits<T>::epsilon(),
+           label + ": the error is too large");
+  }
+  expect(run_backward<T>({matrices[1]}, m, n, shared_bytes)[0] == results[1], label + ": the batch changes bits");
+  for (auto& input : matrices[1].in) {
+    const double before = input.back();
+    input.back() = INFINITY;
+    const auto others = run_backward<T>(matrices, m, n, shared_bytes);
+    expect(others[0] == results[0] && others[2] == results[2], label + ": Inf changes its neighbours");
+    for (double x : others[1]) expect(std::isnan(x), label + ": no NaN");
+    input.back() = before;
+  }
+}
+
 }  // namespace
 
 int check_rectangular(const std::string& dtype, int m, int n, bool in_global_memory) {
   // So little shared memory that a shape of 48 takes all larger matrices as well.
   const std::size_t shared_bytes = in_global_memory ? (dtype == "float64" ? 24000 : 12000) : 232448;
+  if (dtype == "float64")
+    check_backward<double>(m, n, in_global_memory ? 96000 : shared_bytes);
+  else
+    check_backward<float>(m, n, in_global_memory ? 48000 : shared_bytes);
   for (bool complete : {false, true}) {
     for (bool pivots : {false, true}) {
       if (dtype == "float64")

@@ -74,7 +74,9 @@ void load_matrix(const Storage* data, int64_t row_stride, int64_t column_stride,
     T* out = P.panel(p);
     for (int i = 0; i < P.m; ++i, out += width) {
       const Storage* in = data + i * row_stride + p * width * column_stride;
-      if (column_stride == 1)
+      if (column_stride == 1 && columns == width)  // all but the last panel: the compiler knows the length
+        for (int j = 0; j < width; ++j) out[j] = decode(in[j]);
+      else if (column_stride == 1)
         for (int j = 0; j < columns; ++j) out[j] = decode(in[j]);
       else
         for (int j = 0; j < columns; ++j) out[j] = decode(in[j * column_stride]);
@@ -100,6 +102,8 @@ void store_matrix(const Panels<T>& P, double scale, Storage* out, bool accumulat
       Storage* row = out + int64_t(i) * P.n + p * width;
       if (accumulate)
         for (int j = 0; j < columns; ++j) encode(decode(row[j]) + second * (first * in[j]), row[j]);
+      else if (columns == width)
+        for (int j = 0; j < width; ++j) encode(second * (first * in[j]), row[j]);
       else
         for (int j = 0; j < columns; ++j) encode(second * (first * in[j]), row[j]);
     }

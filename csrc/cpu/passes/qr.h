@@ -21,7 +21,7 @@ struct Qr {
         : m(m), n(n), k(std::min(m, n)), q_columns(arguments.complete ? m : k), r_rows(arguments.complete ? m : k) {}
     // Whether a group costs no more than one matrix would take otherwise, or little more.
     bool are_small() const {
-      return k <= 32 && int64_t(m) * std::max(n, q_columns) * FASTSQRTM_VECTOR_BYTES <= 64 * 1024;
+      return k <= 32 && int64_t(m) * std::max(n, q_columns) * FASTSQRTM_VECTOR_BYTES <= 128 * 1024;
     }
     // In elements; of a group, in vectors.
     template <class T>

@@ -60,8 +60,7 @@ struct Qr : OneTeam {
 
 #include <limits>
 
-#include "cuda/tile/memory.cuh"
-#include "cuda/tile/norm.cuh"
+#include "cuda/tile/rows.cuh"
 
 namespace fastsqrtm {
 namespace cuda {
@@ -90,17 +89,7 @@ class Reflections {
 
   // Loads A, or zeros if it is not finite. Returns whether it is.
   __device__ __forceinline__ bool load(const Input& in, const Problem& problem, int64_t index, int columns) const {
-    T worst = 0;
-    with_element<T>(problem.element, [&](auto* type) {
-      using S = std::remove_pointer_t<decltype(type)>;
-      const S* source = static_cast<const S*>(in.data) + index * in.batch_stride;
-      for (int64_t item = threadIdx.x; item < static_cast<int64_t>(m_) * n_; item += V::threads) {
-        const int i = static_cast<int>(item / n_), j = static_cast<int>(item % n_);
-        const T x = index < problem.batch ? from_element<T>(source[i * in.row_stride + j * in.column_stride]) : T(0);
-        a_[static_cast<int64_t>(i) * row_ + j] = x;
-        worst = max_or_nan(worst, std::fabs(x));
-      }
-    });
+    const T worst = load_rows<V>(a_, row_, in, problem, index, m_, n_);
     for (int j = threadIdx.x; j < columns; j += V::threads) place_[j] = j;
     const bool finite = team_max<V>(worst, scratch_) < infinity<T>();
     for (int64_t item = threadIdx.x; !finite && item < static_cast<int64_t>(m_) * n_; item += V::threads)
@@ -252,15 +241,8 @@ FASTSQRTM_DEVICE void Qr::run(const Arguments<typename V::scalar>& arguments) {
   const bool finite = matrix.load(arguments.a, problem, index, problem.columns);
   matrix.factor(arguments.order != nullptr);
   const auto store = [&](void* out, int rows, int columns, auto element) {
-    if (index >= problem.batch) return;
-    with_element<T>(problem.element, [&](auto* type) {
-      using S = std::remove_pointer_t<decltype(type)>;
-      S* target = static_cast<S*>(out) + index * rows * columns;
-      for (int64_t item = threadIdx.x; item < static_cast<int64_t>(rows) * columns; item += V::threads) {
-        const T value = element(static_cast<int>(item / columns), static_cast<int>(item % columns));
-        target[item] = to_element<S>(finite ? value : not_a_number<T>());
-      }
-    });
+    store_rows<V>(out, problem, index, rows, columns,
+                  [&](int i, int j) { return finite ? element(i, j) : not_a_number<T>(); });
   };
   store(arguments.r, q_columns, n, [&](int i, int j) { return i <= j ? matrix.at(i, j) : T(0); });
   for (int j = threadIdx.x; arguments.order && index < problem.batch && j < n; j += V::threads)

@@ -221,12 +221,11 @@ struct InverseBackward {
   }
 };
 
+/// T, upper triangular, for which M - T is skew-symmetric.
+inline Tensor upper_part(const Tensor& M) { return M.triu(1) + M.tril(-1).mT() + M.diagonal(0, -2, -1).diag_embed(); }
+
 /// The symmetric matrix with the lower triangle of M.
-inline Tensor symmetric_from_lower(const Tensor& M) {
-  const Tensor lower = M.tril(), strictly_lower = M.tril(-1);
-  const Tensor upper = lower.triu(1) + lower.tril(-1).mT() + lower.diagonal(0, -2, -1).diag_embed();
-  return strictly_lower + upper;
-}
+inline Tensor symmetric_from_lower(const Tensor& M) { return M.tril(-1) + upper_part(M.tril()); }
 
 /// The gradient of A, or of A[:, P], for Q R of it: the leading k columns have to be independent. Q = [Q1 Q2] with k
 /// and m - k columns, R = [R1 R2] with k and n - k.
@@ -239,12 +238,12 @@ inline Tensor qr_gradient(const variable_list& saved, const variable_list& cotan
   const auto of_Q = columns(Q), of_gQ = columns(gQ), of_R = columns(R.narrow(-2, 0, k)),
              of_gR = columns(gR.narrow(-2, 0, k));
   const Tensor &Q1 = of_Q[0], &Q2 = of_Q[1], &R1 = of_R[0], &R2 = of_R[1];
-  const Tensor gQ1 = of_gQ[0] - Q2.matmul(of_gQ[1].mT().matmul(Q1));
-  const Tensor from_R2 = R2.matmul(of_gR[1].mT());
-  const Tensor W = R1.matmul(of_gR[0].mT()) - from_R2.mT() - gQ1.mT().matmul(Q1);
-  const Tensor right = gQ1 + Q1.matmul(from_R2 + symmetric_from_lower(W));
-  const Tensor gA1 = at::linalg_solve_triangular(R1.mT(), right, false, false);
-  return at::cat({gA1, Q1.matmul(of_gR[1])}, -1).to(dtype);
+  Tensor gQ1 = of_gQ[0];
+  if (Q2.size(-1) > 0) gQ1 = gQ1 - Q2.matmul(of_gQ[1].mT().matmul(Q1));
+  const auto of_columns = [&] { return Op<signatures::qr_backward, Differentiable>::call(Q1, R1, gQ1, of_gR[0]); };
+  if (n == k) return of_columns().to(dtype);
+  gQ1 = gQ1 + Q1.matmul(R2).matmul(of_gR[1].mT());
+  return at::cat({of_columns(), Q1.matmul(of_gR[1])}, -1).to(dtype);
 }
 
 /// Q R = A.
@@ -262,6 +261,23 @@ struct PivotedFactors : Factors {
   static variable_list vjp(const variable_list& saved, const Numbers&, const variable_list& cotangents) {
     const Tensor gradient = qr_gradient(saved, cotangents);
     return {gradient.gather(-1, saved[2].argsort(int64_t(-1)).unsqueeze(-2).expand_as(gradient))};
+  }
+};
+
+/// X = (G + Q sym_from_lower(R H^T - G^T Q)) R^-T.
+struct FactorsBackward {
+  static variable_list save(const variable_list& x, const variable_list& X) { return joined(x, X); }
+  template <class Numbers>
+  static variable_list vjp(const variable_list& saved, const Numbers&, const variable_list& given) {
+    const auto dtype = given[0].scalar_type();
+    const auto widened = [](const Tensor& x) { return x.to(at::promoteTypes(x.scalar_type(), at::kFloat)); };
+    const Tensor Q = widened(saved[0]), R = widened(saved[1].triu()), G = widened(saved[2]),
+                 H = widened(saved[3].triu()), X = widened(saved[4]);
+    const Tensor D = at::linalg_solve_triangular(R, widened(given[0]), true, false);
+    const Tensor E = upper_part(Q.mT().matmul(D)).mT();
+    const Tensor S = symmetric_from_lower(R.matmul(H.mT()) - G.mT().matmul(Q));
+    return {(D.matmul(S) - G.matmul(E)).to(dtype), (E.matmul(H) - D.mT().matmul(X)).triu().to(dtype),
+            (D - Q.matmul(E.mT())).to(dtype), E.mT().matmul(R).triu().to(dtype)};
   }
 };
 
@@ -326,6 +342,7 @@ RULE(qr,                     Factors)
 RULE(qr_complete,            Factors)
 RULE(qr_pivoted,             PivotedFactors)
 RULE(qr_pivoted_complete,    PivotedFactors)
+RULE(qr_backward,            FactorsBackward)
 RULE(lyapunov,               Lyapunov<signatures::lyapunov>)
 RULE(lyapunov_newton,        Lyapunov<signatures::lyapunov_newton>)
 RULE(mpa_lya,                OneOp<signatures::sqrtm_lya_backward, Kept::both>)
