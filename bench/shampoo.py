@@ -101,12 +101,12 @@ def measure(seconds: float, sizes: list[int]) -> dict:
             for name, f in functions.items():
                 row = {"n": n, "kappa": kappa, "method": name, "ms": 1e3 * statistics.median(times[name]) / 2}
                 rows.append({**row, "error": relative_error(f(A), expected).max().item()})
-    return {**about({"threads": 1}), "rows": rows}
+    return {**about({"threads": 1}), "input": "fastsqrtm.testing.spd(n, kappa, (2,)), seed 0", "blocks": rows}
 
 
 def table(record: dict) -> str:
     out = ["| n | kappa | method | ms a matrix | error |", "|---|---|---|---|---|"]
-    for row in record["rows"]:
+    for row in record["blocks"]:
         out.append(f"| {row['n']} | {row['kappa']:.0e} | {row['method']} | {row['ms']:.2f} | {row['error']:.1e} |")
     return "\n".join(out)
 
