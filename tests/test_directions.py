@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "nn": {"_ops", "paper"} | EVERYDAY,
     **{name: EVERYDAY | {"_ops", "gaussians"} for name in ("metrics", "transfer")},
     "testing": {"_ops"},
-    "demo": {"paper", "testing"},
+    "demo": {"paper", "testing", "metrics", "transfer", "style"},
     "style": {"metrics", "transfer"},
     "__main__": {"_ops", "demo", "style"},
 }
