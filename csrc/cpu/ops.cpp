@@ -6,7 +6,6 @@
 #include <memory>
 #include <new>
 #include <optional>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -112,13 +111,7 @@ struct Cpu {
     if (kernel.adds_to_output && first.element_size() == 2) return run_in_float32(pass, in, out);
     const Element element = element_of(first);
     const int m = int(first.size(-2)), n = int(first.size(-1));
-    if constexpr (std::is_same_v<Pass, passes::Qr>) {
-      if (torch_is_faster(pass, m, n)) return qr_by_torch(first, false, **out.begin(), **(out.begin() + 1));
-      if (is_long(pass, m, n) && pivoted_by_its_triangle(first, out)) return;
-    }
-    if constexpr (std::is_same_v<Pass, passes::QrBackward>) {
-      if (m >= 512 && m / 8 > n) return qr_backward_by_torch(in, **out.begin());
-    }
+    if (run_by_torch(pass, m, n, in, out)) return;
     const int64_t batch = first.numel() / (int64_t(m) * n);
     const Demand demand = kernel.demand(element, m, n, pass);
     const CpuPlan plan = plan_cpu(batch, m, n, int(torch::stable::get_num_threads()), demand);
@@ -176,14 +169,24 @@ struct Cpu {
   }
 
  private:
-  // The few columns of a long matrix fill a panel only in part, and most of the work is in the panel.
-  static bool torch_is_faster(const passes::Qr& pass, int m, int n) {
-    return !pass.pivots && !pass.complete && m >= 512 && m / 8 > n && (n < 32 || m >= 4096);
+  // True where torch has done the work of a pass for m x n matrices. An overload for each pass that it does some of.
+  template <class Pass>
+  static bool run_by_torch(const Pass&, int, int, Inputs, Outputs) {
+    return false;
   }
-
-  // Pivots are chosen column by column, and each choice goes through the whole matrix: better that is the triangle.
-  static bool is_long(const passes::Qr& pass, int m, int n) {
-    return pass.pivots && !pass.complete && m >= 512 && m / 4 >= n;
+  // The few columns of a long matrix fill a panel only in part, and most of the work is in the panel. Pivots are chosen
+  // column by column, and each choice goes through the whole matrix: better that is the triangle.
+  static bool run_by_torch(const passes::Qr& pass, int m, int n, Inputs in, Outputs out) {
+    if (pass.complete || m < 512) return false;
+    if (pass.pivots) return m / 4 >= n && pivoted_by_its_triangle(**in.begin(), out);
+    if (m / 8 <= n || (n >= 32 && m < 4096)) return false;
+    qr_by_torch(**in.begin(), false, **out.begin(), **(out.begin() + 1));
+    return true;
+  }
+  static bool run_by_torch(const passes::QrBackward&, int m, int n, Inputs in, Outputs out) {
+    if (m < 512 || m / 8 <= n) return false;
+    qr_backward_by_torch(in, **out.begin());
+    return true;
   }
 
   // A = Q' R' without pivots, R'[:, P] = Q'' R and Q = Q' Q'': the columns of R' are as long as those of A. False where

@@ -6,7 +6,6 @@
 #include <torch/csrc/stable/accelerator.h>
 
 #include <algorithm>
-#include <type_traits>
 #include <vector>
 
 #include "cuda/launch.h"
@@ -73,14 +72,7 @@ struct Cuda {
     const torch::stable::accelerator::DeviceGuard guard(first->get_device_index());
     Operands operands = {};
     operands.problem = problem_of(*first, out);
-    if constexpr (std::is_same_v<Pass, passes::Qr>) {
-      if (!pass.pivots && !fits_a_block<Qr>(operands.problem, first->get_device_index()))
-        return qr_by_torch(*first, pass.complete, **out.begin(), **(out.begin() + 1));
-    }
-    if constexpr (std::is_same_v<Pass, passes::QrBackward>) {
-      if (!fits_a_block<QrBackward>(operands.problem, first->get_device_index()))
-        return qr_backward_by_torch(in, **out.begin());
-    }
+    if (run_by_torch(pass, operands.problem, in, out)) return;
     std::vector<Tensor> held;
     int count = 0;
     for (const Tensor* tensor : in) {
@@ -111,6 +103,23 @@ struct Cuda {
     }
     return {first.numel() / (m * n), static_cast<int>(m), static_cast<int>(n), static_cast<int>(columns),
             element_of(first)};
+  }
+
+  // True where torch has done the work of a pass. An overload for each pass that it does some of.
+  template <class Pass>
+  static bool run_by_torch(const Pass&, const Problem&, Inputs, Outputs) {
+    return false;
+  }
+  static bool run_by_torch(const passes::Qr& pass, const Problem& problem, Inputs in, Outputs out) {
+    const Tensor& A = **in.begin();
+    if (pass.pivots || fits_a_block<Qr>(problem, A.get_device_index())) return false;
+    qr_by_torch(A, pass.complete, **out.begin(), **(out.begin() + 1));
+    return true;
+  }
+  static bool run_by_torch(const passes::QrBackward&, const Problem& problem, Inputs in, Outputs out) {
+    if (fits_a_block<QrBackward>(problem, (*in.begin())->get_device_index())) return false;
+    qr_backward_by_torch(in, **out.begin());
+    return true;
   }
 
   template <class Kernel>
