@@ -98,5 +98,25 @@ struct OneTeam {
   }
 };
 
+// A pass for matrices of any shape, which lie in shared memory, or in global memory where they are too large for that.
+// `Pass` has elements(problem), the numbers of one matrix, and elements_of_order(order), those that its shape has room
+// for.
+template <class Pass>
+struct AnyShape : OneTeam {
+  static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int) {
+    return static_cast<int>(Pass::elements_of_order(s.padded)) + s.scratch_elements();
+  }
+  static constexpr int64_t kept_elements(const Shape& s, const Problem& problem) {
+    return Pass::elements(problem) > Pass::elements_of_order(s.padded) ? Pass::elements(problem) : 0;
+  }
+  static int64_t order(const Problem& problem) {
+    int64_t order = 1;
+    while (Pass::elements_of_order(order) < Pass::elements(problem)) ++order;
+    return order;
+  }
+  static constexpr bool takes_any_size = true;
+  static constexpr bool only_symmetric_part_of(int) { return false; }
+};
+
 }  // namespace cuda
 }  // namespace fastsqrtm

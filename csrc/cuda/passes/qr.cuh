@@ -8,7 +8,7 @@
 namespace fastsqrtm {
 namespace cuda {
 
-struct Qr : OneTeam {
+struct Qr : AnyShape<Qr> {
   template <typename T>
   struct Arguments {
     Problem problem;
@@ -34,20 +34,7 @@ struct Qr : OneTeam {
   static FASTSQRTM_HOST_DEVICE constexpr int64_t elements(const Problem& p) {
     return static_cast<int64_t>(p.m) * (p.columns | 1) + 4 * p.columns;
   }
-  static FASTSQRTM_HOST_DEVICE constexpr int elements(const Shape& s) { return s.padded * (s.padded + 5); }
-  static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int) {
-    return elements(s) + s.scratch_elements();
-  }
-  static constexpr int64_t kept_elements(const Shape& s, const Problem& p) {
-    return elements(p) > elements(s) ? elements(p) : 0;
-  }
-  static constexpr bool takes_any_size = true;
-  static int64_t order(const Problem& p) {
-    int64_t order = 1;
-    while (order * (order + 5) < elements(p)) ++order;
-    return order;
-  }
-  static constexpr bool only_symmetric_part_of(int) { return false; }
+  static FASTSQRTM_HOST_DEVICE constexpr int64_t elements_of_order(int64_t order) { return order * (order + 5); }
 
   template <class V>
   static FASTSQRTM_DEVICE void run(const Arguments<typename V::scalar>& arguments);
@@ -236,7 +223,7 @@ FASTSQRTM_DEVICE void Qr::run(const Arguments<typename V::scalar>& arguments) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   T* own = reinterpret_cast<T*>(dynamic_shared()) + static_cast<int>(threadIdx.y) * shared;
   T* memory = arguments.kept ? arguments.kept + index * elements(problem) : own;
-  const Reflections<V> matrix(memory, own + elements(V::shape), problem);
+  const Reflections<V> matrix(memory, own + elements_of_order(V::padded), problem);
 
   const bool finite = matrix.load(arguments.a, problem, index, problem.columns);
   matrix.factor(arguments.order != nullptr);

@@ -8,7 +8,7 @@
 namespace fastsqrtm {
 namespace cuda {
 
-struct QrBackward : OneTeam {
+struct QrBackward : AnyShape<QrBackward> {
   template <typename T>
   struct Arguments {
     Problem problem;
@@ -30,20 +30,7 @@ struct QrBackward : OneTeam {
   static FASTSQRTM_HOST_DEVICE constexpr int64_t elements(const Problem& p) {
     return (2 * static_cast<int64_t>(p.m) + 3 * p.n) * (p.n | 1);
   }
-  static FASTSQRTM_HOST_DEVICE constexpr int elements(const Shape& s) { return 5 * s.padded * (s.padded + 1); }
-  static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int) {
-    return elements(s) + s.scratch_elements();
-  }
-  static constexpr int64_t kept_elements(const Shape& s, const Problem& p) {
-    return elements(p) > elements(s) ? elements(p) : 0;
-  }
-  static constexpr bool takes_any_size = true;
-  static int64_t order(const Problem& p) {
-    int64_t order = 1;
-    while (5 * order * (order + 1) < elements(p)) ++order;
-    return order;
-  }
-  static constexpr bool only_symmetric_part_of(int) { return false; }
+  static FASTSQRTM_HOST_DEVICE constexpr int64_t elements_of_order(int64_t order) { return 5 * order * (order + 1); }
 
   template <class V>
   static FASTSQRTM_DEVICE void run(const Arguments<typename V::scalar>& arguments);
@@ -78,7 +65,7 @@ FASTSQRTM_DEVICE void QrBackward::run(const Arguments<typename V::scalar>& argum
   worst = max_or_nan(worst, load_rows<V>(x, row, arguments.g, problem, index, m, n));
   worst = max_or_nan(worst, load_rows<V>(r, row, arguments.r, problem, index, n, n));
   worst = max_or_nan(worst, load_rows<V>(h, row, arguments.h, problem, index, n, n));
-  const bool finite = team_max<V>(worst, own + elements(V::shape)) < infinity<T>();
+  const bool finite = team_max<V>(worst, own + elements_of_order(V::padded)) < infinity<T>();
   sync_team<V>();
   for (int item = threadIdx.x; item < n * n; item += V::threads) {
     const int i = item / n, j = item % n;
