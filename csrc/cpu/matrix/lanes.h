@@ -113,40 +113,34 @@ struct Size<any_order> {
   }
 };
 
-// n x n matrices, symmetric: the triangle under the diagonal, row after row.
+// The triangle under the diagonal, row after row.
 template <class T, int n>
-struct Symmetric : Size<n> {
+struct Entries : Size<n> {
   Vector<T> entry[n * (n + 1) / 2];
-
-  static constexpr int place(int i, int j) { return i >= j ? i * (i + 1) / 2 + j : j * (j + 1) / 2 + i; }
-  Vector<T>& operator()(int i, int j) { return entry[place(i, j)]; }
-  const Vector<T>& operator()(int i, int j) const { return entry[place(i, j)]; }
-
-  Symmetric& operator*=(Vector<T> factor) {
-    for (int i = 0; i < this->entries; ++i) entry[i] *= factor;
-    return *this;
-  }
 };
-
-// The same of an order known at run time: copies no more than it holds. Without an order it counts as zero.
+// Of an order known at run time: copies no more than it holds. Without an order it counts as zero.
 template <class T>
-struct Symmetric<T, any_order> : Size<any_order> {
+struct Entries<T, any_order> : Size<any_order> {
   Vector<T> entry[any_order * (any_order + 1) / 2];
 
-  Symmetric() {}
-  Symmetric(const Symmetric& A) { *this = A; }
-  Symmetric& operator=(const Symmetric& A) {
+  Entries() {}
+  Entries(const Entries& A) { *this = A; }
+  Entries& operator=(const Entries& A) {
     set_order(A.order);
     for (int i = 0; i < entries; ++i) entry[i] = A.entry[i];
     return *this;
   }
+};
 
+// n x n matrices, symmetric.
+template <class T, int n>
+struct Symmetric : Entries<T, n> {
   static constexpr int place(int i, int j) { return i >= j ? i * (i + 1) / 2 + j : j * (j + 1) / 2 + i; }
-  Vector<T>& operator()(int i, int j) { return entry[place(i, j)]; }
-  const Vector<T>& operator()(int i, int j) const { return entry[place(i, j)]; }
+  Vector<T>& operator()(int i, int j) { return this->entry[place(i, j)]; }
+  const Vector<T>& operator()(int i, int j) const { return this->entry[place(i, j)]; }
 
   Symmetric& operator*=(Vector<T> factor) {
-    for (int i = 0; i < entries; ++i) entry[i] *= factor;
+    for (int i = 0; i < this->entries; ++i) this->entry[i] *= factor;
     return *this;
   }
 };

@@ -76,7 +76,7 @@ struct RootsBackward {
     Mask<T> plain = {}, done = scaled.regular;
     if constexpr (n == 2)
       if (S) {
-        const Symmetric<T, n> adjugate = {{}, {B.entry[2], -B.entry[1], B.entry[0]}};
+        const Symmetric<T, n> adjugate = {{{}, {B.entry[2], -B.entry[1], B.entry[0]}}};
         const Vector<T> trace = B(0, 0) + B(1, 1), determinant = B(0, 0) * B(1, 1) - B(1, 0) * B(1, 0);
         plain = scaled.regular & (trace > 0) & (determinant > 2 * root_floor<T>() * trace * trace);
         X = congruence(C, adjugate);
