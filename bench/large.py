@@ -18,7 +18,7 @@ import fastsqrtm  # noqa: F401  (registers the ops)
 from bench import peers
 from bench.accurate import runner
 from bench.run import about, finish
-from fastsqrtm.testing import spd
+from fastsqrtm.testing import spd, time_in_turn
 
 ORDERS = [128, 192, 224, 256, 320, 384, 512, 768, 1024]
 ROOTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -28,24 +28,16 @@ ROOTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def milliseconds(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.thread_time()
-            run()
-            times[name].append(time.thread_time() - start)
-    return {name: round(1e3 * statistics.median(values), 2) for name, values in times.items()}
-
-
-def measure(orders: list[int], rounds: int) -> dict:
+def measure(orders: list[int], seconds: float) -> dict:
     torch.set_num_threads(1)
     rows = []
     for n in orders:
         A = spd(n, 1e4, (1,), dtype=torch.float64)
         G = torch.randn(A.shape, generator=torch.Generator().manual_seed(1), dtype=A.dtype)
         for mode, cotangent in (("forward", None), ("forward and backward", G + G.mT)):
-            ms = milliseconds({name: runner(root, A, cotangent) for name, root in ROOTS.items()}, rounds)
+            runs = {name: runner(root, A, cotangent) for name, root in ROOTS.items()}
+            times = time_in_turn(runs, seconds, time.thread_time)
+            ms = {name: round(1e3 * statistics.median(values), 2) for name, values in times.items()}
             rows.append({"n": n, "mode": mode, "ms": ms})
     return {**about({"threads": 1}), "times": rows}
 
@@ -64,9 +56,9 @@ def table(record: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.large", description=__doc__)
     parser.add_argument("--output", type=Path, help="json file")
-    parser.add_argument("--rounds", type=int, default=5, help="of all contenders (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="for each contender and case (%(default)s)")
     options = parser.parse_args()
-    record = measure(ORDERS, options.rounds)
+    record = measure(ORDERS, options.seconds)
     finish(record, " ".join(["python -m bench.large", *sys.argv[1:]]), options.output, table(record))
 
 

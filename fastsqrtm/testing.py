@@ -106,9 +106,11 @@ def opcheck(name: str, arguments: tuple) -> None:
     torch.library.opcheck(getattr(torch.ops.fastsqrtm, name).default, arguments)
 
 
-def time_in_turn(contenders: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
+def time_in_turn(
+    contenders: dict[str, Callable[[], object]], seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Measure the seconds of a call of every contender, in turn (A B A B) for about `seconds` each and at least three
-    rounds.
+    rounds. By `time.thread_time` other work on the machine does not count, nor that of other threads.
 
     In turn, so that ratios within a round hold on a machine whose speed drifts. One time is the mean of as many calls
     as fill a millisecond.
@@ -116,17 +118,17 @@ def time_in_turn(contenders: dict[str, Callable[[], object]], seconds: float) ->
     calls = {}
     for name, contender in contenders.items():
         contender()
-        start = time.perf_counter()
+        start = clock()
         contender()
-        calls[name] = math.ceil(1e-3 / (time.perf_counter() - start))
+        calls[name] = math.ceil(1e-3 / (clock() - start))
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    end = time.perf_counter() + seconds * len(contenders)
-    while min(map(len, times.values())) < 3 or time.perf_counter() < end:
+    end = clock() + seconds * len(contenders)
+    while min(map(len, times.values())) < 3 or clock() < end:
         for name, contender in contenders.items():
-            start = time.perf_counter()
+            start = clock()
             for _ in range(calls[name]):
                 contender()
-            times[name].append((time.perf_counter() - start) / calls[name])
+            times[name].append((clock() - start) / calls[name])
     return times
 
 
