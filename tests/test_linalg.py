@@ -100,6 +100,20 @@ MATRICES = {
 }
 
 
+def check_pivots(kind, A, R, P):
+    """LAPACK's pivots and R, as long as rounding does not choose them, nor the sign of an entry that was zero."""
+    m, n = A.shape
+    expected, pivots = scipy.linalg.qr(A.numpy(), mode="r", pivoting=True)
+    if kind == "banded":
+        expected, R = (x * np.sign(x.diagonal().real)[:, None] for x in (expected[: min(m, n)], R.numpy()[: min(m, n)]))
+    R = np.asarray(R)
+    sizes = np.abs(expected.diagonal())
+    clear = int((sizes > 1e3 * m * eps(A) * sizes[0]).sum())
+    assert P[:clear].tolist() == pivots[:clear].tolist()
+    difference = np.abs(R[:clear] - expected[:clear])[:, :clear]
+    assert clear == 0 or difference.max() <= 100 * m * eps(A) * sizes[0] * (sizes[0] / sizes[clear - 1]) ** 0.5
+
+
 @pytest.mark.parametrize("dtype", REAL + COMPLEX)
 @pytest.mark.parametrize("kind", MATRICES)
 def test_factors_and_pivots(kind, dtype):
@@ -111,18 +125,18 @@ def test_factors_and_pivots(kind, dtype):
             check_factors(A, Q, R, P)
         L, Q = linalg.lq(A)
         check_factors(A.mH, Q.mH, L.mH)
-        # LAPACK's pivots and R, as long as rounding does not choose them, nor the sign of an entry that was zero.
-        expected, pivots = scipy.linalg.qr(A.numpy(), mode="r", pivoting=True)
-        if kind == "banded":
-            expected, R = (
-                x * np.sign(x.diagonal().real)[:, None] for x in (expected[: min(m, n)], R.numpy()[: min(m, n)])
-            )
-        R = np.asarray(R)
-        sizes = np.abs(expected.diagonal())
-        clear = int((sizes > 1e3 * m * eps(A) * sizes[0]).sum())
-        assert P[:clear].tolist() == pivots[:clear].tolist()
-        difference = np.abs(R[:clear] - expected[:clear])[:, :clear]
-        assert clear == 0 or difference.max() <= 100 * m * eps(A) * sizes[0] * (sizes[0] / sizes[clear - 1]) ** 0.5
+        check_pivots(kind, A, R, P)
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("kind", [kind for kind in MATRICES if kind != "Kahan"])  # of which rounding chooses the pivots
+def test_long_matrices_with_pivots(kind, dtype):
+    """They have a QR without pivots first."""
+    for m, n in [(513, 1), (600, 7), (1100, 40)]:
+        A = MATRICES[kind](m, n, dtype).to(dtype)
+        Q, R, P = linalg.qr(A, pivoting=True)
+        check_factors(A, Q, R, P)
+        check_pivots(kind, A, R, P)
 
 
 @pytest.mark.parametrize("dtype", REAL + COMPLEX)
