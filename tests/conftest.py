@@ -24,6 +24,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     pytest.skip(reason)
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Random inputs, and the cotangents that gradcheck draws, are the same in any order of the tests."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def native_only() -> None:
     if not native.loaded:

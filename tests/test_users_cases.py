@@ -236,8 +236,7 @@ def test_pseudo_inverse_root(rank):
     (expected,) = torch.autograd.grad(B @ inverse @ inverse @ inverse @ B.mT, B, G)
     assert testing.relative_error(X, expected).max() < 1e-8
     assert torch.autograd.gradcheck(root, B, check_forward_ad=True)
-    torch.manual_seed(rank)  # of the cotangents; differences of gradients as large as 1e3 are right to 1e-5 at times
-    assert torch.autograd.gradgradcheck(root, B, atol=1e-4)
+    assert torch.autograd.gradgradcheck(root, B)
     batched = torch.func.vmap(torch.func.grad(lambda B: root(B).sin().sum()))(B.detach())
     assert torch.allclose(batched, torch.autograd.grad(root(B).sin().sum(), B)[0])
 
