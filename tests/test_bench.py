@@ -279,6 +279,8 @@ def test_sizes_next_to_their_floors(tmp_path, capsys):
         # No product of this run is faster than the rate of the floor.
         assert floor["forward"] <= max(row["flops"]["forward"] / 2 * row["ns"]["product"], row["ns"]["A + 1"])
         assert row["flops"]["forward+backward"] > row["flops"]["forward"] + 4
+    of_docs = json.loads((run.ROOT / "bench/results/intel-xeon-processor-avx512-2-threads-sizes.json").read_text())
+    assert sizes.table(of_docs) in (run.ROOT / "docs/performance.md").read_text(encoding="utf-8")
     slower = json.loads(json.dumps(record))
     slower["sizes"][0]["ns"]["forward"] *= 10
     (tmp_path / "b.json").write_text(json.dumps(slower))
