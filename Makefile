@@ -11,8 +11,10 @@ bin := $(VENV)/bin
 # otherwise find ./fastsqrtm, without its native libraries, before the installed one. A Python file needs no new install.
 native_inputs := $(shell find csrc cmake build_tools -type f ! -name '*.pyc') CMakeLists.txt setup.py pyproject.toml
 cpp_files = $(shell find csrc tests examples -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
-configure = $(bin)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(bin))/ninja \
-            -DPython_EXECUTABLE=$(abspath $(bin))/python
+# Those that pip's build of the package takes, or another ninja would build everything again.
+cmake := $(or $(shell command -v cmake),$(bin)/cmake)
+ninja := $(or $(shell command -v ninja),$(abspath $(bin))/ninja)
+configure = $(cmake) -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(ninja) -DPython_EXECUTABLE=$(abspath $(bin))/python
 # The tests that take every kernel through its shapes, strides and dtypes; the others would only be slow.
 sanitized := $(patsubst %,tests/test_%.py,forward backward lyapunov dtypes inputs invariance random sqrtm users_cases)
 
@@ -42,7 +44,7 @@ quality: $(VENV)/dev.stamp  ## formats, lint, types, compiler warnings as errors
 	$(bin)/clang-format --dry-run -Werror $(cpp_files)
 	$(bin)/mypy fastsqrtm
 	$(configure) -B $(QUALITY_BUILD) -DFASTSQRTM_WERROR=ON
-	$(bin)/cmake --build $(QUALITY_BUILD)
+	$(cmake) --build $(QUALITY_BUILD)
 	@echo "The linker keeps one copy of a symbol: one compiled for two instruction sets could run on the wrong machine."
 	! nm $(QUALITY_BUILD)/CMakeFiles/fastsqrtm_kernels_*.dir/csrc/cpu/kernels.cpp.o \
 	  | awk '$$2 ~ /[WVu]/ { print $$3 }' | sort | uniq -d | grep .
@@ -64,9 +66,9 @@ wheel: $(VENV)/dev.stamp  ## sdist in dist/, and the wheel made of it: checked, 
 
 sanitize: $(VENV)/test.stamp $(VENV)/dev.stamp  ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(configure) -B build/sanitize -DFASTSQRTM_SANITIZE=address,undefined
-	$(bin)/cmake --build build/sanitize
+	$(cmake) --build build/sanitize
 	rm -rf build/sanitize/site && mkdir build/sanitize/site && cp -r fastsqrtm build/sanitize/site
-	$(bin)/cmake --install build/sanitize --component python --prefix build/sanitize/site/fastsqrtm
+	$(cmake) --install build/sanitize --component python --prefix build/sanitize/site/fastsqrtm
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/site \
 	  FASTSQRTM_REQUIRE_NATIVE=1 $(bin)/pytest -m "not slow" -k "not as_accurate_as" $(sanitized) $(ARGS)
