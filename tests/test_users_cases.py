@@ -280,7 +280,7 @@ def test_drift_of_root_and_square():
 
 
 @pytest.mark.parametrize("kernel", ["rbf", "laplacian", "matern"])
-@pytest.mark.parametrize("n", [33, 200, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [33, 200, *(pytest.param(n, marks=pytest.mark.slow) for n in (600, 1000))])
 def test_kernel_matrices_with_noise(n, kernel):
     """Most eigenvalues are those of the noise, a few millions of times larger."""
     x = torch.linspace(0, 1, n, dtype=torch.float64)

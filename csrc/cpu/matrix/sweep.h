@@ -105,7 +105,7 @@ void eliminate(const PivotFactors<T>& factors, Block<T>& U, T* eliminated, T* sc
 }
 
 // So many rows are swept before the rest of the matrix is updated, for all of them at once: few updates, because each
-// of a large matrix moves it through the caches. The bits are the same for any number.
+// of a large matrix moves it through the caches.
 constexpr int rows_of_large_sweep = 64;
 template <class T>
 constexpr int swept_together(int n) {
@@ -129,9 +129,16 @@ template <class T, int vectors, int most_steps>
 inline void update_tile(const Panels<T>& P, const T* left, const T* right, int steps, int i, int J) {
   T* target = P.at(i, J * P.lanes);
   Tile<T, vectors> tile;
-  tile.load(target, P.width);
+  // Of large matrices the product is summed by itself: its numbers are smaller than those it is taken from, and round
+  // less. So the error of an inverse does not grow with the number of pivots, but with that of the updates.
+  constexpr bool apart = most_steps > 1;
+  if (apart)
+    tile.clear();
+  else
+    tile.load(target, P.width);
   for (int s = 0; s < (most_steps == 1 ? 1 : steps); ++s, left += P.lanes * P.width, right += P.lanes * P.width)
     tile.template multiply<-1>(left, P.width, right, P.width, P.lanes);
+  if (apart) tile.add(target, P.width);
   tile.store(target, P.width);
 }
 
