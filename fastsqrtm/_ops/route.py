@@ -84,6 +84,11 @@ def _goes_straight(inputs: tuple) -> bool:
     return True
 
 
+_is_below_autograd = functools.partial(
+    torch._C._dispatch_tls_is_dispatch_key_excluded, torch._C.DispatchKey.AutogradFunctionality
+)
+
+
 def _refuse_compiled_kernels(name: str) -> None:
     """Raises where the code that inductor generates calls an op at a level of forward mode: its kernels drop the
     tangents of their inputs, and those of this op's inputs may be lost already.
@@ -228,25 +233,27 @@ def apply(definition: Definition, *inputs: Any) -> Results:
     """The op. Under torch.func autocast ends before it, as the transforms bring it back below them, inside its rule."""
     if definition.of_complex is not None and inputs[0].is_complex():
         definition = definition.of_complex
-    assert definition.overload is not None
-    if torch.compiler.is_compiling():
-        return definition.overload(*inputs)
+    overload = definition.overload
+    assert overload is not None
+    # Below the Autograd keys, where a rule calls the ops of its own, the dispatcher has nothing but their kernels left.
+    if torch.compiler.is_compiling() or _is_below_autograd():
+        return overload(*inputs)
     if torch._C._are_functorch_transforms_active() and under_autocast(inputs[0]):
         halves = (torch.float16, torch.bfloat16)
         with without_autocast(inputs[0]):
             wide = (x.float() if isinstance(x, Tensor) and x.dtype in halves else x for x in inputs)
-            return definition.overload(*wide)
+            return overload(*wide)
     if definition.rule is not None and _goes_straight(inputs):
         inputs += definition.defaults[len(inputs) - len(definition.op.tensors) :]
         recorded = torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs)
         return _apply(definition, None, None, *inputs) if recorded else below(definition, None, inputs)
-    return definition.overload(*inputs)
+    return overload(*inputs)
 
 
 def call(name: str, *inputs: Any) -> Tensor:
     """Calls an op that has one result."""
-    (result,) = call_all(name, *inputs)
-    return result
+    result = apply(DEFINITIONS.get(name) or TORCH_ONLY[name], *inputs)
+    return result if isinstance(result, Tensor) else result[0]
 
 
 def call_all(name: str, *inputs: Any) -> tuple[Tensor, ...]:

@@ -21,8 +21,8 @@ STRIPS = 4  # of a symmetric product, of which 5/8 is computed
 
 def eigenvalues_are_faster(A: Tensor, rtol: float) -> bool:
     """Whether the roots of A go by its eigenvalues: a rule of device, dtype, order and tolerance, not of the batch."""
-    finest = rtol <= 1e-8
-    return finest and A.device.type == "cpu" and A.dtype == torch.float64 and A.shape[-1] >= SMALLEST_ORDER
+    large = A.shape[-1] >= SMALLEST_ORDER  # asked first, because every call comes here
+    return large and rtol <= 1e-8 and A.device.type == "cpu" and A.dtype == torch.float64
 
 
 def _symmetrised(A: Tensor) -> Tensor:
