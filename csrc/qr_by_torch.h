@@ -47,18 +47,21 @@ void copy_columns_to_rows(const Tensor& q, Tensor& out) {
   });
 }
 
-// Whether no number of a tensor on the CPU is NaN or infinite.
-inline bool is_finite(const Tensor& A) {
-  return std::isfinite(*static_cast<const double*>(
-      torch::stable::sum(torch::stable::subtract(A, A), std::nullopt, false, ScalarType::Double).const_data_ptr()));
+// Whether no number of a tensor without gaps on the CPU is NaN or infinite.
+template <class T>
+bool is_finite(const Tensor& A) {
+  const T* data = static_cast<const T*>(A.const_data_ptr());
+  T sum = 0;  // of zeros, or NaN
+  for (int64_t i = 0; i < A.numel(); ++i) sum += data[i] - data[i];
+  return sum == 0;
 }
 
 // Writes Q and R. A matrix that is not finite gives NaN.
 inline void qr_by_torch(const Tensor& A, bool complete, Tensor& Q, Tensor& R) {
   const Tensor wide = A.element_size() == 2 ? torch::stable::to(A, ScalarType::Float) : A;
   auto [q, r] = torch_qr(wide, complete ? "complete" : "reduced");
-  // What is not finite in a column is in R as well, which is the smaller; but the host must not wait for a GPU.
-  if (!A.is_cpu() || !is_finite(r)) {
+  // What is not finite in a column is in R as well, which is smaller; but the host must not wait for a GPU.
+  if (!A.is_cpu() || !(r.element_size() == 8 ? is_finite<double>(r) : is_finite<float>(r))) {
     const int64_t both[] = {-2, -1};
     const Tensor nothing = torch::stable::sum(torch::stable::subtract(wide, wide), both, true);  // zero or NaN
     q = torch::stable::subtract(q, nothing);
@@ -123,23 +126,27 @@ inline void qr_backward_by_torch(std::initializer_list<const Tensor*> inputs, Te
     TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::tril", "", stack.data(), TORCH_ABI_VERSION));
     return to<Tensor>(stack[0]);
   };
+  const auto sum = [](const Tensor& x, const Tensor& y) { return subtract(x, y, -1); };
   Tensor wide[4];
-  std::optional<Tensor> nothing;  // zero or NaN
-  std::size_t k = 0;
-  for (const Tensor* input : inputs) {
-    wide[k] = input->element_size() == 2 ? torch::stable::to(*input, ScalarType::Float) : *input;
-    const int64_t both[] = {-2, -1};
-    const Tensor own = torch::stable::sum(subtract(wide[k], wide[k]), both, true);
-    nothing = nothing ? subtract(*nothing, own) : own;
-    ++k;
-  }
+  std::transform(inputs.begin(), inputs.end(), wide, [](const Tensor* input) {
+    return input->element_size() == 2 ? torch::stable::to(*input, ScalarType::Float) : *input;
+  });
   const auto& [Q, R, G, H] = wide;
   const Tensor RT = lower(transposed(R), 0), HT = lower(transposed(H), 0);
-  const Tensor W = subtract(matmul(transposed(G), Q), matmul(transposed(RT), HT));
-  const Tensor sum = subtract(subtract(G, matmul(Q, lower(W, 0))), matmul(Q, transposed(lower(W, -1))));
-  std::array<StableIValue, 5> stack{from(RT), from(sum), from(false), from(false), from(false)};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linalg_solve_triangular", "", stack.data(), TORCH_ABI_VERSION));
-  torch::stable::copy_(X, subtract(to<Tensor>(stack[0]), *nothing));
+  const Tensor W = subtract(matmul(transposed(RT), HT), matmul(transposed(G), Q));
+  // What is not finite in Q or G is in W as well, which is smaller. Zero or NaN:
+  const int64_t both[] = {-2, -1};
+  const Tensor nothing = torch::stable::sum(sum(subtract(W, W), sum(subtract(R, R), subtract(H, H))), both, true);
+  const Tensor S = sum(sum(lower(W, 0), transposed(lower(W, -1))), nothing);
+  // R X^T = G^T + S Q^T, whose right side has its columns contiguous, as LAPACK wants them.
+  const Tensor right = transposed(sum(G, matmul(Q, S)));
+  Tensor found = X.scalar_type() == G.scalar_type() ? X : torch::stable::empty_like(G);
+  std::array<StableIValue, 6> stack{from(transposed(RT)), from(right), from(true),
+                                    from(true),           from(false), from(transposed(found))};
+  TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::linalg_solve_triangular", "out", stack.data(), TORCH_ABI_VERSION));
+  to<Tensor>(stack[0]);  // another handle of `found`
+  if (X.scalar_type() != G.scalar_type()) torch::stable::copy_(X, found);
 }
 
 }  // namespace fastsqrtm
