@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # at the end: an installed fastsqrtm stays in front of the sources
 
 pytest.importorskip("tqdm")
-from bench import accurate, compare, large, report, run, shampoo, sizes  # noqa: E402
+from bench import accurate, compare, large, qr, report, run, shampoo, sizes  # noqa: E402
 from bench.paper import claims, studies, systems, training  # noqa: E402
 from bench.paper import main as paper_main  # noqa: E402
 from fastsqrtm import testing  # noqa: E402
@@ -302,3 +302,15 @@ def test_large_matrices_next_to_an_eigendecomposition():
     assert large.table(record).count("| 64 | forward") == 2
     of_design = json.loads((run.ROOT / "bench/results/intel-xeon-processor-avx512-1-thread-large.json").read_text())
     assert large.table(of_design) in (run.ROOT / "docs/design.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_qr_next_to_lapack():
+    pytest.importorskip("scipy")
+    record = qr.measure(0.001, [(64, 64, 64), (1, 6, 3)], [(64, 64, 64), (1, 40, 40)])
+    found = qr.ratios(record)
+    assert set(found[64, 64, 64]) == set(qr.MODES) and set(found[1, 40, 40]) == {"pivoted"}
+    assert all(ratio > 0 for modes in found.values() for ratio in modes.values())
+    assert qr.table(record).count("\n") == 1 + len(found) and "pivoted, n = 4 to 64" in qr.means(record)
+    of_guide = json.loads((run.ROOT / "bench/results/intel-xeon-processor-avx512-2-threads-qr.json").read_text())
+    assert qr.table(of_guide) in (run.ROOT / "docs/guide/qr.md").read_text(encoding="utf-8")
