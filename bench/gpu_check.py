@@ -172,6 +172,7 @@ def find_tool(name: str) -> str | None:
     return shutil.which(name) or next((str(p / name) for p in places if os.access(p / name, os.X_OK)), None)
 
 
+OWN_KERNELS = "(pass|tiny)_kernel"
 # Per kernel: time, what bounds the blocks of a multiprocessor, how busy it is, and what its warps wait for.
 METRICS = {
     "gpu__time_duration.sum": "ns",
@@ -197,7 +198,7 @@ def read_metrics(outcome: Outcome) -> dict:
     lines = [line for line in outcome.stdout.splitlines() if line.startswith('"')]
     rows = []
     for cells in csv.DictReader(lines):
-        if "pass_kernel" in cells.get("Kernel Name", ""):
+        if re.search(OWN_KERNELS, cells.get("Kernel Name", "")):
             known = {short: _number(cells[name]) for name, short in METRICS.items() if cells.get(name)}
             rows.append({"kernel": cells["Kernel Name"][:160], **known})
     if rows and outcome.status() == "ok":
@@ -224,7 +225,7 @@ def make_steps(report: Path) -> list[Step]:
     strict = {"FAIL_WITHOUT_CUDA": "1", "FASTSQRTM_REQUIRE_NATIVE": "1", "FASTSQRTM_FALLBACK": "error"}
     sanitizer = find_tool("compute-sanitizer") or "compute-sanitizer"
     profiler = [find_tool("ncu") or "ncu", "--csv", "--page", "raw", "--clock-control", "none", "--metrics"]
-    profiler += [",".join(METRICS), "--kernel-name", "regex:pass_kernel"]
+    profiler += [",".join(METRICS), "--kernel-name", f"regex:{OWN_KERNELS}"]
     # A separate allocation for each tensor: an index beyond its end does not fall into its neighbour.
     uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     shared_memory = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}

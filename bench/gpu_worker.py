@@ -48,16 +48,16 @@ FULL_SHARED_MEMORY = 227 * 1024  # bytes a block may have on the chips with most
 LAUNCH_SIZES = {torch.float32: (1, 16, 48, 64, 96, 128, 256, 512), torch.float64: (8, 64, 96, 256)}
 # Every fused shape; the path for large matrices last, because its libraries are slow to load under the tool.
 MEMCHECK = [
-    *product((torch.float32, torch.float64), (1, 7, 16, 31, 48, 64, 80, 96)),
+    *product((torch.float32, torch.float64), (1, 4, 7, 16, 31, 48, 64, 80, 96)),
     *((torch.float32, 112), (torch.float32, 128), (torch.float16, 17), (torch.bfloat16, 33)),
     *((torch.float32, 130), (torch.float64, 130)),
 ]
-RACECHECK = [*product((torch.float32, torch.float64), (7, 13, 31, 48, 64)), (torch.float32, 96)]
+RACECHECK = [*product((torch.float32, torch.float64), (3, 7, 13, 31, 48, 64)), (torch.float32, 96)]
 
 # Sizes of every variant and of the path for large matrices, for `smoke`.
 SMOKE = {
-    torch.float32: (5, 16, 31, 48, 64, 80, 96, 112, 128, 130, 200),
-    torch.float64: (7, 13, 32, 33, 64, 80, 96, 130),
+    torch.float32: (1, 2, 3, 4, 5, 16, 31, 48, 64, 80, 96, 112, 128, 130, 200),
+    torch.float64: (2, 3, 4, 7, 13, 32, 33, 64, 80, 96, 130),
 }
 
 SECONDS = 0.08  # per contender and mode
@@ -381,8 +381,9 @@ def once():
     """One call of every op, for a profiler: the sizes that the estimates in docs/cuda.md have, a full wave each."""
     require_cuda_kernels()
     batch = torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
-    for n, name in product((32, 64, 128), OPS):
-        call_of(name, op_inputs(name, n, batch, torch.float32))()
+    for n, name in product((4, 32, 64, 128), OPS):
+        matrices = 128 * batch if n == 4 else batch  # of one thread each
+        call_of(name, op_inputs(name, n, matrices, torch.float32))()
     torch.cuda.synchronize()
     yield {"complete": True}
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from occupancy import KERNEL, plans
+from occupancy import KERNEL, kernel_key, plans
 
 # Bytes that a block can have; a variant that needs more is never launched there. From the CUDA C++ programming guide,
 # table "Technical specifications per compute capability". Where a chip is not named, every variant counts.
@@ -71,8 +71,7 @@ def problems(archs, real, ptx, shared):
     for arch, stacks in real.items():
         for name, stack in stacks.items():
             if fused := FUSED.search(name):
-                kernel, kind, variant = fused.groups()
-                fits = shared[kernel, 8 if kind == "d" else 4, int(variant)] <= SHARED_PER_BLOCK.get(arch, 1 << 30)
+                fits = shared[kernel_key(*fused.groups())] <= SHARED_PER_BLOCK.get(arch, 1 << 30)
             if stack and (not fused or fits):
                 lines.append(f"{arch}: {name} has {stack} bytes of stack")
     return lines

@@ -40,7 +40,8 @@ MOST_BARRIERS = 6
 
 CHIPS = (Chip("80", "A100", 167936, 166912), Chip("90", "H100, H200", 233472, 232448))
 
-# Prints one line for each pass, element size and variant: the sizes in the plan with one team a matrix.
+# Prints one line for each pass, element size and variant: the sizes in the plan with one team a matrix. The kernel of a
+# thread for each n x n matrix has the variant -n.
 PLANS = r"""
 #include <cstdio>
 #include <initializer_list>
@@ -54,6 +55,11 @@ void print(const char* name) {
       std::printf("%s %d %d %d %d %d %d %d\n", name, bytes, v, s.padded, s.tile, s.threads, matrices,
                   Pass::shared_elements(s, 1) * bytes);
     }
+  if constexpr (Pass::largest_tiny_order > 0)
+    for (int bytes : {4, 8})
+      for (int n = 1; n <= Pass::largest_tiny_order; ++n)
+        std::printf("%s %d %d %d %d 1 %d %d\n", name, bytes, -n, n, n, tiny_threads(bytes),
+                    Pass::tiny_operands * tiny_pitch(n) * bytes);
 }
 int main() {
 #define PASS(Type, file) print<Type>(#Type);
@@ -94,8 +100,13 @@ def plans():
     return table
 
 
-# In the mangled name of pass_kernel<Type, Variant<float, 3>>: length and name of the type, f or d, the variant.
-KERNEL = r"pass_kernelINS\d_\d+(\w+?)ENS\d_7VariantI([fd])Li(\d+)"
+# In the mangled name of pass_kernel<Type, Variant<float, 3>> or tiny_kernel<Type, float, 3>: which of them, length and
+# name of the type, f or d, the variant or n.
+KERNEL = r"(pass|tiny)_kernelINS\d_\d+(\w+?)E(?:NS\d_7VariantI)?([fd])Li(\d+)"
+
+
+def kernel_key(which, kernel, element, variant):
+    return kernel, 8 if element == "d" else 4, -int(variant) if which == "tiny" else int(variant)
 
 
 def parse_ptxas(text):
@@ -106,9 +117,8 @@ def parse_ptxas(text):
         r".*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers(?:, used (\d+) barriers)?",
         re.DOTALL,
     )
-    for kernel, kind, variant, stores, loads, registers, barriers in entry.findall(text):
-        key = kernel, 8 if kind == "d" else 4, int(variant)
-        found[key] = int(registers), int(stores) + int(loads), int(barriers or 0)
+    for *name, stores, loads, registers, barriers in entry.findall(text):
+        found[kernel_key(*name)] = int(registers), int(stores) + int(loads), int(barriers or 0)
     return found
 
 
@@ -160,8 +170,9 @@ def document(tables):
         "# Registers, shared memory and occupancy of the fused kernels",
         "",
         "`python build_tools/occupancy.py` writes this page from `ptxas -v` and the plan. The numbers are predicted,",
-        "not measured: no GPU was used. One team works on a matrix; half types run the float32 kernels. *Blocks* is",
-        "the most that share a multiprocessor, *occupancy* their warps over the 64 that fit. A dash means that the",
+        "not measured: no GPU was used. One team works on a matrix, or up to n = 4 one thread: the last rows of a",
+        "kernel, with the matrices of a block as its threads. Half types run the float32 kernels. *Blocks* is the",
+        "most that share a multiprocessor, *occupancy* their warps over the 64 that fit. A dash means that the",
         "kernel does not fit, so that the plan takes the path for large matrices.",
     ]
     for chip, rows in tables:
@@ -192,7 +203,8 @@ def main():
     tables = [(chip, rows_of(chip, arguments.nvcc)) for chip in CHIPS]
     if not arguments.check:
         (ROOT / "bench" / "results" / "occupancy.md").write_text(document(tables))
-    spilling = [(chip.arch, row) for chip, rows in tables for row in rows if row.spills]
+    launched = [(chip, row) for chip, rows in tables for row in rows if row.shared <= chip.shared_per_block]
+    spilling = [(chip.arch, row) for chip, row in launched if row.spills]
     for arch, row in spilling:
         print(f"sm_{arch}: {row.kernel} {row.dtype} n <= {row.n} spills {row.spills} bytes")
     crowded = [(chip.arch, row) for chip, rows in tables for row in rows if row.barriers > MOST_BARRIERS]

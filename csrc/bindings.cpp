@@ -74,6 +74,11 @@ py::dict plan_of_pass(const std::string& name, int64_t batch, int64_t n, int ele
   const cuda::Plan plan = cuda::plan_pass<Pass>(batch, n, element_bytes, terms, device);
   const char* path = path_name(plan.path);
   if (plan.path == Path::library) return py::dict(py::arg("path") = path, py::arg("kernel") = py::none());
+  if (plan.path == Path::tiny)  // a thread has the whole matrix
+    return py::dict(py::arg("path") = path, py::arg("kernel") = name, py::arg("padded") = n, py::arg("tile") = n,
+                    py::arg("threads") = plan.matrices_per_block,
+                    py::arg("matrices_per_block") = plan.matrices_per_block, py::arg("blocks") = plan.blocks,
+                    py::arg("shared_bytes") = plan.shared_bytes);
   const cuda::Shape& shape = cuda::shape_of(plan, element_bytes);
   return py::dict(py::arg("path") = path, py::arg("kernel") = name, py::arg("padded") = shape.padded,
                   py::arg("tile") = shape.tile,

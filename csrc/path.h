@@ -3,7 +3,7 @@
 
 namespace fastsqrtm {
 
-// tiny: many matrices side by side, in the lanes of a vector; on the CPU alone.
+// tiny: many matrices side by side, in the lanes of a vector; on CUDA one a thread.
 // block: one matrix at a time in the cache of a core or in the shared memory of a block.
 // library: by library calls, for matrices that do not fit a block.
 enum class Path { tiny, block, library };

@@ -42,7 +42,7 @@ class CpuPlan:
 
 @dataclass(frozen=True)
 class CudaKernel:
-    """A fused kernel and its grid. `padded` is the size that it pads n to."""
+    """A fused kernel and its grid. `padded` is the size that it pads n to, `tile` the rows that one thread has."""
 
     kernel: str
     padded: int
@@ -57,10 +57,10 @@ class CudaKernel:
 class Plan:
     """The path of `sqrtm` and its backward for a tensor.
 
-    path: "tiny", the native kernels of the CPU for n up to 16, a matrix each lane of a vector; "block", the native
-        kernels, a matrix each team of threads; "library", matrices beyond a block of a GPU by cuBLAS and cuSOLVER, and
-        on a CPU large matrices in float64 by LAPACK's eigendecomposition, which also serves the backward;
-        "reference", plain torch, for the `reason`.
+    path: "tiny", the native kernels for small matrices, on a CPU up to n = 16, a matrix each lane of a vector, on a GPU
+        up to n = 4, a matrix each thread; "block", the native kernels, a matrix each team of threads; "library",
+        matrices beyond a block of a GPU by cuBLAS and cuSOLVER, and on a CPU large matrices in float64 by LAPACK's
+        eigendecomposition, which also serves the backward; "reference", plain torch, for the `reason`.
     design: What `sqrtm` computes at this rtol. None where it goes by eigenvalues.
     cpu: The sizes of the CPU kernels, where they run.
     forward, backward: The fused CUDA kernels, where they run.

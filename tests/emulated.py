@@ -20,11 +20,11 @@ RECTANGULAR = ["qr", "qr_backward"]  # tests/emulation/rectangular.cpp tests the
 PASSES = [name for name in dict.fromkeys(FILES) if name not in RECTANGULAR]  # a file may hold several
 BUILD = ROOT / "build" / "emulation"
 COMPILER = os.environ.get("CXX", "g++")
-EVERY_SIZE = (1, 2, 3, 5, 8, 13, 16, 31, 32, 33, 48, 64)
-# One size for each variant that a build has, some that fill it and some that do not.
+EVERY_SIZE = (1, 2, 3, 4, 5, 8, 13, 16, 31, 32, 33, 48, 64)
+# A size for threads with a matrix each and for each variant that a build has, some that fill it and some that do not.
 VARIANTS = {
-    "thread": {"float32": (7, 16, 31, 33, 64, 90)},
-    "address": {"float32": (7, 16, 31, 33, 64, 65, 90, 97, 113), "float64": (8, 13, 32, 33, 64, 65, 89)},
+    "thread": {"float32": (3, 7, 16, 31, 33, 64, 90)},
+    "address": {"float32": (3, 7, 16, 31, 33, 64, 65, 90, 97, 113), "float64": (4, 8, 13, 32, 33, 64, 65, 89)},
 }
 every_pass = pytest.mark.parametrize("name", PASSES)
 

@@ -6,9 +6,11 @@ from emulated import EVERY_SIZE, emulation_build, every_pass, passes, run  # noq
 
 @every_pass
 def test_every_pass_by_every_path(build, name):
-    """In float32, where teams share a warp and where they are whole warps. The slow tests have the rest."""
-    passes(build("quick"), "values", name, "float32", 13, 33)
-    passes(build("quick"), "singular", name, "float32", 13, 33)
+    """In float32, where a thread has a matrix, where teams share a warp and where they are whole warps. The slow tests
+    have the rest."""
+    passes(build("quick"), "values", name, "float32", 2, 3, 4, 13, 33)
+    passes(build("quick"), "singular", name, "float32", 2, 3, 4, 13, 33)
+    passes(build("quick"), "answers", name, 1, 2, 3, 4)
     passes(build("quick"), "large_brief", name, 20)
     passes(build("quick"), "large_singular", name, "float32", 5)
 
@@ -17,7 +19,7 @@ def test_every_pass_by_every_path(build, name):
 @every_pass
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 def test_values(build, name, dtype):
-    sizes = {"float32": (*EVERY_SIZE, 77, 96, 100, 128), "float64": (*EVERY_SIZE, 79, 96)}.get(dtype, (5, 48))
+    sizes = {"float32": (*EVERY_SIZE, 77, 96, 100, 128), "float64": (*EVERY_SIZE, 79, 96)}.get(dtype, (3, 5, 48))
     passes(build("plain"), "values", name, dtype, *sizes)
 
 
@@ -34,7 +36,9 @@ def test_ill_conditioned_matrices(build, name):
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 def test_singular_and_indefinite_matrices(build, name, dtype):
     """Runs the accurate roots and their gradients; the others skip it."""
-    sizes = {"float32": (1, 2, 3, 5, 16, 33, 64, 81), "float64": (1, 2, 3, 5, 16, 33, 64)}.get(dtype, (5, 33))
+    sizes = {"float32": (1, 2, 3, 4, 5, 16, 33, 64, 81), "float64": (1, 2, 3, 4, 5, 16, 33, 64)}.get(
+        dtype, (2, 3, 4, 5, 33)
+    )
     passes(build("plain"), "singular", name, dtype, *sizes)
     passes(build("plain"), "large_singular", name, dtype, 2, 5, 34)
 

@@ -15,7 +15,7 @@ def test_sanitizers_find_nothing(build, kind, name):
     """Every variant of the kernel that the build has, and the path for large matrices."""
     for dtype, sizes in VARIANTS[kind].items():
         passes(build(kind), "brief", name, dtype, *sizes)
-    passes(build(kind), "singular", name, "float32", 13, 20)
+    passes(build(kind), "singular", name, "float32", 4, 13, 20)
     passes(build(kind), "large_brief", name, 33)
     passes(build(kind), "large_singular", name, "float32", 17)
 
@@ -43,19 +43,21 @@ def test_sanitizers_find_nothing_where_neighbours_differ(build, kind, name):
     """A matrix that needs a second attempt, or never stops, shares a warp with others that do not, or that do.
 
     Runs the passes whose loops follow the matrix; the others skip it."""
-    passes(build(kind), "neighbours", name, 7, 13, 31)
+    passes(build(kind), "neighbours", name, 3, 7, 13, 31)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mpa", "lyapunov", "mpa_backward", "mtp_backward", "ns", "ns_backward"])
 def test_a_missing_barrier_is_found(build, name):
-    status, text = run(build("thread"), "seed_missing_barrier", "values", name, "float32", 31)
-    assert status != 0 and "data race" in text, text
+    for n in 3, 31:
+        status, text = run(build("thread"), "seed_missing_barrier", "values", name, "float32", n)
+        assert status != 0 and "data race" in text, text
 
 
 @pytest.mark.slow
 @every_pass
 def test_an_index_out_of_bounds_is_found(build, name):
     for way in run(build("address"), "names", name)[1].split():
-        status, text = run(build("address"), "seed_out_of_bounds", "values", way, "float32", 13)
-        assert status != 0 and "heap-buffer-overflow" in text, text
+        for n in 4, 13:
+            status, text = run(build("address"), "seed_out_of_bounds", "values", way, "float32", n)
+            assert status != 0 and "heap-buffer-overflow" in text, text

@@ -4,6 +4,7 @@
 #include "cuda/kernel.cuh"
 #include "cuda/launch.h"
 #include "cuda/library/library.h"
+#include "cuda/tiny/kernel.cuh"
 
 namespace fastsqrtm {
 namespace cuda {
@@ -39,11 +40,20 @@ void run_in_blocks(const Told& pass, Operands operands, const Plan& plan, Contex
 }
 
 template <class Pass, typename T, class Told>
+void run_in_threads(const Told& pass, const Operands& operands, const Plan& plan, Context& context) {
+  if (plan.blocks > 2147483647) check(cudaErrorInvalidConfiguration, "more than 2^31 blocks");
+  launch(tiny_kernel_of<Pass, T>(plan.variant), dim3(static_cast<unsigned>(plan.blocks)), dim3(plan.matrices_per_block),
+         plan.shared_bytes, context.stream, tiny_arguments<Pass, T>(pass, operands));
+}
+
+template <class Pass, typename T, class Told>
 void plan_and_run(const Told& pass, const Operands& operands, Context& context) {
   const Plan plan = plan_pass<Pass>(operands.problem.batch, Pass::order(operands.problem), sizeof(T), Pass::terms(pass),
                                     device_limits(context.device));
   switch (plan.path) {
-    case Path::tiny:  // no plan chooses it yet
+    case Path::tiny:
+      if constexpr (Pass::largest_tiny_order > 0) return run_in_threads<Pass, T>(pass, operands, plan, context);
+      return;
     case Path::block:
       return run_in_blocks<Pass, T>(pass, operands, plan, context);
     case Path::library:

@@ -17,6 +17,9 @@
 //   order(problem)                                  the plan's size: n, unless matrices may be rectangular
 //   takes_any_size                                  true if the kernel works without the shared memory of that size,
 //                                                   and there is no path for large matrices
+//   largest_tiny_order, tiny_operands               up to that n a thread works on a matrix; the larger of the numbers
+//   of
+//                                                   inputs and of results. The kernel: TinyPass in tiny/kernel.cuh
 //   template <class V> run(arguments)               the kernel: the work of one thread
 //   large_matrices(pass), large_terms(pass)         workspace of the path for large matrices: see library/large.h
 //   template <class Large> run_large(large, arguments)  that path
@@ -88,6 +91,7 @@ struct OneTeam {
   static constexpr bool only_symmetric_part_of(int) { return true; }
   static constexpr int64_t order(const Problem& problem) { return problem.n; }
   static constexpr bool takes_any_size = false;
+  static constexpr int largest_tiny_order = 4, tiny_operands = 2;
   template <class Pass>
   static int terms(const Pass&) {
     return 1;
@@ -115,6 +119,7 @@ struct AnyShape : OneTeam {
     return order;
   }
   static constexpr bool takes_any_size = true;
+  static constexpr int largest_tiny_order = 0;
   static constexpr bool only_symmetric_part_of(int) { return false; }
 };
 

@@ -105,6 +105,11 @@ FASTSQRTM_HOST_DEVICE constexpr int registers_within(int threads) {
   return smaller(255, multiprocessor_registers / threads / 8 * 8);
 }
 
+// The tiny path: a thread has a matrix in its registers, and a place in shared memory for each operand of its pass. The
+// numbers from one place to the next are odd, so that threads do not meet in a bank.
+FASTSQRTM_HOST_DEVICE constexpr int tiny_threads(int element_bytes) { return element_bytes == 8 ? 64 : 128; }
+FASTSQRTM_HOST_DEVICE constexpr int tiny_pitch(int n) { return n * n | 1; }
+
 struct DeviceLimits {
   std::size_t shared_per_block;  // cudaDevAttrMaxSharedMemoryPerBlockOptin
   int multiprocessors;
@@ -112,7 +117,7 @@ struct DeviceLimits {
 
 struct Plan {
   Path path = Path::library;
-  int variant = 0;  // of Path::block: index into the table of shapes
+  int variant = 0;  // of Path::block: index into the table of shapes; of Path::tiny: n
   int teams = 1;    // that share one matrix
   int matrices_per_block = 1;
   int64_t blocks = 0;
@@ -128,6 +133,15 @@ inline const Shape& shape_of(const Plan& plan, int element_bytes) {
 template <class Pass>
 Plan plan_pass(int64_t batch, int64_t n, int element_bytes, int terms, const DeviceLimits& device) {
   Plan plan;
+  if (n >= 1 && n <= Pass::largest_tiny_order) {
+    plan.path = Path::tiny;
+    plan.variant = static_cast<int>(n);
+    plan.matrices_per_block = tiny_threads(element_bytes);
+    plan.shared_bytes = static_cast<std::size_t>(Pass::tiny_operands) * plan.matrices_per_block *
+                        tiny_pitch(plan.variant) * element_bytes;
+    plan.blocks = (batch + plan.matrices_per_block - 1) / plan.matrices_per_block;
+    return plan;
+  }
   const Shape* shapes = element_bytes == 8 ? double_shapes : float_shapes;
   const int count = element_bytes == 8 ? double_shape_count : float_shape_count;
   // A team smaller than a warp never runs alone in it.

@@ -26,6 +26,10 @@ struct RootDesign {
   double scales[max_newton_steps];  // g_k
   double error;                     // largest relative error of the root at an eigenvalue in [lowest, 1]
 
+  double inverse_shift(int j) const { return 1 / shifts[j]; }
+  double weight_over_shift(int j) const { return weights[j] / shifts[j]; }
+  double half_scale(int k) const { return scales[k] / 2; }
+
   // ||X_0^-1|| of a matrix with the smallest eigenvalue `smallest`: 1/x_0 there, where x_0 = x y_0.
   double largest_inverse(double smallest) const {
     double y = constant;
@@ -96,6 +100,10 @@ constexpr double finest_tolerance(int element_bytes) { return element_bytes == 8
 // A matrix with an eigenvalue below this, in units of its norm, counts as singular: the steps would not give its root
 // as accurately as an eigendecomposition does.
 constexpr double singular_eigenvalue(int element_bytes) { return lowest_eigenvalue(element_bytes) / 2; }
+// ||X_0^-1|| of a matrix that just does not count as singular.
+inline double largest_regular_inverse(const RootDesign& design, int element_bytes) {
+  return design.largest_inverse(singular_eigenvalue(element_bytes));
+}
 // Up to this order an eigendecomposition on the CPU is faster than the steps, and its errors have no preferred side.
 constexpr int largest_spectral_order = 4;
 

@@ -123,10 +123,13 @@ std::vector<Matrix> run_case(const Case& c, int n, std::vector<Batch>& inputs, c
     return {};
   }
   const Shape& shape = shape_of(plan, bytes);
-  if (setting.teams > 0) plan.teams = setting.teams;
-  if (setting.matrices_per_block > 0) plan.matrices_per_block = setting.matrices_per_block;
-  plan.blocks = (count + plan.matrices_per_block - 1) / plan.matrices_per_block;
-  plan.shared_bytes = static_cast<std::size_t>(c.shared_elements(shape, plan.teams)) * plan.matrices_per_block * bytes;
+  if (plan.path != Path::tiny) {
+    if (setting.teams > 0) plan.teams = setting.teams;
+    if (setting.matrices_per_block > 0) plan.matrices_per_block = setting.matrices_per_block;
+    plan.blocks = (count + plan.matrices_per_block - 1) / plan.matrices_per_block;
+    plan.shared_bytes =
+        static_cast<std::size_t>(c.shared_elements(shape, plan.teams)) * plan.matrices_per_block * bytes;
+  }
   Operands operands = {};
   operands.problem = Problem::square(count, n, element);
   for (std::size_t i = 0; i < inputs.size(); ++i) {
@@ -882,6 +885,13 @@ void plans() {
                                         " batch " + std::to_string(batch);
               if (plan.path == Path::library) {
                 expect(n > largest, label + ": no variant");
+                continue;
+              }
+              if (plan.path == Path::tiny) {
+                expect(n <= 4 && plan.variant == n && plan.shared_bytes <= 48 * 1024, label + ": threads of their own");
+                expect(plan.blocks * plan.matrices_per_block >= batch &&
+                           (plan.blocks - 1) * plan.matrices_per_block < batch,
+                       label + ": blocks");
                 continue;
               }
               const Shape& shape = shape_of(plan, bytes);

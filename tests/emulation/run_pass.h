@@ -9,6 +9,7 @@
 
 #include "cuda/kernel.cuh"
 #include "cuda/library/large.h"
+#include "cuda/tiny/kernel.cuh"
 #include "emulation.h"
 
 namespace emulation {
@@ -102,27 +103,43 @@ class Workspace {
 // The kernel of a variant: any variant, or in float32 one of EMULATED_VARIANTS.
 #ifdef EMULATED_VARIANTS
 template <class Pass, typename T, int... index>
-Kernel<Pass, T> kernel_among(int variant, std::integer_sequence<int, index...>) {
-  Kernel<Pass, T> found = nullptr;
+cuda::Kernel<Pass, T> kernel_among(int variant, std::integer_sequence<int, index...>) {
+  cuda::Kernel<Pass, T> found = nullptr;
   ((variant == index ? void(found = pass_kernel<Pass, VariantOf<Pass, T, index>>) : void()), ...);
   return found;
 }
 template <class Pass, typename T>
-Kernel<Pass, T> emulated_kernel(int variant) {
-  Kernel<Pass, T> found = nullptr;
+cuda::Kernel<Pass, T> emulated_kernel(int variant) {
+  cuda::Kernel<Pass, T> found = nullptr;
   if constexpr (sizeof(T) == 4) found = kernel_among<Pass, T>(variant, std::integer_sequence<int, EMULATED_VARIANTS>());
   if (!found) throw std::runtime_error("this build does not have the variant");
   return found;
 }
+template <class Pass, typename T>
+TinyKernel<Pass, T> emulated_tiny_kernel(int n) {
+  if constexpr (sizeof(T) == 4) return tiny_kernel_of<Pass, T>(n);
+  throw std::runtime_error("this build does not have float64");
+}
 #else
 template <class Pass, typename T>
-Kernel<Pass, T> emulated_kernel(int variant) {
+cuda::Kernel<Pass, T> emulated_kernel(int variant) {
   return kernel_of<Pass, T>(variant);
+}
+template <class Pass, typename T>
+TinyKernel<Pass, T> emulated_tiny_kernel(int n) {
+  return tiny_kernel_of<Pass, T>(n);
 }
 #endif
 
 template <class Pass, typename T, class Told>
 void run_in_blocks_as(const Told& pass, const Operands& operands, const Plan& plan) {
+  if constexpr (Pass::largest_tiny_order > 0) {
+    if (plan.path == Path::tiny) {
+      const auto arguments = tiny_arguments<Pass, T>(pass, operands);
+      const auto kernel = emulated_tiny_kernel<Pass, T>(plan.variant);
+      return launch(plan.blocks, plan.matrices_per_block, 1, plan.shared_bytes, [&] { kernel(arguments); });
+    }
+  }
   const typename Pass::template Arguments<T> arguments(pass, operands, plan);
   const auto kernel = emulated_kernel<Pass, T>(plan.variant);
   launch(plan.blocks, shape_of(plan, sizeof(T)).threads, plan.teams * plan.matrices_per_block, plan.shared_bytes,

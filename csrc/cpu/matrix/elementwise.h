@@ -37,7 +37,7 @@ struct WideSum {
   Vector<double> part[parts] = {};
 
   static Vector<double> wide(const T* x, int p) {
-    return __builtin_convertvector(*reinterpret_cast<const Part*>(x + p * lanes), Vector<double>);
+    return FASTSQRTM_CONVERT(*reinterpret_cast<const Part*>(x + p * lanes), Vector<double>);
   }
   void add(const T* x, const T* y) {
     for (int p = 0; p < parts; ++p) part[p] += wide(x, p) * wide(y, p);
@@ -85,7 +85,7 @@ double frobenius(const Panels<T>& P) {
   const T inverse = scale < std::numeric_limits<T>::min() ? T(0) : 1 / scale;
   Wide sum = {};
   each_vector(P, [&](int64_t at, int valid) {
-    const Wide x = __builtin_convertvector(load_valid(P.data + at, valid) * inverse, Wide);
+    const Wide x = FASTSQRTM_CONVERT(load_valid(P.data + at, valid) * inverse, Wide);
     sum += x * x;
   });
   return double(scale) * std::sqrt(sum_of_lanes<T>(sum));
@@ -224,7 +224,7 @@ double spectral_estimate(const Panels<T>& P, int steps, T* vectors) {
       const T* p = P.at(0, j);
       for (int i = 0; i < P.n; ++i) sum += x[i] * FASTSQRTM_ISA::load(p + i * width);
       FASTSQRTM_ISA::store(y + j, sum);
-      const Wide valid = __builtin_convertvector(load_valid(y + j, P.n - j), Wide);
+      const Wide valid = FASTSQRTM_CONVERT(load_valid(y + j, P.n - j), Wide);
       squares += valid * valid;
     }
     norm = std::sqrt(sum_of_lanes<T>(squares));

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <limits>
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(FASTSQRTM_ONE_LANE)
 #include <immintrin.h>
 #endif
 
@@ -23,7 +23,7 @@ template <class T>
 using Mask = decltype(Vector<T>{} < Vector<T>{});
 
 template <class M>
-bool any(const M& mask) {
+FASTSQRTM_LANE bool any(const M& mask) {
   uint64_t words[sizeof(M) / 8], found = 0;
   std::memcpy(words, &mask, sizeof mask);
   for (const uint64_t word : words) found |= word;
@@ -31,33 +31,34 @@ bool any(const M& mask) {
 }
 
 template <class T>
-constexpr Mask<T> all_lanes() {
+FASTSQRTM_LANE constexpr Mask<T> all_lanes() {
   return Vector<T>{} == Vector<T>{};
 }
 
 // |x| with the sign of y.
 template <class V>
-inline V with_sign(const V& x, const V& y) {
+FASTSQRTM_LANE inline V with_sign(const V& x, const V& y) {
   using M = decltype(x < x);
   const M sign = reinterpret_cast<M>(-V{});
   return reinterpret_cast<V>((reinterpret_cast<M>(x) & ~sign) | (reinterpret_cast<M>(y) & sign));
 }
 template <class V>
-inline V larger(const V& x, const V& y) {
+FASTSQRTM_LANE inline V larger(const V& x, const V& y) {
   return x > y ? x : y;  // y where x is NaN
 }
 template <class V>
-inline V smaller(const V& x, const V& y) {
+FASTSQRTM_LANE inline V smaller(const V& x, const V& y) {
   return x < y ? x : y;
 }
 
+#ifndef FASTSQRTM_ONE_LANE
 // Of a shorter vector than those below.
 template <class V>
-inline V square_root(V x) {
+FASTSQRTM_LANE inline V square_root(V x) {
   for (unsigned c = 0; c < sizeof x / sizeof x[0]; ++c) x[c] = std::sqrt(x[c]);
   return x;
 }
-inline Vector<float> square_root(Vector<float> x) {
+FASTSQRTM_LANE inline Vector<float> square_root(Vector<float> x) {
 #if FASTSQRTM_VECTOR_BYTES == 64
   return _mm512_maskz_sqrt_ps(0xffff, x);
 #elif FASTSQRTM_VECTOR_BYTES == 32
@@ -69,7 +70,7 @@ inline Vector<float> square_root(Vector<float> x) {
   return x;
 #endif
 }
-inline Vector<double> square_root(Vector<double> x) {
+FASTSQRTM_LANE inline Vector<double> square_root(Vector<double> x) {
 #if FASTSQRTM_VECTOR_BYTES == 64
   return _mm512_maskz_sqrt_pd(0xff, x);
 #elif FASTSQRTM_VECTOR_BYTES == 32
@@ -81,15 +82,16 @@ inline Vector<double> square_root(Vector<double> x) {
   return x;
 #endif
 }
+#endif
 
 // F::run(args...), inlined up to the order `largest`. Larger matrices do not fit the registers anyway, and their code
 // is long: it is shared by all callers.
 template <class F, class... Args>
-__attribute__((noinline)) void run_apart(Args&... args) {
+FASTSQRTM_LANE_APART void run_apart(Args&... args) {
   F::run(args...);
 }
 template <class F, int n, int largest = 4, class... Args>
-inline void run_by_order(Args&... args) {
+FASTSQRTM_LANE inline void run_by_order(Args&... args) {
   if constexpr (n <= largest)
     F::run(args...);
   else
@@ -102,12 +104,12 @@ constexpr int largest_unrolled_order = 8, any_order = largest_tiny_order;
 template <int n>
 struct Size {
   static constexpr int order = n, entries = n * (n + 1) / 2;
-  void set_order(int) {}
+  FASTSQRTM_LANE void set_order(int) {}
 };
 template <>
 struct Size<any_order> {
   int order = 0, entries = 0;
-  void set_order(int n) {
+  FASTSQRTM_LANE void set_order(int n) {
     order = n;
     entries = n * (n + 1) / 2;
   }
@@ -123,9 +125,9 @@ template <class T>
 struct Entries<T, any_order> : Size<any_order> {
   Vector<T> entry[any_order * (any_order + 1) / 2];
 
-  Entries() {}
-  Entries(const Entries& A) { *this = A; }
-  Entries& operator=(const Entries& A) {
+  FASTSQRTM_LANE Entries() {}
+  FASTSQRTM_LANE Entries(const Entries& A) { *this = A; }
+  FASTSQRTM_LANE Entries& operator=(const Entries& A) {
     set_order(A.order);
     for (int i = 0; i < entries; ++i) entry[i] = A.entry[i];
     return *this;
@@ -135,11 +137,11 @@ struct Entries<T, any_order> : Size<any_order> {
 // n x n matrices, symmetric.
 template <class T, int n>
 struct Symmetric : Entries<T, n> {
-  static constexpr int place(int i, int j) { return i >= j ? i * (i + 1) / 2 + j : j * (j + 1) / 2 + i; }
-  Vector<T>& operator()(int i, int j) { return this->entry[place(i, j)]; }
-  const Vector<T>& operator()(int i, int j) const { return this->entry[place(i, j)]; }
+  FASTSQRTM_LANE static constexpr int place(int i, int j) { return i >= j ? i * (i + 1) / 2 + j : j * (j + 1) / 2 + i; }
+  FASTSQRTM_LANE Vector<T>& operator()(int i, int j) { return this->entry[place(i, j)]; }
+  FASTSQRTM_LANE const Vector<T>& operator()(int i, int j) const { return this->entry[place(i, j)]; }
 
-  Symmetric& operator*=(Vector<T> factor) {
+  FASTSQRTM_LANE Symmetric& operator*=(Vector<T> factor) {
     for (int i = 0; i < this->entries; ++i) this->entry[i] *= factor;
     return *this;
   }
@@ -149,8 +151,8 @@ template <class T, int n>
 struct Square : Size<n> {
   Vector<T> entry[n * n];
 
-  Vector<T>& operator()(int i, int j) { return entry[i * this->order + j]; }
-  const Vector<T>& operator()(int i, int j) const { return entry[i * this->order + j]; }
+  FASTSQRTM_LANE Vector<T>& operator()(int i, int j) { return entry[i * this->order + j]; }
+  FASTSQRTM_LANE const Vector<T>& operator()(int i, int j) const { return entry[i * this->order + j]; }
 };
 
 // A group of as many matrices as a vector has lanes lies in memory one after the other, with room for a vector behind.
@@ -164,31 +166,28 @@ struct Group {
   static constexpr bool exact = divides || numbers % lanes == 0;  // no row reaches behind the group
   static constexpr int size = lanes * numbers + lanes;
 
-  static constexpr int matrix_of_lane(int lane) { return divides ? lane % rows * (lanes / rows) + lane / rows : lane; }
+  FASTSQRTM_LANE static constexpr int matrix_of_lane(int lane) {
+    return divides ? lane % rows * (lanes / rows) + lane / rows : lane;
+  }
 
   Vector<T> number[divides ? numbers : blocks * lanes];  // number[i * n + j] are the entries (i, j)
 
-  void clear_behind(int) {
-#pragma GCC unroll 16
-    for (int i = numbers; i < (divides ? numbers : blocks * lanes); ++i) number[i] = Vector<T>{};
+  FASTSQRTM_LANE void clear_behind(int) {
+    FASTSQRTM_UNROLLED (16, int i = numbers; i < (divides ? numbers : blocks * lanes); ++i) number[i] = Vector<T>{};
   }
 
-  void load(const T* matrices, int) {
-#pragma GCC unroll 8
-    for (int b = 0; b < blocks; ++b) {
-#pragma GCC unroll 16
-      for (int r = 0; r < rows; ++r)
+  FASTSQRTM_LANE void load(const T* matrices, int) {
+    FASTSQRTM_UNROLLED (8, int b = 0; b < blocks; ++b) {
+      FASTSQRTM_UNROLLED (16, int r = 0; r < rows; ++r)
         std::memcpy(number + b * lanes + r, matrices + r * (divides ? lanes : numbers) + b * lanes, sizeof(Vector<T>));
       transpose_stages<Simd<T>, 1, rows>(number + b * lanes);
     }
   }
   // The last block of a row reaches into the next row, which is written later.
-  void store(T* matrices, int) {
-#pragma GCC unroll 8
-    for (int b = blocks - 1; b >= 0; --b) {
+  FASTSQRTM_LANE void store(T* matrices, int) {
+    FASTSQRTM_UNROLLED (8, int b = blocks - 1; b >= 0; --b) {
       transpose_stages<Simd<T>, 1, rows>(number + b * lanes);
-#pragma GCC unroll 16
-      for (int r = 0; r < rows; ++r)
+      FASTSQRTM_UNROLLED (16, int r = 0; r < rows; ++r)
         std::memcpy(matrices + r * (divides ? lanes : numbers) + b * lanes, number + b * lanes + r, sizeof(Vector<T>));
     }
   }
@@ -197,28 +196,28 @@ struct Group {
 template <class T>
 struct Group<T, any_order> {
   static constexpr int lanes = Simd<T>::lanes;
-  static constexpr int matrix_of_lane(int lane) { return lane; }
+  FASTSQRTM_LANE static constexpr int matrix_of_lane(int lane) { return lane; }
 
   Vector<T> number[any_order * any_order];  // of fewer numbers as well, in whole vectors
 
-  void clear_behind(int order) {
+  FASTSQRTM_LANE void clear_behind(int order) {
     for (int i = order * order; i % lanes != 0; ++i) number[i] = Vector<T>{};
   }
 
-  void load(const T* matrices, int order) {
+  FASTSQRTM_LANE void load(const T* matrices, int order) {
     const int numbers = order * order;
     for (int at = 0; at < numbers; at += lanes) {
-#pragma GCC unroll 16
-      for (int r = 0; r < lanes; ++r) std::memcpy(number + at + r, matrices + r * numbers + at, sizeof(Vector<T>));
+      FASTSQRTM_UNROLLED (16, int r = 0; r < lanes; ++r)
+        std::memcpy(number + at + r, matrices + r * numbers + at, sizeof(Vector<T>));
       transpose<Simd<T>>(number + at);
     }
   }
-  void store(T* matrices, int order) {
+  FASTSQRTM_LANE void store(T* matrices, int order) {
     const int numbers = order * order;
     for (int at = (numbers - 1) / lanes * lanes; at >= 0; at -= lanes) {
       transpose<Simd<T>>(number + at);
-#pragma GCC unroll 16
-      for (int r = 0; r < lanes; ++r) std::memcpy(matrices + r * numbers + at, number + at + r, sizeof(Vector<T>));
+      FASTSQRTM_UNROLLED (16, int r = 0; r < lanes; ++r)
+        std::memcpy(matrices + r * numbers + at, number + at + r, sizeof(Vector<T>));
     }
   }
 };
@@ -228,7 +227,7 @@ template <class T>
 struct GroupIn {
   const T* matrices;
   int order;
-  explicit operator bool() const { return matrices != nullptr; }
+  FASTSQRTM_LANE explicit operator bool() const { return matrices != nullptr; }
 };
 
 // The groups that a pass reads and writes; nullptr stands for an absent tensor.
@@ -236,26 +235,26 @@ template <class T>
 struct Lanes {
   GroupIn<T> in[max_inputs];
   T* out[max_outputs];
+  T ridge_unit;  // of vectors with one lane, see add_ridge
 };
 
 struct LoadSymmetric {
   template <class T, int n>
-  static inline void run(const GroupIn<T>& in, Symmetric<T, n>& A) {
+  FASTSQRTM_LANE static inline void run(const GroupIn<T>& in, Symmetric<T, n>& A) {
     A.set_order(in.order);
     const int order = A.order;
     Group<T, n> group;
     group.load(in.matrices, order);
-#pragma GCC unroll 8
-    for (int i = 0; i < order; ++i) {
+    FASTSQRTM_UNROLLED (8, int i = 0; i < order; ++i) {
       A(i, i) = group.number[i * order + i];
-#pragma GCC unroll 8
-      for (int j = 0; j < i; ++j) A(i, j) = T(0.5) * group.number[i * order + j] + T(0.5) * group.number[j * order + i];
+      FASTSQRTM_UNROLLED (8, int j = 0; j < i; ++j)
+        A(i, j) = T(0.5) * group.number[i * order + j] + T(0.5) * group.number[j * order + i];
     }
   }
 };
 // The symmetric parts of a group.
 template <class T, int n>
-Symmetric<T, n> load_symmetric(const GroupIn<T>& in) {
+FASTSQRTM_LANE Symmetric<T, n> load_symmetric(const GroupIn<T>& in) {
   Symmetric<T, n> A;
   run_by_order<LoadSymmetric, n>(in, A);
   return A;
@@ -263,39 +262,35 @@ Symmetric<T, n> load_symmetric(const GroupIn<T>& in) {
 
 struct StoreMatrices {
   template <class T, template <class, int> class Matrix, int n>
-  static inline void run(const Matrix<T, n>& A, T*& matrices) {
+  FASTSQRTM_LANE static inline void run(const Matrix<T, n>& A, T*& matrices) {
     const int order = A.order;
     Group<T, n> group;
     group.clear_behind(order);
-#pragma GCC unroll 8
-    for (int i = 0; i < order; ++i)
-#pragma GCC unroll 8
-      for (int j = 0; j < order; ++j) group.number[i * order + j] = A(i, j);
+    FASTSQRTM_UNROLLED (8, int i = 0; i < order; ++i)
+      FASTSQRTM_UNROLLED (8, int j = 0; j < order; ++j) group.number[i * order + j] = A(i, j);
     group.store(matrices, order);
   }
 };
 template <class T, template <class, int> class Matrix, int n>
-void store_matrices(const Matrix<T, n>& A, T* matrices) {
+FASTSQRTM_LANE void store_matrices(const Matrix<T, n>& A, T* matrices) {
   run_by_order<StoreMatrices, n>(A, matrices);
 }
 
 template <class T, int n>
-Square<T, n> load_square(const GroupIn<T>& in) {
+FASTSQRTM_LANE Square<T, n> load_square(const GroupIn<T>& in) {
   Square<T, n> A;
   A.set_order(in.order);
   const int order = A.order;
   Group<T, n> group;
   group.load(in.matrices, order);
-#pragma GCC unroll 8
-  for (int i = 0; i < order; ++i)
-#pragma GCC unroll 8
-    for (int j = 0; j < order; ++j) A(i, j) = group.number[i * order + j];
+  FASTSQRTM_UNROLLED (8, int i = 0; i < order; ++i)
+    FASTSQRTM_UNROLLED (8, int j = 0; j < order; ++j) A(i, j) = group.number[i * order + j];
   return A;
 }
 
 // (A + sign A^T)/2, sign = +-1
 template <class T, int n>
-Square<T, n> load_part(const GroupIn<T>& in, T sign) {
+FASTSQRTM_LANE Square<T, n> load_part(const GroupIn<T>& in, T sign) {
   const Square<T, n> A = load_square<T, n>(in);
   Square<T, n> part;
   part.set_order(A.order);
@@ -308,7 +303,7 @@ Square<T, n> load_part(const GroupIn<T>& in, T sign) {
 }
 
 template <class T, int n>
-Mask<T> is_zero(const Square<T, n>& A) {
+FASTSQRTM_LANE Mask<T> is_zero(const Square<T, n>& A) {
   Mask<T> found = all_lanes<T>();
   for (int i = 0; i < A.order; ++i)
     for (int j = 0; j < A.order; ++j) found &= A(i, j) == 0;
@@ -316,18 +311,19 @@ Mask<T> is_zero(const Square<T, n>& A) {
 }
 
 template <class T, int n>
-Vector<T> largest_entry(const Symmetric<T, n>& A) {
+FASTSQRTM_LANE Vector<T> largest_entry(const Symmetric<T, n>& A) {
   Vector<T> largest = {};
   for (int i = 0; i < A.entries; ++i) largest = larger(absolute(A.entry[i]), largest);
   return largest;
 }
 
+#ifndef FASTSQRTM_ONE_LANE
 // 4^k with 1 <= x/4^k < 4, for normal numbers x: dividing by it rounds nothing, and its root is a power of two as well.
 template <class T>
 struct PowerOfFour {
   Vector<T> value, inverse, root, inverse_root;
 
-  explicit PowerOfFour(Vector<T> x) {
+  FASTSQRTM_LANE explicit PowerOfFour(Vector<T> x) {
     constexpr int digits = std::numeric_limits<T>::digits - 1, bias = std::numeric_limits<T>::max_exponent - 1;
     const Mask<T> k = ((reinterpret_cast<Mask<T>>(x) >> digits) - bias) >> 1;
     const auto power = [](Mask<T> exponent) { return reinterpret_cast<Vector<T>>((exponent + bias) << digits); };
@@ -337,6 +333,7 @@ struct PowerOfFour {
     inverse_root = power(-k);
   }
 };
+#endif
 
 }  // namespace FASTSQRTM_ISA
 }  // namespace fastsqrtm

@@ -14,35 +14,32 @@ template <class M>
 struct Transposed {
   const M& matrix;
   int order = matrix.order;
-  const auto& operator()(int i, int j) const { return matrix(j, i); }
+  FASTSQRTM_LANE const auto& operator()(int i, int j) const { return matrix(j, i); }
 };
 
 // sum_k A(i, k) B(k, j)
 template <int n, class A, class B>
-inline auto entry_of_product(const A& a, const B& b, int i, int j) {
+FASTSQRTM_LANE inline auto entry_of_product(const A& a, const B& b, int i, int j) {
   auto sum = a(i, 0) * b(0, j);
-#pragma GCC unroll 8
-  for (int k = 1; k < n; ++k) sum += a(i, k) * b(k, j);
+  FASTSQRTM_UNROLLED (8, int k = 1; k < n; ++k) sum += a(i, k) * b(k, j);
   return sum;
 }
 
 // to[r][j] -= sum_k left[r][k] right[k][j] for begin <= j < end
 template <class V, int rows, int terms>
-inline void subtract_products(V* const (&to)[rows], const V (&left)[rows][terms], const V* const (&right)[terms],
-                              int begin, int end) {
+FASTSQRTM_LANE inline void subtract_products(V* const (&to)[rows], const V (&left)[rows][terms],
+                                             const V* const (&right)[terms], int begin, int end) {
   for (int j = begin; j < end; ++j)
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; ++r) {
+    FASTSQRTM_UNROLLED (4, int r = 0; r < rows; ++r) {
       V sum = to[r][j];
-#pragma GCC unroll 4
-      for (int k = 0; k < terms; ++k) sum -= left[r][k] * right[k][j];
+      FASTSQRTM_UNROLLED (4, int k = 0; k < terms; ++k) sum -= left[r][k] * right[k][j];
       to[r][j] = sum;
     }
 }
 
 // Calls body(first, terms) for parts of three or four of `count` numbers, terms a constant.
 template <class F>
-inline void each_part(int count, F&& body) {
+FASTSQRTM_LANE inline void each_part(int count, F&& body) {
   for (int parts = (count + 3) / 4, first = 0; parts > 0; --parts) {
     const int terms = (count - first + parts - 1) / parts;
     if (terms == 4)
@@ -54,7 +51,7 @@ inline void each_part(int count, F&& body) {
 }
 // Calls body(i, rows) for pairs of rows, and for the last one if it is left over, rows a constant.
 template <class F>
-inline void each_pair(int begin, int end, F&& body) {
+FASTSQRTM_LANE inline void each_pair(int begin, int end, F&& body) {
   int i = begin;
   for (; i + 1 < end; i += 2) body(i, std::integral_constant<int, 2>());
   if (i < end) body(i, std::integral_constant<int, 1>());
@@ -65,7 +62,7 @@ struct ProductInTiles {
   static constexpr int rows = 4, columns = FASTSQRTM_VECTOR_BYTES == 64 ? 4 : 2;
 
   template <class T, class A, class B, template <class, int> class C>
-  static inline void run(const A& a, const B& b, C<T, any_order>& c) {
+  FASTSQRTM_LANE static inline void run(const A& a, const B& b, C<T, any_order>& c) {
     constexpr bool triangle = std::is_same<C<T, any_order>, Symmetric<T, any_order>>::value;
     const int n = a.order;
     c.set_order(n);
@@ -81,22 +78,17 @@ struct ProductInTiles {
     for (int from = 0; from < n; from += rows) {
       const int i = from + rows <= n ? from : n - rows;
       for (int k = 0; k < n; ++k)
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; ++r) left[k][r] = a(i + r, k);
+        FASTSQRTM_UNROLLED (4, int r = 0; r < rows; ++r) left[k][r] = a(i + r, k);
       for (int at = 0; at < (triangle ? i + rows : n); at += columns) {
         const int j = at + columns <= n ? at : n - columns;
         Vector<T> sum[rows][columns] = {};
         for (int k = 0; k < n; ++k) {
           const Vector<T>* row = right + k * n + j;
-#pragma GCC unroll 4
-          for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 4
-            for (int s = 0; s < columns; ++s) sum[r][s] += left[k][r] * row[s];
+          FASTSQRTM_UNROLLED (4, int r = 0; r < rows; ++r)
+            FASTSQRTM_UNROLLED (4, int s = 0; s < columns; ++s) sum[r][s] += left[k][r] * row[s];
         }
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 4
-          for (int s = 0; s < columns; ++s)
+        FASTSQRTM_UNROLLED (4, int r = 0; r < rows; ++r)
+          FASTSQRTM_UNROLLED (4, int s = 0; s < columns; ++s)
             if (!triangle || j + s <= i + r) c(i + r, j + s) = sum[r][s];
       }
     }
@@ -105,31 +97,27 @@ struct ProductInTiles {
 
 struct Product {
   template <class T, int n, class A, class B>
-  static inline void run(const A& a, const B& b, Square<T, n>& C) {
-#pragma GCC unroll 8
-    for (int i = 0; i < n; ++i)
-#pragma GCC unroll 8
-      for (int j = 0; j < n; ++j) C(i, j) = entry_of_product<n>(a, b, i, j);
+  FASTSQRTM_LANE static inline void run(const A& a, const B& b, Square<T, n>& C) {
+    FASTSQRTM_UNROLLED (8, int i = 0; i < n; ++i)
+      FASTSQRTM_UNROLLED (8, int j = 0; j < n; ++j) C(i, j) = entry_of_product<n>(a, b, i, j);
   }
   template <class T, int n, class A, class B>
-  static inline void run(const A& a, const B& b, Symmetric<T, n>& C) {
-#pragma GCC unroll 8
-    for (int i = 0; i < n; ++i)
-#pragma GCC unroll 8
-      for (int j = 0; j <= i; ++j) C(i, j) = entry_of_product<n>(a, b, i, j);
+  FASTSQRTM_LANE static inline void run(const A& a, const B& b, Symmetric<T, n>& C) {
+    FASTSQRTM_UNROLLED (8, int i = 0; i < n; ++i)
+      FASTSQRTM_UNROLLED (8, int j = 0; j <= i; ++j) C(i, j) = entry_of_product<n>(a, b, i, j);
   }
 };
 
 // A B
 template <class T, int n, class A, class B>
-inline Square<T, n> product(const A& a, const B& b) {
+FASTSQRTM_LANE inline Square<T, n> product(const A& a, const B& b) {
   Square<T, n> C;
   run_by_order<std::conditional_t<n == any_order, ProductInTiles, Product>, n>(a, b, C);
   return C;
 }
 // A B where that is symmetric.
 template <class T, int n, class A, class B>
-inline Symmetric<T, n> symmetric_product(const A& a, const B& b) {
+FASTSQRTM_LANE inline Symmetric<T, n> symmetric_product(const A& a, const B& b) {
   Symmetric<T, n> C;
   run_by_order<std::conditional_t<n == any_order, ProductInTiles, Product>, n>(a, b, C);
   return C;
@@ -137,44 +125,41 @@ inline Symmetric<T, n> symmetric_product(const A& a, const B& b) {
 
 // W^T C W
 template <class T, int n, class W>
-inline Symmetric<T, n> congruence(const Symmetric<T, n>& C, const W& w) {
+FASTSQRTM_LANE inline Symmetric<T, n> congruence(const Symmetric<T, n>& C, const W& w) {
   return symmetric_product<T, n>(Transposed<W>{w}, product<T, n>(C, w));
 }
 template <class T, int n, class W>
-inline Square<T, n> congruence(const Square<T, n>& C, const W& w) {
+FASTSQRTM_LANE inline Square<T, n> congruence(const Square<T, n>& C, const W& w) {
   return product<T, n>(Transposed<W>{w}, product<T, n>(C, w));
 }
 
 template <class T, int n>
-Vector<T> sum_of_entries(const Symmetric<T, n>& A) {
+FASTSQRTM_LANE Vector<T> sum_of_entries(const Symmetric<T, n>& A) {
   Vector<T> sum = {};
   for (int i = 0; i < A.entries; ++i) sum += A.entry[i];
   return sum;
 }
 
 template <class T, int n>
-Vector<T> trace(const Symmetric<T, n>& A) {
+FASTSQRTM_LANE Vector<T> trace(const Symmetric<T, n>& A) {
   Vector<T> sum = A(0, 0);
-#pragma GCC unroll 8
-  for (int i = 1; i < A.order; ++i) sum += A(i, i);
+  FASTSQRTM_UNROLLED (8, int i = 1; i < A.order; ++i) sum += A(i, i);
   return sum;
 }
 
 // sum_ij a_ij b_ij
 template <class T, int n>
-Vector<T> inner_product(const Symmetric<T, n>& A, const Symmetric<T, n>& B) {
+FASTSQRTM_LANE Vector<T> inner_product(const Symmetric<T, n>& A, const Symmetric<T, n>& B) {
   Vector<T> beside = {}, on = {};
-#pragma GCC unroll 8
-  for (int i = 0; i < A.order; ++i) {
+  FASTSQRTM_UNROLLED (8, int i = 0; i < A.order; ++i) {
     on += A(i, i) * B(i, i);
-#pragma GCC unroll 8
-    for (int j = 0; j < i; ++j) beside += A(i, j) * B(i, j);
+    FASTSQRTM_UNROLLED (8, int j = 0; j < i; ++j) beside += A(i, j) * B(i, j);
   }
   return on + (beside + beside);
 }
 
 template <class T, int n>
-Mask<T> is_diagonal(const Symmetric<T, n>& A) {
+FASTSQRTM_LANE Mask<T> is_diagonal(const Symmetric<T, n>& A) {
   Mask<T> found = all_lanes<T>();
   for (int i = 0; i < A.order; ++i)
     for (int j = 0; j < i; ++j) found &= A(i, j) == 0;
@@ -183,32 +168,29 @@ Mask<T> is_diagonal(const Symmetric<T, n>& A) {
 
 // Of entries whose squares neither over- nor underflow.
 template <class T, int n>
-Vector<T> frobenius(const Symmetric<T, n>& A) {
+FASTSQRTM_LANE Vector<T> frobenius(const Symmetric<T, n>& A) {
   return square_root(inner_product(A, A));
 }
 
 template <class T, int n>
-Vector<T> one_norm(const Symmetric<T, n>& A) {
+FASTSQRTM_LANE Vector<T> one_norm(const Symmetric<T, n>& A) {
   Vector<T> sum[n], largest = {};
-#pragma GCC unroll 8
-  for (int i = 0; i < A.order; ++i) {
+  FASTSQRTM_UNROLLED (8, int i = 0; i < A.order; ++i) {
     sum[i] = Vector<T>{};
-#pragma GCC unroll 8
-    for (int j = 0; j < i; ++j) {
+    FASTSQRTM_UNROLLED (8, int j = 0; j < i; ++j) {
       const Vector<T> size = absolute(A(i, j));
       sum[i] += size;
       sum[j] += size;
     }
     sum[i] += absolute(A(i, i));
   }
-#pragma GCC unroll 8
-  for (int i = 0; i < A.order; ++i) largest = larger(sum[i], largest);
+  FASTSQRTM_UNROLLED (8, int i = 0; i < A.order; ++i) largest = larger(sum[i], largest);
   return largest;
 }
 
 // a A + b B
 template <class T, int n>
-Symmetric<T, n> linear(Vector<T> a, const Symmetric<T, n>& A, Vector<T> b, const Symmetric<T, n>& B) {
+FASTSQRTM_LANE Symmetric<T, n> linear(Vector<T> a, const Symmetric<T, n>& A, Vector<T> b, const Symmetric<T, n>& B) {
   Symmetric<T, n> C;
   C.set_order(A.order);
   for (int i = 0; i < C.entries; ++i) C.entry[i] = a * A.entry[i] + b * B.entry[i];
@@ -216,7 +198,7 @@ Symmetric<T, n> linear(Vector<T> a, const Symmetric<T, n>& A, Vector<T> b, const
 }
 // to <- a A + b to
 template <class T, int n>
-void combine(Vector<T> a, const Symmetric<T, n>& A, Vector<T> b, Symmetric<T, n>& to) {
+FASTSQRTM_LANE void combine(Vector<T> a, const Symmetric<T, n>& A, Vector<T> b, Symmetric<T, n>& to) {
   const bool zero = to.order == 0;
   to.set_order(A.order);
   if (zero)
@@ -225,20 +207,20 @@ void combine(Vector<T> a, const Symmetric<T, n>& A, Vector<T> b, Symmetric<T, n>
     for (int i = 0; i < A.entries; ++i) to.entry[i] = a * A.entry[i] + b * to.entry[i];
 }
 template <class T, int n>
-void add_identity(Symmetric<T, n>& A, Vector<T> value) {
-#pragma GCC unroll 8
-  for (int i = 0; i < A.order; ++i) A(i, i) += value;
+FASTSQRTM_LANE void add_identity(Symmetric<T, n>& A, Vector<T> value) {
+  FASTSQRTM_UNROLLED (8, int i = 0; i < A.order; ++i) A(i, i) += value;
 }
 
 // to <- a A + b to where the mask is set.
 template <class T, int n>
-void combine_where(Mask<T> where, Vector<T> a, const Symmetric<T, n>& A, Vector<T> b, Symmetric<T, n>& to) {
+FASTSQRTM_LANE void combine_where(Mask<T> where, Vector<T> a, const Symmetric<T, n>& A, Vector<T> b,
+                                  Symmetric<T, n>& to) {
   for (int i = 0; i < A.entries; ++i) to.entry[i] = where ? a * A.entry[i] + b * to.entry[i] : to.entry[i];
 }
 
 // A where the mask is set.
 template <class T, int n>
-void assign(Symmetric<T, n>& to, Mask<T> where, const Symmetric<T, n>& A) {
+FASTSQRTM_LANE void assign(Symmetric<T, n>& to, Mask<T> where, const Symmetric<T, n>& A) {
   to.set_order(A.order);
   for (int i = 0; i < A.entries; ++i) to.entry[i] = where ? A.entry[i] : to.entry[i];
 }
@@ -247,7 +229,7 @@ template <Swept result>
 struct Sweep {
   // The same operations, the other rows and columns for three or four pivots at once.
   template <class T>
-  static inline void run(Symmetric<T, any_order>& H, Mask<T>& positive, Vector<T>*& pivots) {
+  FASTSQRTM_LANE static inline void run(Symmetric<T, any_order>& H, Mask<T>& positive, Vector<T>*& pivots) {
     positive = all_lanes<T>();
     each_part(H.order, [&](int first, auto part) {
       constexpr int p = decltype(part)::value;
@@ -255,21 +237,16 @@ struct Sweep {
       Vector<T> own[p][p], scaled[p][p], inverse[p];
       for (int s = 0; s < p; ++s)
         for (int t = 0; t < p; ++t) own[s][t] = H(first + s, first + t);
-#pragma GCC unroll 4
-      for (int k = 0; k < p; ++k) {
+      FASTSQRTM_UNROLLED (4, int k = 0; k < p; ++k) {
         const Vector<T> pivot = result == Swept::minus_own_inverse ? own[k][k] : T(1) + own[k][k];
         inverse[k] = T(1) / pivot;
         positive &= pivot > 0;
         if (pivots) pivots[first + k] = pivot;
-#pragma GCC unroll 4
-        for (int s = 0; s < p; ++s) scaled[k][s] = own[k][s] * inverse[k];
-#pragma GCC unroll 4
-        for (int s = 0; s < p; ++s)
-#pragma GCC unroll 4
-          for (int t = 0; t <= s; ++t)
+        FASTSQRTM_UNROLLED (4, int s = 0; s < p; ++s) scaled[k][s] = own[k][s] * inverse[k];
+        FASTSQRTM_UNROLLED (4, int s = 0; s < p; ++s)
+          FASTSQRTM_UNROLLED (4, int t = 0; t <= s; ++t)
             if (s != k && t != k) own[t][s] = own[s][t] -= own[s][k] * scaled[k][t];
-#pragma GCC unroll 4
-        for (int s = 0; s < p; ++s) own[s][k] = own[k][s] = scaled[k][s];
+        FASTSQRTM_UNROLLED (4, int s = 0; s < p; ++s) own[s][k] = own[k][s] = scaled[k][s];
         if (result != Swept::quotient) own[k][k] = -inverse[k];
       }
       Vector<T> left[any_order][p], right[p][any_order];
@@ -310,24 +287,19 @@ struct Sweep {
     });
   }
   template <class T, int n>
-  static inline void run(Symmetric<T, n>& H, Mask<T>& positive, Vector<T>*& pivots) {
+  FASTSQRTM_LANE static inline void run(Symmetric<T, n>& H, Mask<T>& positive, Vector<T>*& pivots) {
     positive = all_lanes<T>();
-#pragma GCC unroll 8
-    for (int k = 0; k < n; ++k) {
+    FASTSQRTM_UNROLLED (8, int k = 0; k < n; ++k) {
       const Vector<T> own = H(k, k), pivot = result == Swept::minus_own_inverse ? own : T(1) + own;
       const Vector<T> inverse = T(1) / pivot;
       positive &= pivot > 0;
       if (pivots) pivots[k] = pivot;
       Vector<T> scaled[n];
-#pragma GCC unroll 8
-      for (int i = 0; i < n; ++i) scaled[i] = H(i, k) * inverse;
-#pragma GCC unroll 8
-      for (int i = 0; i < n; ++i)
-#pragma GCC unroll 8
-        for (int j = 0; j <= i; ++j)
+      FASTSQRTM_UNROLLED (8, int i = 0; i < n; ++i) scaled[i] = H(i, k) * inverse;
+      FASTSQRTM_UNROLLED (8, int i = 0; i < n; ++i)
+        FASTSQRTM_UNROLLED (8, int j = 0; j <= i; ++j)
           if (i != k && j != k) H(i, j) -= H(i, k) * scaled[j];
-#pragma GCC unroll 8
-      for (int i = 0; i < n; ++i)
+      FASTSQRTM_UNROLLED (8, int i = 0; i < n; ++i)
         if (i != k) H(i, k) = scaled[i];
       H(k, k) = result == Swept::quotient ? scaled[k] : -inverse;
     }
@@ -335,7 +307,7 @@ struct Sweep {
 };
 // The sweep of matrix/sweep.h, in place. Returns where all pivots were positive.
 template <Swept result, class T, int n>
-Mask<T> sweep(Symmetric<T, n>& H, Vector<T>* pivots = nullptr) {
+FASTSQRTM_LANE Mask<T> sweep(Symmetric<T, n>& H, Vector<T>* pivots = nullptr) {
   Mask<T> positive;
   run_by_order<Sweep<result>, n>(H, positive, pivots);
   return positive;
@@ -343,15 +315,15 @@ Mask<T> sweep(Symmetric<T, n>& H, Vector<T>* pivots = nullptr) {
 
 // W <- -P^-1
 template <class T, int n>
-Mask<T> minus_inverse(const Symmetric<T, n>& P, Symmetric<T, n>& W) {
+FASTSQRTM_LANE Mask<T> minus_inverse(const Symmetric<T, n>& P, Symmetric<T, n>& W) {
   W = P;
   return sweep<Swept::minus_own_inverse>(W);
 }
 
 // False for NaN and Inf.
 template <class T>
-Mask<T> is_finite(Vector<T> x) {
-  return absolute(x) <= std::numeric_limits<T>::max();
+FASTSQRTM_LANE Mask<T> is_finite(Vector<T> x) {
+  return absolute(x) <= Limits<T>::max;
 }
 
 // The matrices divided by a power of four, so that their largest entries lie in [1, 4), and what else there is to know
@@ -362,13 +334,13 @@ struct Scaled {
   PowerOfFour<T> scale;
   Mask<T> zero, regular;  // regular: finite and not zero
 
-  using Limits = std::numeric_limits<T>;
+  using Limits = fastsqrtm::Limits<T>;
 
-  explicit Scaled(Symmetric<T, n>& A)
-      : largest(largest_entry(A)), scale(largest < Limits::min() ? broadcast(T(1)) : largest) {
+  FASTSQRTM_LANE explicit Scaled(Symmetric<T, n>& A)
+      : largest(largest_entry(A)), scale(largest < Limits::min ? broadcast(T(1)) : largest) {
     A *= scale.inverse;
-    const Mask<T> finite = is_finite<T>(sum_of_entries(A)) & (largest <= Limits::max());
-    zero = finite & (largest < Limits::min());
+    const Mask<T> finite = is_finite<T>(sum_of_entries(A)) & (largest <= Limits::max);
+    zero = finite & (largest < Limits::min);
     regular = finite & ~zero;
   }
 };

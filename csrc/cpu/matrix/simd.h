@@ -7,6 +7,17 @@
 #include <utility>
 
 #include "cpu/matrix/layout.h"
+#include "scalars/limits.h"
+
+// The functions for small matrices, one a lane, also compile as CUDA, where a thread is a vector of one lane: then
+// csrc/cuda/tiny/one_lane.cuh takes the place of this file.
+#ifndef FASTSQRTM_ONE_LANE
+#define FASTSQRTM_LANE
+#define FASTSQRTM_LANE_APART __attribute__((noinline))
+#define FASTSQRTM_CONVERT(vector, Type) __builtin_convertvector(vector, Type)
+#define FASTSQRTM_PRAGMA(text) _Pragma(#text)
+// A loop of constant length, without its jumps.
+#define FASTSQRTM_UNROLLED(count, ...) FASTSQRTM_PRAGMA(GCC unroll count) for (__VA_ARGS__)
 
 #ifndef FASTSQRTM_ISA
 #error "FASTSQRTM_ISA names the instruction set: baseline, avx2 or avx512"
@@ -104,3 +115,4 @@ inline void transpose(typename S::Vector* row) {
 
 }  // namespace FASTSQRTM_ISA
 }  // namespace fastsqrtm
+#endif

@@ -40,8 +40,8 @@ struct Inverse {
     finish(log_determinant);
   }
 
-  template <class T, int n>
-  static Mask<T> run_lanes(const Arguments&, const Lanes<T>& lanes) {
+  template <class T, int n, class Told>
+  FASTSQRTM_LANE static Mask<T> run_lanes(const Told&, const Lanes<T>& lanes) {
     Symmetric<T, n> A = load_symmetric<T, n>(lanes.in[0]);
     const Scaled<T, n> scaled(A);
     Vector<T> pivots[n];
@@ -78,7 +78,7 @@ struct InverseBackward {
     load_symmetric<T, Storage>(team, task.in[0], Z);
     if (is_infinite_root(Z)) return fill(task.n, T(0), T(0), target);
     if (!(frobenius(Z) < std::numeric_limits<double>::infinity())) {
-      constexpr T nan = std::numeric_limits<T>::quiet_NaN();
+      constexpr T nan = Limits<T>::quiet_NaN;
       return fill(task.n, nan, nan, target);
     }
     load_symmetric<T, Storage>(team, task.in[1], G);
@@ -88,8 +88,8 @@ struct InverseBackward {
     store_matrix(X, 1, target);
   }
 
-  template <class T, int n>
-  static Mask<T> run_lanes(const Arguments&, const Lanes<T>& lanes) {
+  template <class T, int n, class Told>
+  FASTSQRTM_LANE static Mask<T> run_lanes(const Told&, const Lanes<T>& lanes) {
     const Symmetric<T, n> Z = load_symmetric<T, n>(lanes.in[0]);
     Symmetric<T, n> X = congruence(load_symmetric<T, n>(lanes.in[1]), Z);
     X *= broadcast(T(-1));

@@ -31,8 +31,8 @@ struct Lyapunov {
     }
   }
 
-  template <class T, int n>
-  static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
+  template <class T, int n, class Told>
+  FASTSQRTM_LANE static Mask<T> run_lanes(const Told& arguments, const Lanes<T>& lanes) {
     Symmetric<T, n> B = load_symmetric<T, n>(lanes.in[0]);
     const Scaled<T, n> scaled(B);
     const Vector<T> factor = T(1) / frobenius(B);

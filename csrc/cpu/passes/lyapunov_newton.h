@@ -35,8 +35,8 @@ struct LyapunovNewton {
   }
 
   // The smallest by eigenvalues, the others as above where C is symmetric.
-  template <class T, int n>
-  static Mask<T> run_lanes([[maybe_unused]] const Arguments& arguments, const Lanes<T>& lanes) {
+  template <class T, int n, class Told>
+  FASTSQRTM_LANE static Mask<T> run_lanes([[maybe_unused]] const Told& arguments, const Lanes<T>& lanes) {
     Symmetric<T, n> B = load_symmetric<T, n>(lanes.in[0]);
     const Scaled<T, n> scaled(B);
     if constexpr (n > largest_spectral_order) {
@@ -52,7 +52,9 @@ struct LyapunovNewton {
       store_matrices(X, lanes.out[0]);
       return scaled.regular & symmetric & positive & good;
     } else {
-      const LaneEigen<T, n> eigen = jacobi(B);
+      LaneEigen<T, n> eigen = jacobi(B);
+      const Vector<T> least = 8 * Limits<T>::epsilon * eigen.size;
+      add_ridge(lanes.ridge_unit, least, eigen);
       Square<T, n> X = load_part<T, n>(lanes.in[1], T(1));
       const auto solve = [&](T sign, Square<T, n>& C) {
         Square<T, n> M = congruence(C, eigen.V);
@@ -71,7 +73,7 @@ struct LyapunovNewton {
           for (int j = 0; j < n; ++j) X(i, j) = has_skew ? X(i, j) + skew(i, j) : X(i, j);
       }
       store_matrices(X, lanes.out[0]);
-      return scaled.regular & (eigen.smallest > 8 * std::numeric_limits<T>::epsilon() * eigen.size);
+      return scaled.regular & (eigen.smallest > least);
     }
   }
 };

@@ -18,8 +18,8 @@ struct MpaBackward {
                                    [&](auto&&...) { return derivative_of_fractions(team, arguments, ws); });
   }
 
-  template <class T, int n>
-  static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
+  template <class T, int n, class Told>
+  FASTSQRTM_LANE static Mask<T> run_lanes(const Told& arguments, const Lanes<T>& lanes) {
     return gradient_of_series<T, n>(arguments.power, lanes, [&](const Symmetric<T, n>& X, const Symmetric<T, n>& G) {
       return derivative_of_fractions(arguments, X, G);
     });

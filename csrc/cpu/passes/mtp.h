@@ -17,8 +17,8 @@ struct Mtp {
     root_of_series<T, Storage>(task, arguments.power, ws, team, [&] { return taylor(team, arguments, ws); });
   }
 
-  template <class T, int n>
-  static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
+  template <class T, int n, class Told>
+  FASTSQRTM_LANE static Mask<T> run_lanes(const Told& arguments, const Lanes<T>& lanes) {
     return root_of_series<T, n>(arguments.power, lanes, [&](const Symmetric<T, n>& X) {
       LaneSeries<T, n> root;
       taylor<false>(arguments, X, X, root.value);

@@ -21,8 +21,8 @@ struct MtpBackward {
     });
   }
 
-  template <class T, int n>
-  static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
+  template <class T, int n, class Told>
+  FASTSQRTM_LANE static Mask<T> run_lanes(const Told& arguments, const Lanes<T>& lanes) {
     return gradient_of_series<T, n>(arguments.power, lanes, [&](const Symmetric<T, n>& X, const Symmetric<T, n>& G) {
       Symmetric<T, n> value;
       return taylor<true>(arguments, X, G, value);

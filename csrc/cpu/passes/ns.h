@@ -16,14 +16,14 @@ struct Ns {
   template <class T, class Storage>
   static void run(const Task& task, const Arguments& arguments, const Workspace<T>& ws, const Team& team) {
     root_of_series<T, Storage>(task, arguments.power, ws, team, [&] {
-      return newton_schulz<T, false>(team, arguments.steps, arguments.inverse(), ws).value;
+      return newton_schulz<T, false>(team, arguments.steps, arguments.power == Power::minus_half, ws).value;
     });
   }
 
-  template <class T, int n>
-  static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
+  template <class T, int n, class Told>
+  FASTSQRTM_LANE static Mask<T> run_lanes(const Told& arguments, const Lanes<T>& lanes) {
     return root_of_series<T, n>(arguments.power, lanes, [&](const Symmetric<T, n>& X) {
-      return LaneSeries<T, n>{newton_schulz<false>(arguments.steps, arguments.inverse(), X, X).value};
+      return LaneSeries<T, n>{newton_schulz<false>(arguments.steps, arguments.power == Power::minus_half, X, X).value};
     });
   }
 };

@@ -16,7 +16,7 @@ struct NsBackward {
   template <class T, class Storage>
   static void run(const Task& task, const Arguments& arguments, const Workspace<T>& ws, const Team& team) {
     gradient_of_series<T, Storage>(task, arguments.power, ws, team, [&](Panels<T>& X, const auto& load_X) {
-      const auto Y = newton_schulz<T, true>(team, arguments.steps, arguments.inverse(), ws);
+      const auto Y = newton_schulz<T, true>(team, arguments.steps, arguments.power == Power::minus_half, ws);
       X = ws[newton_schulz_free[0]];  // the iteration has overwritten X and G
       const Panels<T> G = ws[newton_schulz_free[1]];
       load_X(X);
@@ -25,10 +25,10 @@ struct NsBackward {
     });
   }
 
-  template <class T, int n>
-  static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
+  template <class T, int n, class Told>
+  FASTSQRTM_LANE static Mask<T> run_lanes(const Told& arguments, const Lanes<T>& lanes) {
     return gradient_of_series<T, n>(arguments.power, lanes, [&](const Symmetric<T, n>& X, const Symmetric<T, n>& G) {
-      const auto Y = newton_schulz<true>(arguments.steps, arguments.inverse(), X, G);
+      const auto Y = newton_schulz<true>(arguments.steps, arguments.power == Power::minus_half, X, G);
       return LaneDerivative<T, n>{Y.derivative, inner_product(G, Y.value)};
     });
   }

@@ -24,8 +24,8 @@ struct Rational {
     store_matrix(value, 1, target);
   }
 
-  template <class T, int n>
-  static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
+  template <class T, int n, class Told>
+  FASTSQRTM_LANE static Mask<T> run_lanes(const Told& arguments, const Lanes<T>& lanes) {
     return rational_function<T, n>(arguments, lanes);
   }
 };
@@ -37,7 +37,7 @@ struct RationalBackward {
 
   template <class T, class Storage>
   static void run(const Task& task, const Arguments& arguments, const Workspace<T>& ws, const Team& team) {
-    constexpr T nan = std::numeric_limits<T>::quiet_NaN();
+    constexpr T nan = Limits<T>::quiet_NaN;
     Storage* target = static_cast<Storage*>(task.out[0]);
     load_symmetric<T, Storage>(team, task.in[0], ws[0]);
     if (!(frobenius(ws[0]) < std::numeric_limits<double>::infinity())) return fill(task.n, nan, nan, target);
@@ -47,8 +47,8 @@ struct RationalBackward {
     store_matrix(L.matrix, 1, target);
   }
 
-  template <class T, int n>
-  static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
+  template <class T, int n, class Told>
+  FASTSQRTM_LANE static Mask<T> run_lanes(const Told& arguments, const Lanes<T>& lanes) {
     return gradient_of_rational_function<T, n>(arguments, lanes);
   }
 };

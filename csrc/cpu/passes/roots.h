@@ -90,16 +90,16 @@ struct Roots {
 
   // All matrices from 3 x 3 on take the steps above: side by side they are two to four times as fast as the rotations.
   // Diagonal and singular ones go by their eigenvalues; the other 2 x 2 matrices have a closed form.
-  template <class T, int n>
-  static Mask<T> run_lanes([[maybe_unused]] const Arguments& arguments, const Lanes<T>& lanes) {
-    using Limits = std::numeric_limits<T>;
+  template <class T, int n, class Told>
+  FASTSQRTM_LANE static Mask<T> run_lanes([[maybe_unused]] const Told& arguments, const Lanes<T>& lanes) {
+    using Limits = fastsqrtm::Limits<T>;
     Symmetric<T, n> A = load_symmetric<T, n>(lanes.in[0]);
     const Scaled<T, n> scaled(A);
     Mask<T> plain = {}, done = all_lanes<T>();
     Symmetric<T, n> S = {}, Z = {};
     if constexpr (n == 2) {
       const Vector<T> trace = A(0, 0) + A(1, 1), determinant = A(0, 0) * A(1, 1) - A(1, 0) * A(1, 0);
-      plain = scaled.regular & (A(1, 0) != 0) & (trace > 0) & (determinant > 8 * Limits::epsilon() * trace * trace);
+      plain = scaled.regular & (A(1, 0) != 0) & (trace > 0) & (determinant > 8 * Limits::epsilon * trace * trace);
       const Vector<T> both = square_root(determinant), factor = T(1) / square_root(trace + 2 * both);
       S.entry[0] = A(0, 0) + both;
       S.entry[1] = A(1, 0);
@@ -135,7 +135,7 @@ struct Roots {
         for (int i = 0; i < n; ++i)
           for (int j = 0; j <= i; ++j) {
             const Vector<T> known =
-                scaled.zero ? broadcast(i == j ? diagonal_of_zero : T(0)) : broadcast(Limits::quiet_NaN());
+                scaled.zero ? broadcast(i == j ? diagonal_of_zero : T(0)) : broadcast(Limits::quiet_NaN);
             other(i, j) = exists ? other(i, j) * factor : known;
             root(i, j) = plain ? root(i, j) : other(i, j);
           }
@@ -145,11 +145,11 @@ struct Roots {
       if (lanes.out[0]) {
         // The rotations lengthen the eigenvectors a little. The root of a diagonal matrix is exact.
         const Vector<T> excess = excess_of_trace(A, from_eigen(eigen.V, f));
-        const Mask<T> turned = (absolute(excess) <= 16 * n * Limits::epsilon()) & ~is_diagonal(A);
+        const Mask<T> turned = (absolute(excess) <= 16 * n * Limits::epsilon) & ~is_diagonal(A);
         complete(f, turned ? square_root(T(1) + excess) * scaled.scale.root : scaled.scale.root, T(0), S);
       }
-      for (int k = 0; k < n; ++k) f[k] = T(1) / square_root(larger(eigen.values[k], Limits::epsilon() * eigen.size));
-      if (lanes.out[1]) complete(f, scaled.scale.inverse_root, Limits::infinity(), Z);
+      for (int k = 0; k < n; ++k) f[k] = T(1) / square_root(larger(eigen.values[k], Limits::epsilon * eigen.size));
+      if (lanes.out[1]) complete(f, scaled.scale.inverse_root, Limits::infinity, Z);
     }
     if (lanes.out[0]) store_matrices(S, lanes.out[0]);
     if (lanes.out[1]) store_matrices(Z, lanes.out[1]);

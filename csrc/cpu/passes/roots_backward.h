@@ -59,8 +59,8 @@ struct RootsBackward {
 
   // Roots of full rank by an elimination or by Newton steps, 2 x 2 matrices in closed form. Singular ones go by their
   // eigenvalues, as invert_root replaces them.
-  template <class T, int n>
-  static Mask<T> run_lanes([[maybe_unused]] const Arguments& arguments, const Lanes<T>& lanes) {
+  template <class T, int n, class Told>
+  FASTSQRTM_LANE static Mask<T> run_lanes([[maybe_unused]] const Told& arguments, const Lanes<T>& lanes) {
     const GroupIn<T>&S = lanes.in[0], &Z = lanes.in[1], &G = lanes.in[2], &H = lanes.in[3];
     Symmetric<T, n> B = load_symmetric<T, n>(S ? S : Z);
     const Scaled<T, n> scaled(B);
@@ -91,7 +91,7 @@ struct RootsBackward {
       Symmetric<T, n> normalised = B, W;
       normalised *= factor;
       plain = scaled.regular & minus_inverse(normalised, W);
-      plain &= inner_product(W, W) * std::numeric_limits<T>::epsilon() <= 1;
+      plain &= inner_product(W, W) * Limits<T>::epsilon <= 1;
       const Symmetric<T, n> right = S ? C : congruence(C, normalised);
       if constexpr (eliminated) {
         X = solve_by_elimination(normalised, right);
@@ -116,15 +116,28 @@ struct RootsBackward {
       Vector<T>* b = eigen.values;
       Symmetric<T, n> other = congruence(C, eigen.V);
       if (S) {
-        const Vector<T> least = root_floor<T>() * eigen.size;
-        const Mask<T> singular = eigen.smallest < least;
+        constexpr bool one_lane = Simd<T>::lanes == 1;  // decides as the kernels for one matrix do on CUDA
+        const Vector<T> least = root_floor<T>() * (one_lane ? frobenius(B) : eigen.size);
+        add_ridge(lanes.ridge_unit, T(-0.5) * least, eigen);
+        Mask<T> singular = eigen.smallest < least;
+        if constexpr (one_lane) {
+          Vector<T> inverse_trace = {}, inverse_squares = {};
+          for (int k = 0; k < n; ++k) {
+            const Vector<T> inverse_value = T(1) / b[k];
+            inverse_trace += inverse_value;
+            inverse_squares += inverse_value * inverse_value;
+          }
+          singular = ~((eigen.smallest > 0) & (inverse_squares * (least * T(0.25)) <= inverse_trace));
+        }
         done &= plain | (eigen.smallest > T(-0.5) * least);
         if (any(singular))
           for (int k = 0; k < n; ++k) b[k] = singular ? b[k] + least * least / (b[k] + least) : b[k];
         for (int i = 0; i < n; ++i)
           for (int j = 0; j <= i; ++j) other(i, j) *= T(1) / (b[i] + b[j]);
       } else {
-        done &= plain | (eigen.smallest > 8 * std::numeric_limits<T>::epsilon() * eigen.size);
+        const Vector<T> least = 8 * Limits<T>::epsilon * eigen.size;
+        add_ridge(lanes.ridge_unit, least, eigen);
+        done &= plain | (eigen.smallest > least);
         for (int i = 0; i < n; ++i)
           for (int j = 0; j <= i; ++j) other(i, j) *= -b[i] * b[i] * b[j] * b[j] / (b[i] + b[j]);
       }

@@ -29,8 +29,8 @@ struct SqrtmLyaBackward {
     store_matrix(ws[1], 0.5 / s, target);
   }
 
-  template <class T, int n>
-  static Mask<T> run_lanes(const Arguments& arguments, const Lanes<T>& lanes) {
+  template <class T, int n, class Told>
+  FASTSQRTM_LANE static Mask<T> run_lanes(const Told& arguments, const Lanes<T>& lanes) {
     Symmetric<T, n> A = load_symmetric<T, n>(lanes.in[0]), S = load_symmetric<T, n>(lanes.in[1]);
     Symmetric<T, n> C = load_symmetric<T, n>(lanes.in[2]);
     const Scaled<T, n> scaled(A);

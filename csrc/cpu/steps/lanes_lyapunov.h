@@ -9,8 +9,8 @@ namespace FASTSQRTM_ISA {
 
 // X for symmetric C and W = B^-1. Returns where all inverses existed.
 template <class T, int n>
-__attribute__((noinline)) Mask<T> solve_newton(T tolerance, Symmetric<T, n> B, Symmetric<T, n> W, Symmetric<T, n> C,
-                                               Symmetric<T, n>& X) {
+FASTSQRTM_LANE_APART Mask<T> solve_newton(T tolerance, Symmetric<T, n> B, Symmetric<T, n> W, Symmetric<T, n> C,
+                                          Symmetric<T, n>& X) {
   constexpr int most_steps = 12, most_corrections = 6;
   const Vector<T> one = broadcast(T(1));
   Mask<T> good = all_lanes<T>(), done = {};
@@ -58,7 +58,7 @@ struct Pairs {
   static constexpr int count = n * (n - 1) / 2;
   int i[count + 1] = {}, j[count + 1] = {};
 
-  constexpr Pairs() {
+  FASTSQRTM_LANE constexpr Pairs() {
     int p = 0;
     for (int row = 1; row < n; ++row)
       for (int column = 0; column < row; ++column, ++p) i[p] = row, j[p] = column;
@@ -75,22 +75,19 @@ constexpr int largest_eliminated_order = 6;
 // The entries on the diagonal go first, as none of their equations has two of them.
 struct Eliminate {
   template <class T, int n>
-  static inline void run(const Symmetric<T, n>& B, const Symmetric<T, n>& C, Symmetric<T, n>& X) {
+  FASTSQRTM_LANE static inline void run(const Symmetric<T, n>& B, const Symmetric<T, n>& C, Symmetric<T, n>& X) {
     constexpr Pairs<n> pairs;
     constexpr int count = pairs.count;
     Vector<T> inverse[n], half[n];
-#pragma GCC unroll 8
-    for (int i = 0; i < n; ++i) {
+    FASTSQRTM_UNROLLED (8, int i = 0; i < n; ++i) {
       inverse[i] = T(1) / B(i, i);
       half[i] = T(0.5) * C(i, i) * inverse[i];
     }
     Vector<T> K[count + 1][count + 1], x[count + 1];
-#pragma GCC unroll 15
-    for (int p = 0; p < count; ++p) {
+    FASTSQRTM_UNROLLED (15, int p = 0; p < count; ++p) {
       const int i = pairs.i[p], j = pairs.j[p];
       x[p] = C(i, j) - B(i, j) * (half[i] + half[j]);
-#pragma GCC unroll 15
-      for (int q = 0; q <= p; ++q) {
+      FASTSQRTM_UNROLLED (15, int q = 0; q <= p; ++q) {
         const int k = pairs.i[q], l = pairs.j[q];
         const auto with = [&](int shared, int a, int b) {
           return B(a, b) - B(shared, a) * B(shared, b) * inverse[shared];
@@ -103,28 +100,21 @@ struct Eliminate {
                            : Vector<T>{};
       }
     }
-#pragma GCC unroll 15
-    for (int k = 0; k < count; ++k) {
+    FASTSQRTM_UNROLLED (15, int k = 0; k < count; ++k) {
       const Vector<T> pivot = T(1) / K[k][k];
-#pragma GCC unroll 15
-      for (int p = k + 1; p < count; ++p) {
+      FASTSQRTM_UNROLLED (15, int p = k + 1; p < count; ++p) {
         const Vector<T> factor = K[p][k] * pivot;
         x[p] -= factor * x[k];
-#pragma GCC unroll 15
-        for (int q = k + 1; q <= p; ++q) K[p][q] -= factor * K[q][k];
+        FASTSQRTM_UNROLLED (15, int q = k + 1; q <= p; ++q) K[p][q] -= factor * K[q][k];
       }
       K[k][k] = pivot;
     }
-#pragma GCC unroll 15
-    for (int k = count - 1; k >= 0; --k) {
-#pragma GCC unroll 15
-      for (int p = k + 1; p < count; ++p) x[k] -= K[p][k] * x[p];
+    FASTSQRTM_UNROLLED (15, int k = count - 1; k >= 0; --k) {
+      FASTSQRTM_UNROLLED (15, int p = k + 1; p < count; ++p) x[k] -= K[p][k] * x[p];
       x[k] *= K[k][k];
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < n; ++i) X(i, i) = half[i];
-#pragma GCC unroll 15
-    for (int p = 0; p < count; ++p) {
+    FASTSQRTM_UNROLLED (8, int i = 0; i < n; ++i) X(i, i) = half[i];
+    FASTSQRTM_UNROLLED (15, int p = 0; p < count; ++p) {
       const int i = pairs.i[p], j = pairs.j[p];
       X(i, j) = x[p];
       X(i, i) -= B(i, j) * inverse[i] * x[p];
@@ -133,7 +123,7 @@ struct Eliminate {
   }
 };
 template <class T, int n>
-Symmetric<T, n> solve_by_elimination(const Symmetric<T, n>& B, const Symmetric<T, n>& C) {
+FASTSQRTM_LANE Symmetric<T, n> solve_by_elimination(const Symmetric<T, n>& B, const Symmetric<T, n>& C) {
   Symmetric<T, n> X;
   run_by_order<Eliminate, n>(B, C, X);
   return X;
@@ -141,7 +131,7 @@ Symmetric<T, n> solve_by_elimination(const Symmetric<T, n>& B, const Symmetric<T
 
 // The paper's iteration: 2 X in the place of a C with C^T = sign C.
 template <class T, int n>
-__attribute__((noinline)) void solve_lyapunov(int iterations, T sign, Symmetric<T, n> B, Square<T, n>& C) {
+FASTSQRTM_LANE_APART void solve_lyapunov(int iterations, T sign, Symmetric<T, n> B, Square<T, n>& C) {
   for (int step = 1; step <= iterations; ++step) {
     Square<T, n> U = product<T, n>(C, B);
     for (int i = 0; i < C.order; ++i)
@@ -162,7 +152,7 @@ __attribute__((noinline)) void solve_lyapunov(int iterations, T sign, Symmetric<
   }
 }
 template <class T, int n>
-void solve_lyapunov(int iterations, const Symmetric<T, n>& B, Symmetric<T, n>& C) {
+FASTSQRTM_LANE void solve_lyapunov(int iterations, const Symmetric<T, n>& B, Symmetric<T, n>& C) {
   Square<T, n> full;
   full.set_order(C.order);
   for (int i = 0; i < C.order; ++i)

@@ -10,9 +10,9 @@ namespace FASTSQRTM_ISA {
 
 // X ~ A^(1/2) and Y ~ A^(-1/2) for an A with eigenvalues up to 1, those that are wanted. Returns where A is definite
 // and not singular.
-template <class T, int n>
-Mask<T> newton_roots(const RootDesign& design, Wanted wanted, const Symmetric<T, n>& A, Symmetric<T, n>& X,
-                     Symmetric<T, n>& Y) {
+template <class T, int n, class Design>
+FASTSQRTM_LANE Mask<T> newton_roots(const Design& design, Wanted wanted, const Symmetric<T, n>& A, Symmetric<T, n>& X,
+                                    Symmetric<T, n>& Y) {
   Mask<T> good = all_lanes<T>();
   Symmetric<T, n> H = A, minus_X_inverse;
   X = A;
@@ -23,16 +23,16 @@ Mask<T> newton_roots(const RootDesign& design, Wanted wanted, const Symmetric<T,
   for (int j = 0; j < design.poles; ++j) {
     const Vector<T> weight = broadcast(T(design.weights[j]));
     H = A;
-    H *= broadcast(T(1 / design.shifts[j]));
+    H *= broadcast(T(design.inverse_shift(j)));
     good &= sweep<Swept::minus_inverse>(H);  // -(I + A/t)^-1
     combine(weight, H, broadcast(T(1)), X);
     add_identity(X, weight);
-    combine(broadcast(T(-design.weights[j] / design.shifts[j])), H, broadcast(T(1)), Y);
+    combine(broadcast(T(-design.weight_over_shift(j))), H, broadcast(T(1)), Y);
   }
-  const T largest_inverse = T(design.largest_inverse(singular_eigenvalue(sizeof(T))));
+  const T largest_inverse = T(largest_regular_inverse(design, sizeof(T)));
   for (int k = 0; k < design.newton_steps; ++k) {
     const bool last = k + 1 == design.newton_steps, next_X = !last || wanted.root, next_Y = !last || wanted.inverse;
-    const Vector<T> half = broadcast(T(design.scales[k] / 2));
+    const Vector<T> half = broadcast(T(design.half_scale(k)));
     if (next_Y) good &= minus_inverse(X, minus_X_inverse);
     if (k == 0 && next_Y) good &= inner_product(minus_X_inverse, minus_X_inverse) <= largest_inverse * largest_inverse;
     if (next_X) {
@@ -44,9 +44,10 @@ Mask<T> newton_roots(const RootDesign& design, Wanted wanted, const Symmetric<T,
   return good;
 }
 
+#ifndef FASTSQRTM_ONE_LANE
 // tr A / tr X^2 - 1, twice the relative error that a root X has to the same side at all large eigenvalues.
 template <class T, int n>
-Vector<T> excess_of_trace(const Symmetric<T, n>& A, const Symmetric<T, n>& X) {
+FASTSQRTM_LANE Vector<T> excess_of_trace(const Symmetric<T, n>& A, const Symmetric<T, n>& X) {
   using Sum = WideSum<T>;
   Sum squares, trace;
   const auto numbers = [](const Vector<T>& x) { return reinterpret_cast<const T*>(&x); };
@@ -68,6 +69,13 @@ Vector<T> excess_of_trace(const Symmetric<T, n>& A, const Symmetric<T, n>& X) {
   }
   return excess / size;
 }
+#else
+template <class T, int n>
+FASTSQRTM_LANE Vector<T> excess_of_trace(const Symmetric<T, n>& A, const Symmetric<T, n>& X) {
+  const Vector<T> squares = inner_product(X, X);
+  return (trace(A) - squares) / squares;
+}
+#endif
 
 }  // namespace FASTSQRTM_ISA
 }  // namespace fastsqrtm

@@ -24,8 +24,8 @@ struct LaneDerivative {
   Mask<T> good = all_lanes<T>();
 };
 
-template <class T, int n>
-LaneSeries<T, n> sum_of_fractions(const PartialFractions& series, const Symmetric<T, n>& X) {
+template <class T, int n, class Fractions>
+FASTSQRTM_LANE LaneSeries<T, n> sum_of_fractions(const Fractions& series, const Symmetric<T, n>& X) {
   LaneSeries<T, n> Y;
   for (int j = 0; j < series.count; ++j) {
     Symmetric<T, n> H = X;
@@ -38,9 +38,9 @@ LaneSeries<T, n> sum_of_fractions(const PartialFractions& series, const Symmetri
   return Y;
 }
 
-template <class T, int n>
-LaneDerivative<T, n> derivative_of_fractions(const PartialFractions& series, const Symmetric<T, n>& X,
-                                             const Symmetric<T, n>& G) {
+template <class T, int n, class Fractions>
+FASTSQRTM_LANE LaneDerivative<T, n> derivative_of_fractions(const Fractions& series, const Symmetric<T, n>& X,
+                                                            const Symmetric<T, n>& G) {
   LaneDerivative<T, n> L;
   L.along = trace(G) * T(series.constant);
   for (int j = 0; j < series.count; ++j) {
@@ -55,11 +55,11 @@ LaneDerivative<T, n> derivative_of_fractions(const PartialFractions& series, con
 }
 
 // With `differentiated` the steps of taylor_derivative go along.
-template <bool differentiated, class T, int n>
-LaneDerivative<T, n> taylor(const passes::Mtp& series, const Symmetric<T, n>& X, const Symmetric<T, n>& G,
-                            Symmetric<T, n>& H) {
+template <bool differentiated, class T, int n, class Series>
+FASTSQRTM_LANE LaneDerivative<T, n> taylor(const Series& series, const Symmetric<T, n>& X, const Symmetric<T, n>& G,
+                                           Symmetric<T, n>& H) {
   const Vector<T> one = broadcast(T(1)), zero = {};
-  const double* c = series.coefficients;
+  const auto* c = series.coefficients;
   const int top = series.degree / 2;
   Symmetric<T, n> W = X, D = {}, dW2 = {};
   W *= -one;
@@ -95,21 +95,21 @@ template <class T, int n, bool differentiated>
 struct LaneDual {
   Symmetric<T, n> value, derivative;
 
-  static LaneDual combination(T a, const LaneDual& A, T b, const LaneDual& B, T c) {
+  FASTSQRTM_LANE static LaneDual combination(T a, const LaneDual& A, T b, const LaneDual& B, T c) {
     LaneDual C = {linear(broadcast(a), A.value, broadcast(b), B.value), {}};
     add_identity(C.value, broadcast(c));
     if (differentiated) C.derivative = linear(broadcast(a), A.derivative, broadcast(b), B.derivative);
     return C;
   }
   // A B for A and B that commute.
-  static LaneDual product(const LaneDual& A, const LaneDual& B) {
+  FASTSQRTM_LANE static LaneDual product(const LaneDual& A, const LaneDual& B) {
     LaneDual C = {symmetric(A.value, B.value), {}};
     if (differentiated)
       C.derivative =
           linear(broadcast(T(1)), symmetric(A.derivative, B.value), broadcast(T(1)), symmetric(A.value, B.derivative));
     return C;
   }
-  static LaneDual square(const LaneDual& A) {
+  FASTSQRTM_LANE static LaneDual square(const LaneDual& A) {
     LaneDual C = {symmetric(A.value, A.value), {}};
     if (differentiated) {
       const Square<T, n> U = FASTSQRTM_ISA::product<T, n>(A.derivative, A.value);
@@ -119,14 +119,14 @@ struct LaneDual {
     }
     return C;
   }
-  static Symmetric<T, n> symmetric(const Symmetric<T, n>& A, const Symmetric<T, n>& B) {
+  FASTSQRTM_LANE static Symmetric<T, n> symmetric(const Symmetric<T, n>& A, const Symmetric<T, n>& B) {
     return symmetric_product<T, n>(A, B);
   }
 };
 
 template <bool differentiated, class T, int n>
-LaneDual<T, n, differentiated> newton_schulz(int steps, bool inverse, const Symmetric<T, n>& X,
-                                             const Symmetric<T, n>& G) {
+FASTSQRTM_LANE LaneDual<T, n, differentiated> newton_schulz(int steps, bool inverse, const Symmetric<T, n>& X,
+                                                            const Symmetric<T, n>& G) {
   using Dual = LaneDual<T, n, differentiated>;
   Dual M = {X, G}, Y = M, P;
   Mask<T> done = {};
@@ -138,13 +138,13 @@ LaneDual<T, n, differentiated> newton_schulz(int steps, bool inverse, const Symm
     } else {
       const Dual F = Dual::combination(T(1), M, T(0), M, T(-1));
       const Vector<T> size = smaller(frobenius(F.value), one_norm(F.value));
-      last = ~(size * size > std::numeric_limits<T>::epsilon());
+      last = ~(size * size > Limits<T>::epsilon);
       const Dual F2 = Dual::square(F);
       const Dual H = Dual::combination(T(1.0 / 16), F2, T(-5.0 / 16), M, T(11.0 / 16));
       P = Dual::combination(T(1), Dual::product(F2, H), T(-0.5), M, T(1.5));
     }
     left -= single ? 1 : 2;
-    const Dual next = first && inverse ? P : Dual::product(first ? M : Y, P);
+    const Dual next = first && inverse ? P : Dual::product(Y, P);
     assign<T, n>(Y.value, ~done, next.value);
     if (differentiated) assign<T, n>(Y.derivative, ~done, next.derivative);
     done |= last;
@@ -155,25 +155,25 @@ LaneDual<T, n, differentiated> newton_schulz(int steps, bool inverse, const Symm
 }
 
 // A rational function of a matrix as it is, where that is finite, and the gradient of it.
-template <class T, int n>
-Mask<T> rational_function(const PartialFractions& series, const Lanes<T>& lanes) {
+template <class T, int n, class Fractions>
+FASTSQRTM_LANE Mask<T> rational_function(const Fractions& series, const Lanes<T>& lanes) {
   const Symmetric<T, n> A = load_symmetric<T, n>(lanes.in[0]);
   const LaneSeries<T, n> f = sum_of_fractions(series, A);
   store_matrices(f.value, lanes.out[0]);
-  return f.good & (frobenius(A) < std::numeric_limits<T>::infinity());
+  return f.good & (frobenius(A) < Limits<T>::infinity);
 }
 
-template <class T, int n>
-Mask<T> gradient_of_rational_function(const PartialFractions& series, const Lanes<T>& lanes) {
+template <class T, int n, class Fractions>
+FASTSQRTM_LANE Mask<T> gradient_of_rational_function(const Fractions& series, const Lanes<T>& lanes) {
   const Symmetric<T, n> A = load_symmetric<T, n>(lanes.in[0]);
   const LaneDerivative<T, n> L = derivative_of_fractions(series, A, load_symmetric<T, n>(lanes.in[1]));
   store_matrices(L.matrix, lanes.out[0]);
-  return L.good & (frobenius(A) < std::numeric_limits<T>::infinity());
+  return L.good & (frobenius(A) < Limits<T>::infinity);
 }
 
 // A^power by value(X), which returns the LaneSeries at X = A/||A||_F.
 template <class T, int n, class Value>
-Mask<T> root_of_series(Power power, const Lanes<T>& lanes, const Value& value) {
+FASTSQRTM_LANE Mask<T> root_of_series(Power power, const Lanes<T>& lanes, const Value& value) {
   Symmetric<T, n> A = load_symmetric<T, n>(lanes.in[0]);
   const Scaled<T, n> scaled(A);
   const Vector<T> factor = T(1) / frobenius(A);
@@ -187,7 +187,7 @@ Mask<T> root_of_series(Power power, const Lanes<T>& lanes, const Value& value) {
 
 // The gradient of it by derive(X, G), as gradient_of_series.
 template <class T, int n, class Derive>
-Mask<T> gradient_of_series(Power power, const Lanes<T>& lanes, const Derive& derive) {
+FASTSQRTM_LANE Mask<T> gradient_of_series(Power power, const Lanes<T>& lanes, const Derive& derive) {
   const bool inverse = power == Power::minus_half;
   Symmetric<T, n> X = load_symmetric<T, n>(lanes.in[0]);
   const Symmetric<T, n> G = load_symmetric<T, n>(lanes.in[1]);

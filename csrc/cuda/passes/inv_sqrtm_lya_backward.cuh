@@ -44,9 +44,17 @@ struct InvSqrtmLyaBackward : OneTeam {
 #include "cuda/steps/sign_lyapunov.cuh"
 #include "cuda/tile/memory.cuh"
 #include "cuda/tile/norm.cuh"
+#include "cuda/tiny/kernel.cuh"
+// Functions of vectors with one lane.
+#include "cpu/passes/inv_sqrtm_lya_backward.h"
 
 namespace fastsqrtm {
 namespace cuda {
+
+template <>
+struct TinyPass<InvSqrtmLyaBackward> : TinyGradient<one_lane::InvSqrtmLyaBackward> {
+  static FASTSQRTM_DEVICE bool of_inverse(const Operands&) { return true; }
+};
 
 // Z X + X Z = -Z^2 sym(G) Z^2. With z = ||Z||_F and Z = z Y this is Y X' + X' Y = -Y^2 sym(G) Y^2, X = z^3 X'; the
 // powers of z come last, where they overflow only if the gradient does.

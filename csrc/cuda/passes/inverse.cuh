@@ -69,9 +69,22 @@ struct InverseBackward : OneTeam {
 #include "cuda/tile/norm.cuh"
 #include "cuda/tile/product.cuh"
 #include "cuda/tile/sweep.cuh"
+#include "cuda/tiny/kernel.cuh"
+// Functions of vectors with one lane.
+#include "cpu/passes/inverse.h"
 
 namespace fastsqrtm {
 namespace cuda {
+
+template <>
+struct TinyPass<Inverse> : TinyGradient<one_lane::Inverse> {
+  static constexpr int number = 1;
+  static FASTSQRTM_DEVICE double at_zero(const passes::Inverse&) { return infinity<double>(); }
+};
+template <>
+struct TinyPass<InverseBackward> : TinyGradient<one_lane::InverseBackward> {
+  static FASTSQRTM_DEVICE bool of_inverse(const Operands&) { return true; }
+};
 
 template <class V>
 FASTSQRTM_DEVICE void Inverse::run(const Arguments<typename V::scalar>& arguments) {

@@ -52,9 +52,15 @@ struct Lyapunov : OneTeam {
 #include "cuda/steps/sign_lyapunov.cuh"
 #include "cuda/tile/memory.cuh"
 #include "cuda/tile/norm.cuh"
+#include "cuda/tiny/kernel.cuh"
+// Functions of vectors with one lane.
+#include "cpu/passes/lyapunov.h"
 
 namespace fastsqrtm {
 namespace cuda {
+
+template <>
+struct TinyPass<Lyapunov> : TinyGradient<one_lane::Lyapunov> {};
 
 template <class V>
 FASTSQRTM_DEVICE void Lyapunov::run(const Arguments<typename V::scalar>& arguments) {

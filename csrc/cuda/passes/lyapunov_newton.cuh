@@ -49,9 +49,15 @@ struct LyapunovNewton : OneTeam {
 
 #include "cuda/library/newton_steps.h"
 #include "cuda/steps/newton_lyapunov.cuh"
+#include "cuda/tiny/kernel.cuh"
+// Functions of vectors with one lane.
+#include "cpu/passes/lyapunov_newton.h"
 
 namespace fastsqrtm {
 namespace cuda {
+
+template <>
+struct TinyPass<LyapunovNewton> : TinyGradient<one_lane::LyapunovNewton> {};
 
 // True if this lane sees an element that differs from its mirror image. It compares element by element: with fragments,
 // which are used below, the compiler would run out of registers.

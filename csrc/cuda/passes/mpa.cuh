@@ -76,9 +76,18 @@ struct Mpa : OneTeam {
 #include "cuda/tile/memory.cuh"
 #include "cuda/tile/norm.cuh"
 #include "cuda/tile/sweep.cuh"
+#include "cuda/tiny/kernel.cuh"
+// Functions of vectors with one lane.
+#include "cpu/passes/mpa.h"
 
 namespace fastsqrtm {
 namespace cuda {
+
+template <>
+struct TinyPass<Mpa> : TinyRoot<one_lane::Mpa> {
+  template <typename T>
+  using Numbers = MpaNumbers<T>;
+};
 
 // Block: threadIdx.y = matrix in the block * teams + team. Team g takes the shifts g, g + teams, ...; their sum is
 // taken in the order of the shifts, so the number of teams changes no bit.

@@ -45,9 +45,18 @@ struct MpaBackward : OneTeam {
 #include "cuda/tile/memory.cuh"
 #include "cuda/tile/product.cuh"
 #include "cuda/tile/sweep.cuh"
+#include "cuda/tiny/kernel.cuh"
+// Functions of vectors with one lane.
+#include "cpu/passes/mpa_backward.h"
 
 namespace fastsqrtm {
 namespace cuda {
+
+template <>
+struct TinyPass<MpaBackward> : TinyGradient<one_lane::MpaBackward> {
+  template <typename T>
+  using Numbers = MpaNumbers<T>;
+};
 
 // With R = (I + H)^-1 the derivative of weight H R is weight scale R G R, and so is that of -weight R. X and the sum L
 // stay in registers, or X in global memory; the panels of the sweep and U = G R take turns in one matrix.

@@ -48,9 +48,18 @@ struct Mtp : OneTeam {
 #include "cuda/tile/memory.cuh"
 #include "cuda/tile/norm.cuh"
 #include "cuda/tile/product.cuh"
+#include "cuda/tiny/kernel.cuh"
+// Functions of vectors with one lane.
+#include "cpu/passes/mtp.h"
 
 namespace fastsqrtm {
 namespace cuda {
+
+template <>
+struct TinyPass<Mtp> : TinyRoot<one_lane::Mtp> {
+  template <typename T>
+  using Numbers = MtpNumbers<T>;
+};
 
 template <class V>
 FASTSQRTM_DEVICE void Mtp::run(const Arguments<typename V::scalar>& arguments) {

@@ -38,9 +38,18 @@ struct MtpBackward : OneTeam {
 #include "cuda/steps/derivative.cuh"
 #include "cuda/tile/memory.cuh"
 #include "cuda/tile/product.cuh"
+#include "cuda/tiny/kernel.cuh"
+// Functions of vectors with one lane.
+#include "cpu/passes/mtp_backward.h"
 
 namespace fastsqrtm {
 namespace cuda {
+
+template <>
+struct TinyPass<MtpBackward> : TinyGradient<one_lane::MtpBackward> {
+  template <typename T>
+  using Numbers = MtpNumbers<T>;
+};
 
 // H <- W^2 H + c_2i I + c_2i+1 W,  D <- W^2 D + (W G + G W) H + c_2i+1 G,  W = I - X: half products, as all are
 // symmetric. Three matrices are enough: once W^2 D is in registers, W G + G W takes the place of D. The derivative with

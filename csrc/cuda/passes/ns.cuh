@@ -42,9 +42,15 @@ struct Ns : OneTeam {
 #include "cuda/steps/newton_schulz.cuh"
 #include "cuda/tile/memory.cuh"
 #include "cuda/tile/product.cuh"
+#include "cuda/tiny/kernel.cuh"
+// Functions of vectors with one lane.
+#include "cpu/passes/ns.h"
 
 namespace fastsqrtm {
 namespace cuda {
+
+template <>
+struct TinyPass<Ns> : TinyRoot<one_lane::Ns> {};
 
 // Three matrices are enough: one for E, H, M and N = M P, one for Y, one for E^2 and P. M waits in registers while E
 // and H have its place. Teams that share a warp pass the same barriers: each goes on for as long as one of them does,

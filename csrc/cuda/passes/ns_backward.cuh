@@ -40,9 +40,15 @@ struct NsBackward : OneTeam {
 #include "cuda/steps/newton_schulz.cuh"
 #include "cuda/tile/memory.cuh"
 #include "cuda/tile/product.cuh"
+#include "cuda/tiny/kernel.cuh"
+// Functions of vectors with one lane.
+#include "cpu/passes/ns_backward.h"
 
 namespace fastsqrtm {
 namespace cuda {
+
+template <>
+struct TinyPass<NsBackward> : TinyGradient<one_lane::NsBackward> {};
 
 // The derivative of a product, dA B + A dB, is symmetric as a sum, so one triangle of both halves is enough. M, Y
 // and their derivatives are triangles in registers or in global memory. Three matrices are enough: P and dP, before

@@ -32,3 +32,28 @@ struct RationalBackward : MpaBackward {
 
 }  // namespace cuda
 }  // namespace fastsqrtm
+
+#ifdef FASTSQRTM_KERNELS
+
+#include "cuda/tiny/kernel.cuh"
+// Functions of vectors with one lane.
+#include "cpu/passes/rational.h"
+
+namespace fastsqrtm {
+namespace cuda {
+
+template <>
+struct TinyPass<Rational> : TinyGradient<one_lane::Rational> {
+  template <typename T>
+  using Numbers = FractionsNumbers<T>;
+};
+template <>
+struct TinyPass<RationalBackward> : TinyGradient<one_lane::RationalBackward> {
+  template <typename T>
+  using Numbers = FractionsNumbers<T>;
+};
+
+}  // namespace cuda
+}  // namespace fastsqrtm
+
+#endif

@@ -46,11 +46,13 @@ struct Roots : OneTeam {
     }
   };
 
+  // In shared memory, of a team: the norm, the bound and the trace of its matrix, for the end of the steps.
+  static constexpr int kept_scalars = 8;
   // The triangles of A (which each inverse of a Newton step replaces), of X and of Y; input and output lie over them.
   // Each of several teams has one more, for the inverse of its pole.
   static FASTSQRTM_HOST_DEVICE constexpr int shared_elements(const Shape& s, int teams) {
     return (3 + (teams > 1 ? teams : 0)) * s.triangle_elements(s.split_sweep) +
-           teams * (s.panel_elements() + s.scratch_elements());
+           teams * (s.panel_elements() + s.scratch_elements() + kept_scalars);
   }
   // Several teams of one matrix as far as the registers of their tiles allow.
   static FASTSQRTM_HOST_DEVICE constexpr int max_threads(const Shape& s) {
@@ -88,9 +90,18 @@ struct Roots : OneTeam {
 #include "cuda/tile/memory.cuh"
 #include "cuda/tile/norm.cuh"
 #include "cuda/tile/sweep.cuh"
+#include "cuda/tiny/kernel.cuh"
+// Functions of vectors with one lane.
+#include "cpu/passes/roots.h"
 
 namespace fastsqrtm {
 namespace cuda {
+
+template <>
+struct TinyPass<Roots> : TinyGradient<one_lane::Roots> {
+  template <typename T>
+  using Numbers = RootsNumbers<T>;
+};
 
 // How the entries of A / nu, which has a norm between 1/sqrt(n) and 1, are to be taken; the same for all lanes.
 template <class V, int split, typename T>
@@ -226,9 +237,16 @@ FASTSQRTM_DEVICE void Roots::run(const Arguments<typename V::scalar>& arguments)
   const Triangle<V, split> x{work + triangle};
   const Triangle<V, split> y{work + 2 * triangle};
   T* after_triangles = work + 3 * triangle;
-  T* own = after_triangles + (joined ? teams * triangle : 0) + team * (V::panel_elements + V::scratch_elements);
+  T* own = after_triangles + (joined ? teams * triangle : 0) +
+           team * (V::panel_elements + V::scratch_elements + kept_scalars);
   const Panels<V> panels(own);
   T* scratch = own + V::panel_elements;
+  struct Kept {
+    Norm<T> norm;
+    T bound, trace;
+  };
+  static_assert(sizeof(Kept) <= kept_scalars * sizeof(T), "a place for them");
+  Kept* kept = reinterpret_cast<Kept*>(scratch + V::scratch_elements);
   const Owner<V, split> owner;
   const auto sync_matrix = [joined] {
     if (joined) {
@@ -258,10 +276,13 @@ FASTSQRTM_DEVICE void Roots::run(const Arguments<typename V::scalar>& arguments)
     h.apply([inverse_bound](T value) { return value * inverse_bound; });
     const bool finite = !norm.is_zero && norm.ratio == norm.ratio;
     const Entries entries = entries_of(h, owner, scratch);
-    const T trace = trace_of(h, owner, scratch);
+    {
+      const T trace = trace_of(h, owner, scratch);
+      if (threadIdx.x == 0) *kept = {norm, bound, trace};
+    }
     sync_matrix();  // the packed triangles take the place of the matrix
     if (by_eigenvalues) {
-      if (team == 0) roots_by_eigenvalues(work, own, scratch, n, has_root, has_inverse, trace, h);
+      if (team == 0) roots_by_eigenvalues(work, own, scratch, n, has_root, has_inverse, kept->trace, h);
       if (joined) __syncthreads();  // X and Y are there
     } else {
       if (team == 0) {
@@ -344,18 +365,19 @@ FASTSQRTM_DEVICE void Roots::run(const Arguments<typename V::scalar>& arguments)
     for (int part = has_root ? 0 : 1; team == 0 && part < (has_inverse ? 2 : 1); ++part) {
       const bool is_root = part == 0;
       (is_root ? x : y).load(h);
-      T scale = is_root ? norm.root() * square_root(bound) : norm.inverse_root() * reciprocal(square_root(bound));
+      T scale = is_root ? kept->norm.root() * square_root(kept->bound)
+                        : kept->norm.inverse_root() * reciprocal(square_root(kept->bound));
       if (is_root && !by_eigenvalues)
-        scale *= unbiased(trace, team_sum<V>(sum_of_squares(h, T(1)), scratch), arguments.error);
+        scale *= unbiased(kept->trace, team_sum<V>(sum_of_squares(h, T(1)), scratch), arguments.error);
       h.apply([scale](T value) { return value * scale; });
-      if (norm.is_zero) {
+      if (kept->norm.is_zero) {
         h.apply([](T) { return T(0); });
         h.add_to_diagonal(owner, is_root ? T(0) : infinity<T>());
       } else if (diagonal) {
         const T entry = load_diagonal<T>(arguments.a, arguments.problem, index, owner.diagonal_row());
         const bool indefinite = entries == Entries::indefinite_diagonal;
         h.apply([indefinite](T) { return indefinite ? not_a_number<T>() : T(0); });
-        h.add_to_diagonal(owner, root_of_entry(entry, norm, bound, !is_root));
+        h.add_to_diagonal(owner, root_of_entry(entry, kept->norm, kept->bound, !is_root));
       }
       sync_team<V>();  // the output takes the place of A and X
       write_lower(work, owner, h);

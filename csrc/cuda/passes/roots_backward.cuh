@@ -9,6 +9,7 @@ namespace fastsqrtm {
 namespace cuda {
 
 struct RootsBackward : OneTeam {
+  static constexpr int tiny_operands = 4;
   template <typename T>
   struct Arguments {
     Problem problem;
@@ -46,9 +47,17 @@ struct RootsBackward : OneTeam {
 #include "cuda/library/newton_steps.h"
 #include "cuda/steps/infinite_identity.cuh"
 #include "cuda/steps/newton_lyapunov.cuh"
+#include "cuda/tiny/kernel.cuh"
+// Functions of vectors with one lane.
+#include "cpu/passes/roots_backward.h"
 
 namespace fastsqrtm {
 namespace cuda {
+
+template <>
+struct TinyPass<RootsBackward> : TinyGradient<one_lane::RootsBackward> {
+  static FASTSQRTM_DEVICE bool of_inverse(const Operands& operands) { return !operands.in[0].data; }
+};
 
 // f <- M^-1 for the M in f, of which m.b keeps a copy. If M is a root and singular, M <- M + floor^2 (M + floor I)^-1
 // first, whose eigenvalues are at least `floor`, with a ridge on M if M + floor I needs one.

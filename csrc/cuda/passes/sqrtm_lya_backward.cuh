@@ -8,6 +8,7 @@ namespace fastsqrtm {
 namespace cuda {
 
 struct SqrtmLyaBackward : OneTeam {
+  static constexpr int tiny_operands = 3;
   template <typename T>
   struct Arguments {
     Problem problem;
@@ -45,9 +46,15 @@ struct SqrtmLyaBackward : OneTeam {
 #include "cuda/steps/sign_lyapunov.cuh"
 #include "cuda/tile/memory.cuh"
 #include "cuda/tile/norm.cuh"
+#include "cuda/tiny/kernel.cuh"
+// Functions of vectors with one lane.
+#include "cpu/passes/sqrtm_lya_backward.h"
 
 namespace fastsqrtm {
 namespace cuda {
+
+template <>
+struct TinyPass<SqrtmLyaBackward> : TinyGradient<one_lane::SqrtmLyaBackward> {};
 
 // S X + X S = sym(G), scaled by the root of nu = ||A||_F.
 template <class V>

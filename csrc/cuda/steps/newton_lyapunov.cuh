@@ -109,7 +109,6 @@ template <class V, typename T>
 __device__ __forceinline__ void solve_newton(const NewtonMemory<V>& memory, T tolerance, T sign, T norm_b, T norm_w,
                                              int used_tiles, int n, Fragment<V, V::split_symmetric>& x) {
   constexpr int most_steps = 12, most_corrections = 6;
-  const T per_row = reciprocal(T(n));
   bool done = false;
   T theta = 1;
 #pragma unroll 1
@@ -141,7 +140,7 @@ __device__ __forceinline__ void solve_newton(const NewtonMemory<V>& memory, T to
       T trace = 0;
 #pragma unroll
       for (int c = 0; c < V::tile; ++c) trace += c == by_sweep.row ? f.diagonal[c] : T(0);
-      theta = team_sum<V>(trace, m.scratch) * per_row;
+      theta = team_sum<V>(trace, m.scratch) * reciprocal(T(opaque(n)));  // kept, it would take a register
       add_identity(f, by_sweep, n, -theta);
       const T frobenius = square_root(team_sum<V>(sum_of_squares(f, T(1)), m.scratch));
       sync_team<V>();  // all have read W
