@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ._ops import check as _check
-from ._ops.route import call, without_autocast
+from ._ops.route import call, call_all, without_autocast
+from ._reference.eigen import powers_by_eigenvalues_are_faster
 from ._reference.matrix import identity_like, infinite_like, one_norm, symmetric_part
 from ._reference.pseudo import pseudo_inverse_root
 from ._reference.scalars import FINEST_TOLERANCE
@@ -54,7 +55,8 @@ def powm(
     Cost:
         One `sqrtm` or `inv_sqrtm` for +-1/2, two for +-1/4, three for +-1/8. For other exponents in float32 one, in
         float64 two, then 11 or 22 n^3 flop forward and 44 or 88 n^3 backward, less with an `rtol`; one product, 2 n^3,
-        for each binary digit of the exponent that is set before. The roots on the way are saved for backward.
+        for each binary digit of the exponent that is set before. The roots on the way are saved for backward. Large
+        matrices on a CPU go by an eigendecomposition in float64 where that is faster (docs/design.md).
 
     Raises:
         RuntimeError: The exponent is out of range, or as `inv_sqrtm`.
@@ -221,12 +223,13 @@ def _power(A: Tensor, exponent: float, rtol: float, null: float | None) -> Tenso
         if exponent == 0:
             return identity_like(A) + 0 * A
         X, zero = _without_zero(A)
-        at_zero: Tensor | float = 0.0
-        if exponent > 0:
+        at_zero: Tensor | float = 0.0 if exponent > 0 or null is not None else infinite_like(X)
+        if (exponent > 0 or null is None) and powers_by_eigenvalues_are_faster(X, exponent, rtol):
+            Y = _power_by_eigenvalues(symmetric_part(X), exponent)
+        elif exponent > 0:
             Y = _positive_power(symmetric_part(X), exponent, rtol)
         elif null is None:
             Y = _power_of_root(call("inv_sqrtm", X, rtol / 4), -2 * exponent, rtol)
-            at_zero = infinite_like(X)
         else:
             # On the null space, of projector Q, the pseudo-inverse root Z + s Q has the eigenvalue s instead of 0.
             Z = pseudo_inverse_root(X, null)
@@ -241,6 +244,8 @@ def _logarithm(A: Tensor, rtol: float) -> Tensor:
         return symmetric_part(A)
     with without_autocast(A):
         X, zero = _without_zero(A)
+        if powers_by_eigenvalues_are_faster(X, 0.0, rtol):
+            return torch.where(zero, -infinite_like(X), symmetric_part(_power_by_eigenvalues(X, 0.0)))
         B, level = call("inv_sqrtm", X, rtol / 4), 1
         while level < _ROOTS[B.dtype]:
             B, level = call("sqrtm", B, rtol / 4), level + 1
@@ -248,6 +253,16 @@ def _logarithm(A: Tensor, rtol: float) -> Tensor:
         quotient = call("rational_log", B, _LOWEST, _poles(rtol, B.dtype, 2 / _LOWEST))
         logarithm = symmetric_part((B - identity_like(B)) @ quotient) + scale.log() * identity_like(B)
         return torch.where(zero, -infinite_like(X), -(2**level) * logarithm)
+
+
+def _power_by_eigenvalues(A: Tensor, exponent: float) -> Tensor:
+    """The power, or for the exponent 0 the logarithm, in float64: the exponents of the op are from -1 to 1."""
+    if exponent > 1:
+        return A @ _power_by_eigenvalues(A, exponent - 1)
+    if exponent < -1:
+        half = _power_by_eigenvalues(A, exponent / 2)
+        return half @ half
+    return call_all("power_by_eigenvalues", A.double(), exponent)[0].to(A.dtype)
 
 
 def _exponential(A: Tensor) -> Tensor:

@@ -160,3 +160,68 @@ def test_input_is_left_alone(everywhere):
         before = given.clone()
         root_and_gradient(fastsqrtm.sqrtm, given)
         assert torch.equal(given, before)
+
+
+def of_exponent(exponent):
+    return fastsqrtm.logm if exponent == 0 else lambda A: fastsqrtm.powm(A, exponent)
+
+
+@pytest.fixture
+def powers_everywhere(monkeypatch, everywhere):
+    for orders in (eigen.SMALLEST_ORDER_OF_POWERS, eigen.SMALLEST_ORDER_OF_DYADIC_POWERS):
+        for dtype in orders:
+            monkeypatch.setitem(orders, dtype, 2)
+
+
+def test_the_powers_follow_the_rule():
+    order = eigen.SMALLEST_ORDER_OF_POWERS[torch.float64]
+    A = testing.spd(order, 1e4, dtype=torch.float64)
+    assert torch.allclose(fastsqrtm.logm(A), torch.ops.fastsqrtm.power_by_eigenvalues(A, 0.0)[0], rtol=0, atol=1e-15)
+    faster = eigen.powers_by_eigenvalues_are_faster
+    assert faster(A, 0.3, 0.0)
+    assert not any((faster(A, 0.25, 0.0), faster(A, 0.5, 0.0), faster(A, 2.0, 0.0), faster(A, 0.3, 1e-3)))
+    assert not any((faster(A[1:, 1:], 0.3, 0.0), faster(A.float(), 0.3, 0.0)))
+
+
+@pytest.mark.parametrize("exponent", [0, -1.3, -0.25, 0.7, 1.25])
+def test_derivatives_of_powers(exponent, powers_everywhere):
+    function = of_exponent(exponent)
+    A = testing.spd(3, 30.0, (2,), dtype=torch.float64).requires_grad_()
+    assert gradcheck(function, A, check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(function, A[:1].detach().requires_grad_(), check_fwd_over_rev=True)
+    assert torch.equal(torch.vmap(function)(A), function(A))
+    compiled = torch.compile(lambda A: function(A).sin().sum(), backend="aot_eager", fullgraph=True)
+    expected = torch.autograd.grad(function(A).sin().sum(), A)[0]
+    assert torch.allclose(torch.autograd.grad(compiled(A), A)[0], expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("exponent", [0, -0.3, 0.7])
+def test_powers_and_their_derivatives_as_by_the_steps(exponent, powers_everywhere, monkeypatch):
+    """To second order, at close and at equal eigenvalues, and for NaN, zero and indefinite matrices."""
+    A = testing.spd(6, 1e4, (6,), dtype=torch.float64)
+    A[1] = torch.eye(6) + 1e-9 * A[1]
+    A[2] = torch.eye(6)
+    A[3] = 0
+    A[4, 0, 1] = math.nan
+    A[5] *= -1
+
+    def found():
+        leaf = A.clone().requires_grad_()
+        Y = of_exponent(exponent)(leaf)
+        weights = torch.linspace(-1, 1, 36, dtype=A.dtype).reshape(6, 6)
+        gradient = torch.autograd.grad(Y, leaf, weights.expand_as(Y), create_graph=True)[0]
+        return Y.detach(), gradient.detach(), torch.autograd.grad(gradient, leaf, weights.expand_as(Y))[0]
+
+    ours = found()
+    monkeypatch.setattr(fastsqrtm.powers, "powers_by_eigenvalues_are_faster", lambda *_: False)
+    steps = found()
+    for order, (x, y) in enumerate(zip(ours, steps, strict=True)):
+        assert (testing.relative_error(x[:3], y[:3]) <= 1e-10).all(), order
+        assert torch.equal(x[3], y[3])
+        assert x[4:].isnan().all() or order == 2, order
+
+
+def test_float32_powers_have_the_digits_of_float64(powers_everywhere):
+    A = testing.spd(33, 1e6)
+    expected = fastsqrtm.powm(A.double(), -0.3)
+    assert testing.relative_error(fastsqrtm.powm(A, -0.3), expected).max() <= torch.finfo(torch.float32).eps

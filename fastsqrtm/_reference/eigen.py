@@ -12,10 +12,16 @@ from torch import Tensor
 
 from .._ops.definition import Rule, torch_op
 from .._ops.route import call
-from .matrix import anticommutator, infinite_like, symmetric_part
+from .matrix import anticommutator, identity_like, infinite_like, one_norm, symmetric_part
+from .powers import rational_second
 from .roots import spectral_roots
+from .scalars import MOST_NEGATIVE_EIGENVALUE, PartialFractions, fractions_of_logarithm, fractions_of_power
 
 SMALLEST_ORDER = 256
+SMALLEST_ORDER_OF_POWERS = {torch.float32: 192, torch.float64: 48}
+SMALLEST_ORDER_OF_DYADIC_POWERS = {torch.float32: 512, torch.float64: 128}
+POLES = 80  # of a second derivative: on condition numbers up to 1 / eps to rounding
+SMALLEST_IN_STRIPS = 192
 STRIPS = 4  # of a symmetric product, of which 5/8 is computed
 
 
@@ -23,6 +29,19 @@ def eigenvalues_are_faster(A: Tensor, rtol: float) -> bool:
     """Whether the roots of A go by its eigenvalues: a rule of device, dtype, order and tolerance, not of the batch."""
     large = A.shape[-1] >= SMALLEST_ORDER  # asked first, because every call comes here
     return large and rtol <= 1e-8 and A.device.type == "cpu" and A.dtype == torch.float64
+
+
+def powers_by_eigenvalues_are_faster(A: Tensor, exponent: float, rtol: float) -> bool:
+    """Whether the power of A, or for the exponent 0 its logarithm, goes by its eigenvalues. Multiples of 1/8 cost but a
+    few roots, and those of 1/2 one, as above.
+    """
+    if rtol > 1e-8 or A.device.type != "cpu" or (exponent and exponent % 1 == 0):
+        return False
+    if exponent and (2 * exponent) % 1 == 0:
+        return eigenvalues_are_faster(A, rtol)
+    dyadic = exponent and (8 * exponent) % 1 == 0
+    orders = SMALLEST_ORDER_OF_DYADIC_POWERS if dyadic else SMALLEST_ORDER_OF_POWERS
+    return A.shape[-1] >= orders[A.dtype]
 
 
 def _symmetrised(A: Tensor) -> Tensor:
@@ -33,6 +52,8 @@ def _symmetrised(A: Tensor) -> Tensor:
 def _symmetric_product(P: Tensor, Q: Tensor) -> Tensor:
     """P Q for two matrices where that is symmetric."""
     n = P.shape[-1]
+    if n < SMALLEST_IN_STRIPS:
+        return _symmetrised(P @ Q)
     X, width = P.new_empty(n, n), -(-n // STRIPS)
     for start in range(0, n, width):
         end = min(start + width, n)
@@ -147,3 +168,91 @@ def _lyapunov_jvp(
 
 
 lyapunov_by_eigenvalues.rule = Rule(lambda B, b, V, C, X: (B, b, V, X), _lyapunov_vjp, _lyapunov_jvp)
+
+
+# Powers and the logarithm, which is the exponent 0. A float32 matrix comes in float64, in which these are as fast.
+
+
+def _divided_differences(w: Tensor, exponent: float) -> Tensor:
+    """(f(x) - f(y)) / (x - y) for all pairs of positive eigenvalues, to rounding however close they are."""
+    x, y = torch.maximum(w[:, None], w), torch.minimum(w[:, None], w)
+    d = (x - y) / y
+    change = torch.log1p(d)
+    if exponent:
+        change = torch.expm1(exponent * change)
+    return torch.where(d == 0, exponent or 1.0, change / torch.where(d == 0, 1, d)) * y ** (exponent - 1)
+
+
+def _power(A: Tensor, exponent: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The power, the eigenvalues for its gradient and the eigenvectors, in rows, of one matrix."""
+    A = _symmetrised(A)
+    if not A.isfinite().all():
+        return torch.full_like(A, math.nan), A.new_full(A.shape[:1], math.nan), torch.eye(len(A), dtype=A.dtype)
+    w, V = torch.linalg.eigh(A)
+    V = V.T.contiguous()
+    size = w.abs().max()
+    w = w.where(w[0] >= MOST_NEGATIVE_EIGENVALUE * size, math.nan)
+    floored = w.clamp_min(torch.finfo(w.dtype).eps * size)
+    f = w.clamp_min(0) ** exponent if exponent > 0 else floored**exponent if exponent else floored.log()
+    return _symmetric_product((V * f[:, None]).T, V), floored, V
+
+
+@torch_op(
+    "(Tensor A, float exponent) -> (Tensor Y, Tensor w, Tensor V)", "nn -> nn, n:float64, nn:float64", "exponent -1..1"
+)
+def power_by_eigenvalues(A: Tensor, exponent: float) -> tuple[Tensor, ...]:
+    """Y = A^exponent, or log A for 0, and the eigenvalues and eigenvectors, in rows, of A."""
+    n = A.shape[-1]
+    found = zip(*(_power(matrix, exponent) for matrix in A.reshape(-1, n, n)), strict=True)
+    return tuple(torch.stack(x).reshape(*A.shape[:-2], *x[0].shape) for x in found)
+
+
+@torch_op(
+    "(Tensor A, Tensor w, Tensor V, Tensor G, float exponent) -> Tensor",
+    "nn, n:float64, nn:float64, nn -> nn",
+    "exponent -1..1",
+)
+def power_derivative_by_eigenvalues(A: Tensor, w: Tensor, V: Tensor, G: Tensor, exponent: float) -> Tensor:
+    """The derivative of the power along sym(G), self-adjoint. A is there for its derivative."""
+    n = G.shape[-1]
+    found = []
+    for values, vectors, matrix in zip(w.reshape(-1, n), V.reshape(-1, n, n), G.reshape(-1, n, n), strict=True):
+        own = vectors.clone() if vectors.data_ptr() % 64 else vectors
+        Y = _symmetric_product(own @ _symmetrised(matrix), own.T) * _divided_differences(values, exponent)
+        found.append(_symmetric_product(own.T, Y @ own))
+    return torch.stack(found).reshape(G.shape)
+
+
+def _second_derivative(A: Tensor, G: Tensor, D: Tensor, exponent: float) -> Tensor:
+    """By partial fractions on all condition numbers: sums of positive terms, so differentiable and without loss."""
+    eps = torch.finfo(A.dtype).eps
+    scale = torch.exp2(one_norm(symmetric_part(A.detach())).log2().ceil())
+    X = A / scale + eps * identity_like(A)
+    if exponent:
+        series = fractions_of_power(exponent, eps, POLES)
+    else:  # log x = (x - 1) q(x), the terms of which are divided
+        quotient = fractions_of_logarithm(eps, POLES)
+        series = PartialFractions(0.0, False, tuple((s, -v * (1 + 1 / s)) for s, v in quotient.terms))
+    return scale ** (exponent - 2) * rational_second(X, G, D, series)
+
+
+def _differentiate(A: Tensor, w: Tensor, V: Tensor, numbers: tuple, direction: Tensor) -> Tensor:
+    return call("power_derivative_by_eigenvalues", A, w, V, direction, *numbers)
+
+
+power_by_eigenvalues.rule = Rule(lambda A, Y, w, V: (A, w, V), _differentiate, _differentiate)
+
+
+def _derivative_vjp(
+    A: Tensor, w: Tensor, V: Tensor, G: Tensor, numbers: tuple, D: Tensor
+) -> tuple[Tensor, None, None, Tensor]:
+    return _second_derivative(A, G, D, *numbers), None, None, _differentiate(A, w, V, numbers, D)
+
+
+def _derivative_jvp(
+    A: Tensor, w: Tensor, V: Tensor, G: Tensor, numbers: tuple, dA: Tensor, dw: Tensor, dV: Tensor, dG: Tensor
+) -> Tensor:
+    return _second_derivative(A, G, dA, *numbers) + _differentiate(A, w, V, numbers, dG)
+
+
+power_derivative_by_eigenvalues.rule = Rule(lambda A, w, V, G, Y: (A, w, V, G), _derivative_vjp, _derivative_jvp)
