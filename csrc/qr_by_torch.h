@@ -18,6 +18,12 @@
 
 namespace fastsqrtm {
 
+// Whether m x n matrices on the CPU are long enough. Their few columns fill a panel only in part, and most of the work
+// is in the panel. Short ones lie side by side in vectors. The number of matrices does not count: each has the same
+// bits in any batch. The gradient is a dozen operations of torch, which take their time for small matrices.
+inline bool torch_is_faster(int64_t m, int64_t n) { return m * n > 2048 && m / (m < 512 ? 24 : 8) > n; }
+inline bool torch_is_faster_backward(int64_t m, int64_t n) { return m * n > 8192 && m / 8 > n; }
+
 inline std::pair<Tensor, Tensor> torch_qr(const Tensor& A, const std::string& mode) {
   using torch::stable::detail::from;
   using torch::stable::detail::to;

@@ -3,7 +3,7 @@
 docs/guide/qr.md derives the gradients; the ops and their rule are in _reference/qr.py.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -313,14 +313,13 @@ def _in_dtype(result: Tensor, A: Tensor) -> Tensor:
     return result if result.dtype == A.dtype or under_autocast(A) else result.to(A.dtype)
 
 
-def _factors(A: Tensor, complete: bool, pivoting: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Q, R and P, which counts up without pivoting. Ops of empty matrices give zeros."""
+def _factors(A: Tensor, complete: bool, pivoting: bool) -> tuple[Tensor, Tensor, Any]:
+    """Q, R and P, which is None without pivoting. Ops of empty matrices give zeros."""
     Q, R, *pivots = call_all(_OPS[complete, pivoting], A)
-    if not pivoting or A.numel() == 0:
-        pivots = [torch.arange(A.shape[-1], device=A.device).expand(*A.shape[:-2], A.shape[-1])]
     if A.numel() == 0:
         Q = Q + torch.eye(*Q.shape[-2:], dtype=Q.dtype, device=Q.device)
-    return Q, R, pivots[0]
+        pivots = [torch.arange(A.shape[-1], device=A.device).expand(*A.shape[:-2], A.shape[-1])]
+    return Q, R, pivots[0] if pivoting else None
 
 
 def _diagonal(R: Tensor) -> Tensor:
@@ -329,7 +328,7 @@ def _diagonal(R: Tensor) -> Tensor:
     return diagonal.real if R.is_complex() else diagonal
 
 
-def _truncated(A: Tensor, pivoting: bool, k: int | None, rtol: float | None) -> tuple[Tensor, Tensor, Tensor]:
+def _truncated(A: Tensor, pivoting: bool, k: int | None, rtol: float | None) -> tuple[Tensor, Tensor, Any]:
     """Q and R of the leading columns in the order of P: k of them, or as many as the rank.
 
     Later columns have no part in this Q, so that neither their values nor their dependence reach the gradient. In the

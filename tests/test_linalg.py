@@ -132,7 +132,17 @@ def test_factors_and_pivots(kind, dtype):
 @pytest.mark.parametrize("kind", [kind for kind in MATRICES if kind != "Kahan"])  # of which rounding chooses the pivots
 def test_long_matrices_with_pivots(kind, dtype):
     """They have a QR without pivots first."""
-    for m, n in [(513, 1), (600, 7), (1100, 40)]:
+    for m, n in [(384, 6), (400, 110), (513, 1), (600, 7), (1100, 40)]:
+        A = MATRICES[kind](m, n, dtype).to(dtype)
+        Q, R, P = linalg.qr(A, pivoting=True)
+        check_factors(A, Q, R, P)
+        check_pivots(kind, A, R, P)
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("kind", [kind for kind in MATRICES if kind != "Kahan"])
+def test_panels_with_pivots(kind, dtype):
+    for m, n in [(70, 50), (50, 70), (64, 64)]:
         A = MATRICES[kind](m, n, dtype).to(dtype)
         Q, R, P = linalg.qr(A, pivoting=True)
         check_factors(A, Q, R, P)
@@ -164,7 +174,9 @@ JAX_SHAPES = [
     (20000, 2, 2),
 ]
 TORCH_SHAPES = [(*batch, m, n) for batch in [(), (0,), (2,), (1, 1)] for m in (5, 2, 0) for n in (5, 2, 0)]
-TENSORFLOW_SHAPES = [(*b, m, n) for b in [(), (3,), (3, 2)] for m in (1, 2, 5, 10, 32) for n in (1, 2, 5, 10, 32)]
+TENSORFLOW_SHAPES = [
+    (*b, m, n) for b in [(), (3,), (3, 2)] for m in (1, 2, 5, 10, 32, 100) for n in (1, 2, 5, 10, 32, 100)
+]
 GPU_MODE_SHAPES = [(20, 32, 32), (8, 176, 176), (2, 60, 102)]
 
 
@@ -183,9 +195,10 @@ def test_shapes_of_the_peers(dtype, pivoting):
             check_factors(A, *found)
 
 
-def test_a_thousand_shapes_and_views():
-    rng = random.Random(0)
-    for i in range(1000):
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_any_shapes_and_views(count):
+    rng = random.Random(count)
+    for i in range(count):
         m, n = (rng.choice([0, 1, 1, 2, 3, 4, 5, 7, 9]) for _ in range(2))
         batch = rng.choice([(), (), (1,), (2,), (0,), (3, 1)])
         dtype = rng.choice(REAL + COMPLEX)
@@ -342,6 +355,22 @@ def test_gradients_of_torch(dtype):
             gQ, gR = randn(*Q.shape, dtype=dtype, seed=1), randn(*R.shape, dtype=dtype, seed=2)
             gradients.append(torch.autograd.grad((Q, R), A, (gQ, gR))[0])
         assert torch.allclose(*gradients, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", REAL)
+def test_gradients_of_long_matrices(dtype):
+    """They are torch's own products on CPU: those of the plain rule, and NaN for a matrix where an input has one."""
+    A = randn(2, 600, 7, dtype=torch.float64)
+    Q, R = torch.linalg.qr(A)
+    inputs = [x.to(dtype) for x in (Q, R, randn(*Q.shape, seed=1), randn(*R.shape, seed=2))]
+    expected = reference.qr_backward(*inputs)
+    found = torch.ops.fastsqrtm.qr_backward(*inputs)
+    assert torch.allclose(found, expected, rtol=0, atol=1e3 * eps(A.to(dtype)) * expected.abs().max().item())
+    for k, bad in itertools.product(range(4), (math.nan, math.inf)):
+        poisoned = [x.clone() for x in inputs]
+        poisoned[k][1, 3, 5] = bad
+        harmed = torch.ops.fastsqrtm.qr_backward(*poisoned)
+        assert harmed[1].isnan().all() and torch.equal(harmed[0], found[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])

@@ -174,17 +174,16 @@ struct Cpu {
   static bool run_by_torch(const Pass&, int, int, Inputs, Outputs) {
     return false;
   }
-  // The few columns of a long matrix fill a panel only in part, and most of the work is in the panel. Pivots are chosen
-  // column by column, and each choice goes through the whole matrix: better that is the triangle.
+  // Pivots are chosen column by column, and each choice goes through the whole matrix: better that is the triangle.
   static bool run_by_torch(const passes::Qr& pass, int m, int n, Inputs in, Outputs out) {
-    if (pass.complete || m < 512) return false;
-    if (pass.pivots) return m / 4 >= n && pivoted_by_its_triangle(**in.begin(), out);
-    if (m / 8 <= n || (n >= 32 && m < 4096)) return false;
+    if (pass.complete) return false;
+    if (pass.pivots) return m >= 384 && m / 3 >= n && pivoted_by_its_triangle(**in.begin(), out);
+    if (!torch_is_faster(m, n)) return false;
     qr_by_torch(**in.begin(), false, **out.begin(), **(out.begin() + 1));
     return true;
   }
   static bool run_by_torch(const passes::QrBackward&, int m, int n, Inputs in, Outputs out) {
-    if (m < 512 || m / 8 <= n) return false;
+    if (!torch_is_faster(m, n)) return false;
     qr_backward_by_torch(in, **out.begin());
     return true;
   }
