@@ -183,7 +183,7 @@ struct Cpu {
     return true;
   }
   static bool run_by_torch(const passes::QrBackward&, int m, int n, Inputs in, Outputs out) {
-    if (!torch_is_faster(m, n)) return false;
+    if (!torch_is_faster_backward(m, n)) return false;
     qr_backward_by_torch(in, **out.begin());
     return true;
   }
