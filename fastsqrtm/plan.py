@@ -57,7 +57,7 @@ class CudaKernel:
 class Plan:
     """The path of `sqrtm` and its backward for a tensor.
 
-    path: "tiny", the native kernels of the CPU for n up to 16, a matrix each lane of a vector; "block", the native
+    path: "tiny", the native kernels of the CPU for n up to 28, a matrix each lane of a vector; "block", the native
         kernels, a matrix each team of threads; "library", matrices beyond a block of a GPU by cuBLAS and cuSOLVER, and
         on a CPU large matrices in float64 by LAPACK's eigendecomposition, which also serves the backward;
         "reference", plain torch, for the `reason`.
