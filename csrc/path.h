@@ -9,7 +9,7 @@ namespace fastsqrtm {
 enum class Path { tiny, block, library };
 
 // Up to this order square matrices take Path::tiny on the CPU.
-constexpr int largest_tiny_order = 16;
+constexpr int largest_tiny_order = 28;
 
 constexpr const char* path_name(Path path) {
   switch (path) {

@@ -25,6 +25,7 @@ struct TinyPass {
   const void* arguments;
   // Bit m of the answer tells whether matrix m is done.
   uint32_t (*run_group)(const void* arguments, const Lanes<T>&);
+  uint32_t (*run_alone)(const void* arguments, const Lanes<T>&);  // the first matrix of a group; or nullptr
   void (*run_one)(Element, const Task&, const void* arguments, void* workspace);
 };
 
@@ -34,7 +35,7 @@ uint32_t run_group(const void* arguments, const Lanes<T>& lanes) {
   const Mask<T> done = Pass::template run_lanes<T, n>(own, lanes);
   if (!any(~done)) return ~uint32_t(0);
   uint32_t bits = 0;
-  for (int lane = 0; lane < Simd<T>::lanes; ++lane)
+  for (int lane = 0; lane < matrices_of_group<T, n>; ++lane)
     bits |= uint32_t(done[lane] != 0) << Group<T, n>::matrix_of_lane(lane);
   return bits;
 }
@@ -61,12 +62,33 @@ const T* group_of(const Batch& batch, const BatchIn& in, int64_t at, int count, 
   return buffer;
 }
 
+// Whether so few matrices take less time one by one than in a group, which costs the same however many there are.
+template <class T>
+bool are_few(int matrices, int n) {
+  return matrices * 80 <= Simd<T>::lanes * (n + 8);
+}
+// The matrices 0, ..., count - 1 of a group, one by one.
+template <class T>
+uint32_t run_one_by_one(const TinyPass<T>& pass, Lanes<T> group, int count, const int (&out_numbers)[max_outputs]) {
+  uint32_t done = 0;
+  for (int m = 0; m < count; ++m) {
+    done |= (pass.run_alone(pass.arguments, group) & 1) << m;
+    for (auto& in : group.in)
+      if (in) in.matrices += in.order * in.order;
+    for (int k = 0; k < max_outputs; ++k)
+      if (group.out[k]) group.out[k] += out_numbers[k];
+  }
+  return done;
+}
+
 template <class T, class Storage>
 void run_groups(Element element, const Batch& batch, int64_t first, int64_t last, const TinyPass<T>& pass,
                 void* workspace) {
   constexpr int lanes = Simd<T>::lanes, largest = lanes * largest_tiny_order * largest_tiny_order + lanes;
   alignas(64) T loaded[max_inputs][largest], stored[max_outputs][largest];
   const int n = batch.n;
+  int out_numbers[max_outputs];
+  for (int k = 0; k < max_outputs; ++k) out_numbers[k] = int(batch.out[k].bytes / int64_t(sizeof(Storage)));
   for (auto& buffer : loaded) std::fill_n(buffer + lanes * n * n, lanes, T(0));  // behind the group
   for (int64_t at = first; at < last; at += lanes) {
     const int count = int(std::min<int64_t>(lanes, last - at));
@@ -82,7 +104,8 @@ void run_groups(Element element, const Batch& batch, int64_t first, int64_t last
                             (lanes % (n * n) == 0 || n * n % lanes == 0);
       group.out[k] = in_place ? reinterpret_cast<T*>(target(k)) : stored[k];
     }
-    const uint32_t done = pass.run_group(pass.arguments, group);
+    const uint32_t done = pass.run_alone && are_few<T>(count, n) ? run_one_by_one(pass, group, count, out_numbers)
+                                                                 : pass.run_group(pass.arguments, group);
     for (int k = 0; k < max_outputs; ++k) {
       if (group.out[k] != stored[k]) continue;
       const int64_t numbers = count * batch.out[k].bytes / int64_t(sizeof(Storage));
@@ -112,7 +135,8 @@ TinyPass<T> tiny_pass(int n, const typename Pass::Arguments& arguments,
                       std::integer_sequence<int, before...>) {
   static constexpr uint32_t (*by_order[])(const void*, const Lanes<T>&) = {&run_group<Pass, T, before + 1>...,
                                                                            &run_group<Pass, T, any_order>};
-  return {&arguments, by_order[std::min<int>(n - 1, sizeof...(before))], run_one};
+  return {&arguments, by_order[std::min<int>(n - 1, sizeof...(before))],
+          n > largest_unrolled_order ? &run_group<Pass, T, alone> : nullptr, run_one};
 }
 
 }  // namespace FASTSQRTM_ISA

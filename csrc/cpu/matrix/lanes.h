@@ -98,8 +98,12 @@ FASTSQRTM_LANE inline void run_by_order(Args&... args) {
     run_apart<F>(args...);
 }
 
-// As an argument `n` of a template: all orders above those that are unrolled, known at run time.
-constexpr int largest_unrolled_order = 8, any_order = largest_tiny_order;
+// As an argument `n` of a template: all orders above those that are unrolled, known at run time. `alone` is one such
+// matrix by itself: see alone.h.
+constexpr int largest_unrolled_order = 8, any_order = largest_tiny_order, alone = any_order + 1;
+// So many matrices a group holds.
+template <class T, int n>
+constexpr int matrices_of_group = n == alone ? 1 : Simd<T>::lanes;
 
 template <int n>
 struct Size {
@@ -151,8 +155,18 @@ template <class T, int n>
 struct Square : Size<n> {
   Vector<T> entry[n * n];
 
+  FASTSQRTM_LANE int size() const { return this->order * this->order; }
+
   FASTSQRTM_LANE Vector<T>& operator()(int i, int j) { return entry[i * this->order + j]; }
   FASTSQRTM_LANE const Vector<T>& operator()(int i, int j) const { return entry[i * this->order + j]; }
+};
+
+// A matrix read transposed.
+template <class M>
+struct Transposed {
+  const M& matrix;
+  int order = matrix.order;
+  FASTSQRTM_LANE const auto& operator()(int i, int j) const { return matrix(j, i); }
 };
 
 // A group of as many matrices as a vector has lanes lies in memory one after the other, with room for a vector behind.
@@ -193,6 +207,10 @@ struct Group {
   }
 };
 
+template <class T>
+struct Group<T, alone> {
+  static constexpr int matrix_of_lane(int lane) { return lane; }
+};
 template <class T>
 struct Group<T, any_order> {
   static constexpr int lanes = Simd<T>::lanes;
@@ -256,7 +274,12 @@ struct LoadSymmetric {
 template <class T, int n>
 FASTSQRTM_LANE Symmetric<T, n> load_symmetric(const GroupIn<T>& in) {
   Symmetric<T, n> A;
-  run_by_order<LoadSymmetric, n>(in, A);
+  if constexpr (n == alone) {
+    load_rows(in, A);
+    make_symmetric(A);
+  } else {
+    run_by_order<LoadSymmetric, n>(in, A);
+  }
   return A;
 }
 
@@ -273,40 +296,44 @@ struct StoreMatrices {
 };
 template <class T, template <class, int> class Matrix, int n>
 FASTSQRTM_LANE void store_matrices(const Matrix<T, n>& A, T* matrices) {
-  run_by_order<StoreMatrices, n>(A, matrices);
+  if constexpr (n == alone)
+    store_rows(A, matrices);
+  else
+    run_by_order<StoreMatrices, n>(A, matrices);
 }
 
 template <class T, int n>
 FASTSQRTM_LANE Square<T, n> load_square(const GroupIn<T>& in) {
   Square<T, n> A;
-  A.set_order(in.order);
-  const int order = A.order;
-  Group<T, n> group;
-  group.load(in.matrices, order);
-  FASTSQRTM_UNROLLED (8, int i = 0; i < order; ++i)
-    FASTSQRTM_UNROLLED (8, int j = 0; j < order; ++j) A(i, j) = group.number[i * order + j];
+  if constexpr (n == alone) {
+    load_rows(in, A);
+  } else {
+    A.set_order(in.order);
+    const int order = A.order;
+    Group<T, n> group;
+    group.load(in.matrices, order);
+    FASTSQRTM_UNROLLED (8, int i = 0; i < order; ++i)
+      FASTSQRTM_UNROLLED (8, int j = 0; j < order; ++j) A(i, j) = group.number[i * order + j];
+  }
   return A;
 }
 
 // (A + sign A^T)/2, sign = +-1
 template <class T, int n>
 FASTSQRTM_LANE Square<T, n> load_part(const GroupIn<T>& in, T sign) {
-  const Square<T, n> A = load_square<T, n>(in);
-  Square<T, n> part;
-  part.set_order(A.order);
+  Square<T, n> A = load_square<T, n>(in);
   for (int i = 0; i < A.order; ++i)
     for (int j = 0; j <= i; ++j) {
-      part(i, j) = T(0.5) * A(i, j) + sign * T(0.5) * A(j, i);
-      part(j, i) = sign * part(i, j);
+      A(i, j) = T(0.5) * A(i, j) + sign * T(0.5) * A(j, i);
+      A(j, i) = sign * A(i, j);
     }
-  return part;
+  return A;
 }
 
 template <class T, int n>
 FASTSQRTM_LANE Mask<T> is_zero(const Square<T, n>& A) {
   Mask<T> found = all_lanes<T>();
-  for (int i = 0; i < A.order; ++i)
-    for (int j = 0; j < A.order; ++j) found &= A(i, j) == 0;
+  for (int i = 0; i < A.size(); ++i) found &= A.entry[i] == 0;
   return found;
 }
 

@@ -3,19 +3,12 @@
 
 #include <type_traits>
 
+#include "cpu/matrix/alone.h"
 #include "cpu/matrix/lanes.h"
-#include "cpu/matrix/sweep.h"
+#include "cpu/matrix/swept_pivots.h"
 
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
-
-// An operand read transposed.
-template <class M>
-struct Transposed {
-  const M& matrix;
-  int order = matrix.order;
-  FASTSQRTM_LANE const auto& operator()(int i, int j) const { return matrix(j, i); }
-};
 
 // sum_k A(i, k) B(k, j)
 template <int n, class A, class B>
@@ -37,18 +30,6 @@ FASTSQRTM_LANE inline void subtract_products(V* const (&to)[rows], const V (&lef
     }
 }
 
-// Calls body(first, terms) for parts of three or four of `count` numbers, terms a constant.
-template <class F>
-FASTSQRTM_LANE inline void each_part(int count, F&& body) {
-  for (int parts = (count + 3) / 4, first = 0; parts > 0; --parts) {
-    const int terms = (count - first + parts - 1) / parts;
-    if (terms == 4)
-      body(first, std::integral_constant<int, 4>());
-    else
-      body(first, std::integral_constant<int, 3>());
-    first += terms;
-  }
-}
 // Calls body(i, rows) for pairs of rows, and for the last one if it is left over, rows a constant.
 template <class F>
 FASTSQRTM_LANE inline void each_pair(int begin, int end, F&& body) {
@@ -108,18 +89,22 @@ struct Product {
   }
 };
 
+template <int n>
+using ProductBy =
+    std::conditional_t<n == alone, ProductAlone, std::conditional_t<n == any_order, ProductInTiles, Product>>;
+
 // A B
 template <class T, int n, class A, class B>
 FASTSQRTM_LANE inline Square<T, n> product(const A& a, const B& b) {
   Square<T, n> C;
-  run_by_order<std::conditional_t<n == any_order, ProductInTiles, Product>, n>(a, b, C);
+  run_by_order<ProductBy<n>, n>(a, b, C);
   return C;
 }
 // A B where that is symmetric.
 template <class T, int n, class A, class B>
 FASTSQRTM_LANE inline Symmetric<T, n> symmetric_product(const A& a, const B& b) {
   Symmetric<T, n> C;
-  run_by_order<std::conditional_t<n == any_order, ProductInTiles, Product>, n>(a, b, C);
+  run_by_order<ProductBy<n>, n>(a, b, C);
   return C;
 }
 
@@ -133,11 +118,22 @@ FASTSQRTM_LANE inline Square<T, n> congruence(const Square<T, n>& C, const W& w)
   return product<T, n>(Transposed<W>{w}, product<T, n>(C, w));
 }
 
+// U + U^T
 template <class T, int n>
-FASTSQRTM_LANE Vector<T> sum_of_entries(const Symmetric<T, n>& A) {
-  Vector<T> sum = {};
-  for (int i = 0; i < A.entries; ++i) sum += A.entry[i];
-  return sum;
+FASTSQRTM_LANE Symmetric<T, n> plus_transposed(const Square<T, n>& U) {
+  Symmetric<T, n> A;
+  A.set_order(U.order);
+  FASTSQRTM_UNROLLED (8, int i = 0; i < U.order; ++i)
+    FASTSQRTM_UNROLLED (8, int j = 0; j <= i; ++j) A(i, j) = U(i, j) + U(j, i);
+  return A;
+}
+
+// False where there is NaN or Inf.
+template <class T, int n>
+FASTSQRTM_LANE Mask<T> is_finite(const Symmetric<T, n>& A) {
+  Vector<T> zero = {};
+  for (int i = 0; i < A.entries; ++i) zero += A.entry[i] * Vector<T>{};
+  return zero == 0;
 }
 
 template <class T, int n>
@@ -147,15 +143,28 @@ FASTSQRTM_LANE Vector<T> trace(const Symmetric<T, n>& A) {
   return sum;
 }
 
-// sum_ij a_ij b_ij
+// sum_ij a_ij b_ij. From n = 9 on column by column, as they lie side by side in alone.h.
 template <class T, int n>
 FASTSQRTM_LANE Vector<T> inner_product(const Symmetric<T, n>& A, const Symmetric<T, n>& B) {
-  Vector<T> beside = {}, on = {};
-  FASTSQRTM_UNROLLED (8, int i = 0; i < A.order; ++i) {
-    on += A(i, i) * B(i, i);
-    FASTSQRTM_UNROLLED (8, int j = 0; j < i; ++j) beside += A(i, j) * B(i, j);
+  if constexpr (n > largest_unrolled_order) {
+    constexpr int lanes = Simd<T>::lanes;
+    Vector<T> part[lanes] = {};
+    for (int j = 0; j < A.order; ++j) {
+      Vector<T> sum = {};
+      for (int i = 0; i < A.order; ++i) sum += A(i, j) * B(i, j);
+      part[j % lanes] += sum;
+    }
+    for (int half = lanes / 2; half > 0; half /= 2)
+      for (int c = 0; c < half; ++c) part[c] += part[c + half];
+    return part[0];
+  } else {
+    Vector<T> beside = {}, on = {};
+    FASTSQRTM_UNROLLED (8, int i = 0; i < A.order; ++i) {
+      on += A(i, i) * B(i, i);
+      FASTSQRTM_UNROLLED (8, int j = 0; j < i; ++j) beside += A(i, j) * B(i, j);
+    }
+    return on + (beside + beside);
   }
-  return on + (beside + beside);
 }
 
 template <class T, int n>
@@ -234,38 +243,25 @@ struct Sweep {
     each_part(H.order, [&](int first, auto part) {
       constexpr int p = decltype(part)::value;
       const int after = first + p;
-      Vector<T> own[p][p], scaled[p][p], inverse[p];
+      SweptPivots<T, p> block;
       for (int s = 0; s < p; ++s)
-        for (int t = 0; t < p; ++t) own[s][t] = H(first + s, first + t);
-      FASTSQRTM_UNROLLED (4, int k = 0; k < p; ++k) {
-        const Vector<T> pivot = result == Swept::minus_own_inverse ? own[k][k] : T(1) + own[k][k];
-        inverse[k] = T(1) / pivot;
-        positive &= pivot > 0;
-        if (pivots) pivots[first + k] = pivot;
-        FASTSQRTM_UNROLLED (4, int s = 0; s < p; ++s) scaled[k][s] = own[k][s] * inverse[k];
-        FASTSQRTM_UNROLLED (4, int s = 0; s < p; ++s)
-          FASTSQRTM_UNROLLED (4, int t = 0; t <= s; ++t)
-            if (s != k && t != k) own[t][s] = own[s][t] -= own[s][k] * scaled[k][t];
-        FASTSQRTM_UNROLLED (4, int s = 0; s < p; ++s) own[s][k] = own[k][s] = scaled[k][s];
-        if (result != Swept::quotient) own[k][k] = -inverse[k];
+        for (int t = 0; t < p; ++t) block.own[s][t] = H(first + s, first + t);
+      block.template sweep<result>();
+      for (int k = 0; k < p; ++k) {
+        positive &= block.pivot[k] > 0;
+        if (pivots) pivots[first + k] = block.pivot[k];
       }
       Vector<T> left[any_order][p], right[p][any_order];
       const auto sweep_row = [&](int i) {
-        Vector<T> x[p];
+        Vector<T> x[p], factors[p];
         for (int k = 0; k < p; ++k) x[k] = H(i, first + k);
-        for (int k = 0; k < p; ++k) {
-          const Vector<T> entry = x[k];
-          left[i][k] = entry;
-          for (int s = 0; s < p; ++s)
-            if (s != k) x[s] -= entry * scaled[k][s];
-          right[k][i] = x[k] = entry * inverse[k];
-        }
-        for (int k = 0; k < p; ++k) H(i, first + k) = x[k];
+        block.sweep_row(x, left[i], factors);
+        for (int k = 0; k < p; ++k) right[k][i] = factors[k], H(i, first + k) = x[k];
       };
       for (int i = 0; i < first; ++i) sweep_row(i);
       for (int i = after; i < H.order; ++i) sweep_row(i);
       for (int s = 0; s < p; ++s)
-        for (int t = 0; t <= s; ++t) H(first + s, first + t) = own[s][t];
+        for (int t = 0; t <= s; ++t) H(first + s, first + t) = block.own[s][t];
       const auto update = [&](int i, auto pair) {
         constexpr int rows = decltype(pair)::value;
         Vector<T>* to[rows];
@@ -305,11 +301,14 @@ struct Sweep {
     }
   }
 };
+template <Swept result, int n>
+using SweepBy = std::conditional_t<n == alone, SweepAlone<result>, Sweep<result>>;
+
 // The sweep of matrix/sweep.h, in place. Returns where all pivots were positive.
 template <Swept result, class T, int n>
 FASTSQRTM_LANE Mask<T> sweep(Symmetric<T, n>& H, Vector<T>* pivots = nullptr) {
   Mask<T> positive;
-  run_by_order<Sweep<result>, n>(H, positive, pivots);
+  run_by_order<SweepBy<result, n>, n>(H, positive, pivots);
   return positive;
 }
 
@@ -318,12 +317,6 @@ template <class T, int n>
 FASTSQRTM_LANE Mask<T> minus_inverse(const Symmetric<T, n>& P, Symmetric<T, n>& W) {
   W = P;
   return sweep<Swept::minus_own_inverse>(W);
-}
-
-// False for NaN and Inf.
-template <class T>
-FASTSQRTM_LANE Mask<T> is_finite(Vector<T> x) {
-  return absolute(x) <= Limits<T>::max;
 }
 
 // The matrices divided by a power of four, so that their largest entries lie in [1, 4), and what else there is to know
@@ -339,7 +332,7 @@ struct Scaled {
   FASTSQRTM_LANE explicit Scaled(Symmetric<T, n>& A)
       : largest(largest_entry(A)), scale(largest < Limits::min ? broadcast(T(1)) : largest) {
     A *= scale.inverse;
-    const Mask<T> finite = is_finite<T>(sum_of_entries(A)) & (largest <= Limits::max);
+    const Mask<T> finite = is_finite(A) & (largest <= Limits::max);
     zero = finite & (largest < Limits::min);
     regular = finite & ~zero;
   }

@@ -49,7 +49,7 @@ struct Inverse {
     A *= -scaled.scale.inverse;
     store_matrices(A, lanes.out[0]);
     if (lanes.out[1])
-      for (int lane = 0; lane < Simd<T>::lanes; ++lane) {
+      for (int lane = 0; lane < matrices_of_group<T, n>; ++lane) {
         double log_determinant = -A.order * std::log(double(scaled.scale.inverse[lane])), product = 1;
         for (int i = 0; i < A.order; ++i) {  // few logarithms, and no product that over- or underflows
           const double pivot = pivots[i][lane], next = product * pivot;
@@ -94,7 +94,7 @@ struct InverseBackward {
     Symmetric<T, n> X = congruence(load_symmetric<T, n>(lanes.in[1]), Z);
     X *= broadcast(T(-1));
     store_matrices(X, lanes.out[0]);
-    return is_finite<T>(largest_entry(Z)) & is_finite<T>(sum_of_entries(Z));
+    return is_finite(Z);
   }
 };
 

@@ -42,11 +42,9 @@ struct Lyapunov {
     const Mask<T> has_skew = ~is_zero(skew);
     if (any(has_skew)) {
       solve_lyapunov(arguments.iterations, T(-1), B, skew);
-      for (int i = 0; i < X.order; ++i)
-        for (int j = 0; j < X.order; ++j) X(i, j) = has_skew ? X(i, j) + skew(i, j) : X(i, j);
+      for (int i = 0; i < X.size(); ++i) X.entry[i] = has_skew ? X.entry[i] + skew.entry[i] : X.entry[i];
     }
-    for (int i = 0; i < X.order; ++i)
-      for (int j = 0; j < X.order; ++j) X(i, j) = X(i, j) * (T(0.5) * factor) * scaled.scale.inverse;
+    for (int i = 0; i < X.size(); ++i) X.entry[i] = X.entry[i] * (T(0.5) * factor) * scaled.scale.inverse;
     store_matrices(X, lanes.out[0]);
     return scaled.regular;
   }

@@ -2,6 +2,8 @@
 // newton_lyapunov.h and sign_lyapunov.h. A lane that has converged keeps its bits while its neighbours go on.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/matrix/lanes_algebra.h"
 
 namespace fastsqrtm {
@@ -36,15 +38,13 @@ FASTSQRTM_LANE_APART Mask<T> solve_newton(T tolerance, Symmetric<T, n> B, Symmet
   Vector<T> contraction = {};
   done = Mask<T>{};
   for (int step = 1; step <= most_corrections; ++step) {
-    const Square<T, n> U = product<T, n>(B, X);
-    Vector<T> beside = {}, on = {};  // squares of the changes
-    for (int i = 0; i < X.order; ++i)
-      for (int j = 0; j <= i; ++j) {
-        const Vector<T> next = C(i, j) - half * (U(i, j) + U(j, i)), change = next - X(i, j);
-        (i == j ? on : beside) += change * change;
-        X(i, j) = done ? X(i, j) : next;
-      }
-    const Vector<T> relative = square_root(on + (beside + beside)) / size;
+    Symmetric<T, n> change = plus_transposed(product<T, n>(B, X));
+    for (int i = 0; i < X.entries; ++i) {
+      const Vector<T> next = C.entry[i] - half * change.entry[i];
+      change.entry[i] = next - X.entry[i];
+      X.entry[i] = done ? X.entry[i] : next;
+    }
+    const Vector<T> relative = frobenius(change) / size;
     if (step == 1) contraction = smaller(relative, broadcast(T(0.5)));
     done |= ~(relative * contraction > tolerance);
     if (!any(~done)) break;
@@ -136,7 +136,7 @@ FASTSQRTM_LANE_APART void solve_lyapunov(int iterations, T sign, Symmetric<T, n>
     Square<T, n> U = product<T, n>(C, B);
     for (int i = 0; i < C.order; ++i)
       for (int j = 0; j <= i; ++j) {
-        const Vector<T> lower = U(i, j), upper = U(j, i);
+        const auto lower = U(i, j), upper = U(j, i);
         U(i, j) = sign * upper - T(0.5) * lower;
         U(j, i) = sign * lower - T(0.5) * upper;
       }
@@ -155,11 +155,17 @@ template <class T, int n>
 FASTSQRTM_LANE void solve_lyapunov(int iterations, const Symmetric<T, n>& B, Symmetric<T, n>& C) {
   Square<T, n> full;
   full.set_order(C.order);
-  for (int i = 0; i < C.order; ++i)
-    for (int j = 0; j < C.order; ++j) full(i, j) = C(i, j);
-  solve_lyapunov(iterations, T(1), B, full);
-  for (int i = 0; i < C.order; ++i)
-    for (int j = 0; j <= i; ++j) C(i, j) = full(i, j);
+  if constexpr (n == alone) {
+    std::copy_n(C.entry, C.entries, full.entry);
+    solve_lyapunov(iterations, T(1), B, full);
+    std::copy_n(full.entry, C.entries, C.entry);
+  } else {
+    for (int i = 0; i < C.order; ++i)
+      for (int j = 0; j < C.order; ++j) full(i, j) = C(i, j);
+    solve_lyapunov(iterations, T(1), B, full);
+    for (int i = 0; i < C.order; ++i)
+      for (int j = 0; j <= i; ++j) C(i, j) = full(i, j);
+  }
 }
 
 }  // namespace FASTSQRTM_ISA

@@ -52,11 +52,12 @@ FASTSQRTM_LANE Vector<T> excess_of_trace(const Symmetric<T, n>& A, const Symmetr
   Sum squares, trace;
   const auto numbers = [](const Vector<T>& x) { return reinterpret_cast<const T*>(&x); };
   for (int i = 0; i < A.order; ++i) {
-    Sum beside;  // rows by themselves: short sums round less
-    for (int j = 0; j < i; ++j) beside.add(numbers(X(i, j)), numbers(X(i, j)));
+    Sum row;  // rows by themselves: short sums round less. Up to n = 8 their parts beside the diagonal.
+    constexpr bool whole = n > largest_unrolled_order;
+    for (int j = 0; j < (whole ? A.order : i); ++j) row.add(numbers(X(i, j)), numbers(X(i, j)));
     for (int p = 0; p < Sum::parts; ++p) {
       const Vector<double> x = Sum::wide(numbers(X(i, i)), p);
-      squares.part[p] += x * x + (beside.part[p] + beside.part[p]);
+      squares.part[p] += whole ? row.part[p] : x * x + (row.part[p] + row.part[p]);
       trace.part[p] += Sum::wide(numbers(A(i, i)), p);
     }
   }
@@ -68,6 +69,12 @@ FASTSQRTM_LANE Vector<T> excess_of_trace(const Symmetric<T, n>& A, const Symmetr
     std::memcpy(reinterpret_cast<T*>(&size) + p * Sum::lanes, &whole, sizeof whole);
   }
   return excess / size;
+}
+template <class T>
+Vector<T> excess_of_trace(const Symmetric<T, alone>& A, const Symmetric<T, alone>& X) {
+  double square, trace;
+  square_and_trace(X, A, square, trace);
+  return broadcast(T(trace - square) / T(square));
 }
 #else
 template <class T, int n>

@@ -69,10 +69,7 @@ FASTSQRTM_LANE LaneDerivative<T, n> taylor(const Series& series, const Symmetric
   H = linear(highest, W, zero, W);
   add_identity(H, broadcast(T(c[2 * top])));
   if (differentiated) {
-    const Square<T, n> U = product<T, n>(W, G);
-    dW2.set_order(W.order);
-    for (int i = 0; i < W.order; ++i)
-      for (int j = 0; j <= i; ++j) dW2(i, j) = U(i, j) + U(j, i);
+    dW2 = plus_transposed(product<T, n>(W, G));
     D = linear(highest, G, zero, G);
   }
   for (int i = top - 1; i >= 0; --i) {
@@ -111,12 +108,7 @@ struct LaneDual {
   }
   FASTSQRTM_LANE static LaneDual square(const LaneDual& A) {
     LaneDual C = {symmetric(A.value, A.value), {}};
-    if (differentiated) {
-      const Square<T, n> U = FASTSQRTM_ISA::product<T, n>(A.derivative, A.value);
-      C.derivative.set_order(U.order);
-      for (int i = 0; i < U.order; ++i)
-        for (int j = 0; j <= i; ++j) C.derivative(i, j) = U(i, j) + U(j, i);
-    }
+    if (differentiated) C.derivative = plus_transposed(FASTSQRTM_ISA::product<T, n>(A.derivative, A.value));
     return C;
   }
   FASTSQRTM_LANE static Symmetric<T, n> symmetric(const Symmetric<T, n>& A, const Symmetric<T, n>& B) {
