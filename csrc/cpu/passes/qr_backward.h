@@ -12,30 +12,25 @@
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
 
-// sums[x][y] += sum_l a_lx b_ly for neighbouring x and y; `step` from one l to the next, `next` from one x or y.
-template <int rows, int columns, class V>
-inline void add_products(const V* a, int a_step, int a_next, const V* b, int b_step, int b_next, int count,
-                         V (&sums)[rows][columns]) {
-  for (int l = 0; l < count; ++l, a += a_step, b += b_step) {
-    V right[columns];
-#pragma GCC unroll 4
-    for (int y = 0; y < columns; ++y) right[y] = b[y * b_next];
-#pragma GCC unroll 4
-    for (int x = 0; x < rows; ++x) {
-      const V left = a[x * a_next];
-#pragma GCC unroll 4
-      for (int y = 0; y < columns; ++y) sums[x][y] += left * right[y];
-    }
+// sums[x] += sum_l a_l b_lx for neighbouring x; `step` from one l to the next.
+template <int columns, class S>
+inline void add_products(const VectorOf<S>* a, int a_step, const VectorOf<S>* b, int b_step, int b_next, int count,
+                         VectorOf<S>* sums) {
+  for (int l = 0; l < count; ++l) {
+    const VectorOf<S> left = a[int64_t(l) * a_step];
+#pragma GCC unroll 8
+    for (int x = 0; x < columns; ++x) sums[x] += left * b[int64_t(l) * b_step + x * b_next];
   }
 }
 
-// Calls f(size, first), where `size` is a constant, for groups of neighbours that together are 0, ..., end - 1, from
-// the last to the first.
-template <int largest, class F>
+// Calls f(columns, first), where `columns` is a constant, for groups of neighbours that together are 0, ..., end - 1.
+template <class F>
 inline void in_groups(int end, F&& f) {
-  if (end % 2 == 1) f(std::integral_constant<int, 1>(), --end);
-  if (largest == 4 && end % 4 == 2) f(std::integral_constant<int, 2>(), end -= 2);
-  while (end > 0) f(std::integral_constant<int, largest>(), end -= largest);
+  int j = 0;
+  for (; j + 8 <= end; j += 8) f(std::integral_constant<int, 8>(), j);
+  for (; j + 4 <= end; j += 4) f(std::integral_constant<int, 4>(), j);
+  for (; j + 2 <= end; j += 2) f(std::integral_constant<int, 2>(), j);
+  for (; j < end; ++j) f(std::integral_constant<int, 1>(), j);
 }
 
 // P^T
@@ -96,44 +91,28 @@ struct QrBackward {
     }
     V nothing = {};  // zero, or NaN
     for (const V* x = Q.data; x < W.data; ++x) nothing += *x - *x;
-    // A tile of sums lies in registers.
-    constexpr int tall = 4, across = FASTSQRTM_VECTOR_BYTES == 64 ? 4 : 2;
-    for (int j = 0; j < n; ++j)
-      for (int i = j + 1; i < n; ++i) R.column(j)[i] = V{};
     // W = R H^T - G^T Q on and under the diagonal, mirrored.
-    in_groups<tall>(n, [&](auto some_rows, int i) {
-      constexpr int rows = some_rows;
-      in_groups<across>(i + rows, [&](auto some_columns, int j) {
-        constexpr int columns = some_columns;
-        V sums[rows][columns] = {};
-        add_products(X.column(i), 1, m, Q.column(j), 1, m, m, sums);
-        for (int x = 0; x < rows; ++x)
-          for (int y = 0; y < columns; ++y) sums[x][y] = -sums[x][y];
-        add_products(R.column(i) + i, n, 1, H.column(i) + j, n, 1, n - i, sums);
-        for (int x = 0; x < rows; ++x)
-          for (int y = 0; y < columns && j + y <= i + x; ++y)
-            W.column(j + y)[i + x] = W.column(i + x)[j + y] = sums[x][y];
+    for (int i = 0; i < n; ++i)
+      in_groups(i + 1, [&](auto columns, int j) {
+        V sums[columns] = {};
+        add_products<columns, S>(X.column(i), 1, Q.column(j), 1, m, m, sums);
+        for (int x = 0; x < columns; ++x) sums[x] = -sums[x];
+        add_products<columns, S>(R.column(i) + i, n, H.column(i) + j, n, 1, n - i, sums);
+        for (int x = 0; x < columns; ++x) W.column(j + x)[i] = W.column(i)[j + x] = sums[x];
       });
-    });
-    // X R^T = G + Q W, from the last columns to the first. The reciprocals of the diagonal of R take its place.
-    for (int j = 0; j < n; ++j) R.column(j)[j] = broadcast_to<S>(1) / R.column(j)[j];
-    in_groups<tall>(m, [&](auto some_rows, int r) {
-      constexpr int rows = some_rows;
-      in_groups<across>(n, [&](auto some_columns, int j) {
-        constexpr int columns = some_columns;
-        const int known = j + columns;
-        V sums[rows][columns] = {};
-        if (known < n) add_products(X.column(known) + r, m, 1, R.column(known) + j, n, 1, n - known, sums);
-        for (int x = 0; x < rows; ++x)
-          for (int y = 0; y < columns; ++y) sums[x][y] = X.column(j + y)[r + x] - sums[x][y];
-        add_products(Q.data + r, m, 1, W.data + j, n, 1, n, sums);
-        for (int y = columns - 1; y >= 0; --y)
-          for (int x = 0; x < rows; ++x) {
-            V& value = X.column(j + y)[r + x] = sums[x][y] *= R.column(j + y)[j + y];
-            for (int z = 0; z < y; ++z) sums[x][z] -= value * R.column(j + y)[j + z];
-          }
+    for (int r = 0; r < m; ++r)
+      in_groups(n, [&](auto columns, int i) {
+        V sums[columns];
+        for (int x = 0; x < columns; ++x) sums[x] = X.column(i + x)[r];
+        add_products<columns, S>(Q.data + r, m, W.column(i), 1, n, n, sums);
+        for (int x = 0; x < columns; ++x) X.column(i + x)[r] = sums[x];
       });
-    });
+    for (int j = n - 1; j >= 0; --j)
+      in_groups(m, [&](auto rows, int r) {
+        V sums[rows] = {};
+        add_products<rows, S>(R.column(j + 1) + j, n, X.column(j + 1) + r, m, 1, n - 1 - j, sums);
+        for (int x = 0; x < rows; ++x) X.column(j)[r + x] = (X.column(j)[r + x] - sums[x]) / R.column(j)[j];
+      });
     void* out[S::lanes] = {};
     for (int l = 0; l < count; ++l) out[l] = tasks[l].out[0];
     store_lanes<S, Storage>(out, count, m, n, [&](int i, int j) { return X.column(j)[i] + nothing; });
@@ -229,7 +208,7 @@ struct QrBackward {
     if (below < n) tile.template multiply<-1>(RT.at(below, i), width, XT.at(below, p * width), width, n - below);
     for (int c = count - 1; c >= 0; --c)
       for (int v = 0; v < 2; ++v) {
-        tile.sum[c][v] *= T(1) / *RT.at(i + c, i + c);
+        tile.sum[c][v] /= *RT.at(i + c, i + c);
         for (int b = 0; b < c; ++b) tile.sum[b][v] -= *RT.at(i + c, i + b) * tile.sum[c][v];
       }
     tile.store(XT.at(i, p * width), width);
