@@ -188,12 +188,15 @@ def _power(A: Tensor, exponent: float) -> tuple[Tensor, Tensor, Tensor]:
     A = _symmetrised(A)
     if not A.isfinite().all():
         return torch.full_like(A, math.nan), A.new_full(A.shape[:1], math.nan), torch.eye(len(A), dtype=A.dtype)
-    w, V = torch.linalg.eigh(A)
-    V = V.T.contiguous()
+    from_identity = A - identity_like(A)
+    near = exponent == 0 and bool(torch.linalg.matrix_norm(from_identity) < 0.5)  # where log x has the digits of x - 1
+    d, V = torch.linalg.eigh(from_identity if near else A)
+    w, V = 1 + d if near else d, V.T.contiguous()
     size = w.abs().max()
     w = w.where(w[0] >= MOST_NEGATIVE_EIGENVALUE * size, math.nan)
     floored = w.clamp_min(torch.finfo(w.dtype).eps * size)
     f = w.clamp_min(0) ** exponent if exponent > 0 else floored**exponent if exponent else floored.log()
+    f = torch.log1p(d) if near else f
     return _symmetric_product((V * f[:, None]).T, V), floored, V
 
 
