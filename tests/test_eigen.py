@@ -187,8 +187,11 @@ def test_the_powers_follow_the_rule():
 def test_derivatives_of_powers(exponent, powers_everywhere):
     function = of_exponent(exponent)
     A = testing.spd(3, 30.0, (2,), dtype=torch.float64).requires_grad_()
-    assert gradcheck(function, A, check_forward_ad=True)
+    assert gradcheck(function, A, check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(function, A, check_fwd_over_rev=True)
     assert torch.equal(torch.vmap(function)(A), function(A))
+    torch.compiler.reset()  # an exponent that changes becomes symbolic: docs/guide/powers.md
+    assert torch.equal(torch.compile(function, fullgraph=True, backend="aot_eager")(A), function(A))
 
 
 @pytest.mark.parametrize("exponent", [0, -0.3, 0.7])
