@@ -1,6 +1,6 @@
 // The promises to a program without Python: roots, gradients, refusals, and ops of every shape that ops.def allows. It
 // reports each failure and goes on.
-#include <fastsqrtm/autograd.h>
+#include <fastsqrtm/linalg.h>
 
 #include <cmath>
 #include <cstdio>
@@ -131,6 +131,47 @@ void gradients() {
   };
   const Tensor change = (gradient_at(A + step) - gradient_at(A - step)) / 2;
   expect(at::allclose(second, change, 1e-4, 1e-9), "and so is its gradient");
+}
+
+void factorisations() {
+  using namespace fastsqrtm::autograd::linalg;
+  at::manual_seed(0);
+  const Tensor deep = at::randn({3, 7, 4}, at::kDouble), wide = at::randn({3, 4, 7}, at::kDouble);
+  const auto columns = [](const Tensor& A, const Tensor& P) { return A.gather(-1, P.unsqueeze(-2).expand_as(A)); };
+  for (const Tensor& A : {deep, wide})
+    for (const bool pivoting : {false, true})
+      for (const char* mode : {"reduced", "complete", "r"}) {
+        const QR found = qr(A, QROptions().mode(mode).pivoting(pivoting).positive(true));
+        const Tensor X = pivoting ? columns(A, found.P) : A;
+        expect(at::allclose(found.R.mT().matmul(found.R), X.mT().matmul(X)), c10::str("R^T R, mode ", mode));
+        expect((found.R.diagonal(0, -2, -1) > 0).all().item<bool>(), "a positive diagonal");
+        if (mode != std::string("r")) expect(at::allclose(found.Q.matmul(found.R), X), c10::str("Q R, mode ", mode));
+      }
+  const LQ other = lq(wide);
+  expect(at::allclose(other.L.matmul(other.Q), wide), "L Q = A");
+  const Tensor low = deep.matmul(wide).narrow(-1, 0, 6);  // 7 x 6 of rank 4
+  const QR ranked = qr(low, QROptions().pivoting(true).rtol(1e-10));
+  expect((ranked.rank() == 4).all().item<bool>(), "the rank");
+  expect(at::allclose(ranked.Q.matmul(ranked.R), columns(low, ranked.P)), "Q R at that rank");
+  expect(qr(low, QROptions().k(2)).Q.size(-1) == 2, "two columns");
+  const Tensor B = at::randn({3, 7, 2}, at::kDouble);
+  expect(at::allclose(lstsq(low, B), at::linalg_pinv(low, 1e-10).matmul(B)), "least squares of a low rank");
+  expect(at::allclose(lstsq(deep, B.select(0, 0)), at::linalg_pinv(deep).matmul(B[0])), "broadcast");
+  // By a difference, along a change that keeps the rank.
+  const auto value = [&](const Tensor& D) {
+    const Tensor A = D.matmul(wide).narrow(-1, 0, 6);
+    return lstsq(A, B).square().sum() + qr(D, QROptions().mode("complete").q2("householder")).Q.select(-1, 6).sum();
+  };
+  const Tensor leaf = deep.clone().requires_grad_(), step = 1e-6 * at::randn_like(deep);
+  const Tensor slope = (torch::autograd::grad({value(leaf)}, {leaf})[0] * step).sum();
+  expect(at::allclose(slope, (value(deep + step) - value(deep - step)) / 2, 1e-4), "the gradient of least squares");
+  expect_error("fastsqrtm.linalg.qr: mode must be one of reduced, complete, r, got 'q'",
+               [&] { qr(deep, QROptions().mode("q")); });
+  expect_error("fastsqrtm.linalg.qr: k must be from 0 to 4, got 5", [&] { qr(deep, QROptions().k(5)); });
+  expect_error("fastsqrtm.linalg.qr: rtol needs pivoting=True, got pivoting=False",
+               [&] { qr(deep, QROptions().rtol(0.1)); });
+  expect_error("fastsqrtm.linalg.lstsq: B must be (..., m, r) where A is [3, 7, 4], got [3, 4, 7]",
+               [&] { lstsq(deep, wide); });
 }
 
 // Of B B^T with B (3, 6, 2), so that every change of B keeps the rank: Z = B (B^T B)^(-3/2) B^T.
@@ -315,6 +356,7 @@ int main() {
   expect(!fastsqrtm::version().empty(), "version");
   roots();
   gradients();
+  factorisations();
   pseudo_inverse_roots();
   refusals();
   signatures_are_those_of_the_dispatcher();

@@ -56,6 +56,10 @@ inline bool is_batch_of_matrices(const at::Tensor& A) {
   return supported && A.layout() == at::kStrided && A.dim() >= 2 && A.size(-1) == A.size(-2);
 }
 
+inline double epsilon(at::ScalarType dtype) {
+  return dtype == at::kDouble ? 0x1p-52 : dtype == at::kFloat ? 0x1p-23 : dtype == at::kBFloat16 ? 0x1p-7 : 0x1p-10;
+}
+
 inline at::Tensor cast(const at::Tensor& x, at::ScalarType dtype) { return x.to(dtype); }
 inline std::tuple<at::Tensor, at::Tensor> cast(const std::tuple<at::Tensor, at::Tensor>& x, at::ScalarType dtype) {
   return {std::get<0>(x).to(dtype), std::get<1>(x).to(dtype)};
@@ -111,11 +115,7 @@ at::Tensor inverse_root(const Op& op, const at::Tensor& A, const RootOptions& op
   if (A.is_nested() || !is_batch_of_matrices(A)) return op(A, 0);  // which throws
   const auto dtype = A.scalar_type();
   const auto precision = dtype == at::kDouble ? at::kDouble : at::kFloat;
-  const double epsilon = dtype == at::kDouble     ? 0x1p-52
-                         : dtype == at::kFloat    ? 0x1p-23
-                         : dtype == at::kBFloat16 ? 0x1p-7
-                                                  : 0x1p-10;
-  const double null_rtol = options.null_rtol().value_or(double(A.size(-1)) * epsilon);
+  const double null_rtol = options.null_rtol().value_or(double(A.size(-1)) * epsilon(dtype));
   if (!(null_rtol >= 0 && null_rtol < 1))
     fail(c10::str("fastsqrtm.inv_sqrtm: null_rtol must be at least 0 and less than 1, got ", null_rtol));
   return root_of_shifted("inv_sqrtm", A, options, [&](const at::Tensor& shifted) {
