@@ -679,3 +679,34 @@ BAD_CALLS = {
 def test_what_is_wrong_is_said(text):
     with pytest.raises(RuntimeError, match=f"^fastsqrtm.linalg.{re.escape(text)}$"):
         BAD_CALLS[text]()
+
+
+@pytest.mark.slow
+def test_ten_thousand_calls_with_anything():
+    """What cannot be computed is refused by name; nothing else is raised."""
+    choose, generator = random.Random(0).choice, torch.Generator().manual_seed(0)
+    dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.int64, torch.bool)
+
+    def anything():
+        shape = [choose((0, 1, 2, 3, 5)) for _ in range(choose((0, 1, 2, 2, 2, 3, 3, 4)))]
+        A = torch.randn(shape, generator=generator).to(choose(dtypes))
+        return choose((A,) * 12 + (None, 3, "x", [[1.0]], A.to_sparse()))
+
+    def call():
+        function = choose((linalg.qr, linalg.lq, linalg.lstsq))
+        if function is linalg.lstsq:
+            return function(anything(), anything(), rtol=choose((None, 1e-3, 2, -1, "a")))
+        options = {"mode": choose(("reduced", "complete", "r", "l", "R", None, 1)), "positive": choose((True, False))}
+        if function is linalg.qr:
+            options |= {"pivoting": choose((True, False)), "k": choose((None, None, 0, 1, 2, 9, -1, 1.5, "a", True))}
+            options |= {"rtol": choose((None, None, 0, 1e-3, 1, -1, "a", math.nan))}
+        return function(anything(), **options, q2=choose(("subspace", "householder", "x")))
+
+    refused = 0
+    for _ in range(10_000):
+        try:
+            call()
+        except RuntimeError as error:
+            assert str(error).startswith("fastsqrtm.linalg."), error
+            refused += 1
+    assert 5_000 < refused < 10_000

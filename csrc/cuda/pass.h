@@ -17,9 +17,8 @@
 //   order(problem)                                  the plan's size: n, unless matrices may be rectangular
 //   takes_any_size                                  true if the kernel works without the shared memory of that size,
 //                                                   and there is no path for large matrices
-//   largest_tiny_order, tiny_operands               up to that n a thread works on a matrix; the larger of the numbers
-//   of
-//                                                   inputs and of results. The kernel: TinyPass in tiny/kernel.cuh
+//   largest_tiny_order, tiny_operands               up to that n a thread works on a matrix; the number of inputs or of
+//                                                   results, whichever is larger. The kernel: tiny/kernel.cuh
 //   template <class V> run(arguments)               the kernel: the work of one thread
 //   large_matrices(pass), large_terms(pass)         workspace of the path for large matrices: see library/large.h
 //   template <class Large> run_large(large, arguments)  that path

@@ -149,6 +149,9 @@ void factorisations() {
       }
   const LQ other = lq(wide);
   expect(at::allclose(other.L.matmul(other.Q), wide), "L Q = A");
+  expect(at::equal(lq(wide, "complete", true, "householder").Q.mT(),
+                   qr(wide.mT(), QROptions().mode("complete").positive(true)).Q),
+         "the complete Q of both");
   const Tensor low = deep.matmul(wide).narrow(-1, 0, 6);  // 7 x 6 of rank 4
   const QR ranked = qr(low, QROptions().pivoting(true).rtol(1e-10));
   expect((ranked.rank() == 4).all().item<bool>(), "the rank");

@@ -6,7 +6,7 @@
 //   Function                         that pass
 //   Numbers<T>                       its scalars, made from passes::Type
 //   at_zero(numbers)                 the diagonal of the result for the zero matrix, where the function leaves it
-//   undone number                           the result that is one number a matrix, a logarithm; -1: none
+//   number                           the result that is one number a matrix, a logarithm; -1: none
 //   of_inverse(operands)             whether the first input is an inverse, infinite where its matrix is zero
 #pragma once
 

@@ -6,6 +6,7 @@
 #include <fastsqrtm/autograd.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -159,11 +160,12 @@ inline QR qr(const Tensor& A, const QROptions& options = {}) {
 }
 
 /// Returns the LQ factorisation of each matrix: the transposed factors of qr(A^T). Mode "l" leaves Q empty.
-inline LQ lq(const Tensor& A, const std::string& mode = "reduced", bool positive = false) {
+inline LQ lq(const Tensor& A, const std::string& mode = "reduced", bool positive = false,
+             const std::string& q2 = "subspace") {
   if (mode != "reduced" && mode != "complete" && mode != "l")
     detail::fail(c10::str("fastsqrtm.linalg.lq: mode must be one of reduced, complete, l, got '", mode, "'"));
   detail::prepared(A);  // throws where A is no batch of matrices
-  const QR found = qr(A.mT(), QROptions().mode(mode == "l" ? "r" : mode).positive(positive));
+  const QR found = qr(A.mT(), QROptions().mode(mode == "l" ? "r" : mode).positive(positive).q2(q2));
   return {found.R.mT(), mode == "l" ? found.Q : found.Q.mT()};
 }
 
