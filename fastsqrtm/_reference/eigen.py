@@ -6,6 +6,7 @@ singular matrices root, inverse root and gradient are those of `roots`.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -112,17 +113,23 @@ def sqrtm_and_inv_by_eigenvalues(A: Tensor) -> tuple[Tensor, ...]:
     return _each(A, True)
 
 
+def _in_eigenvectors(w: Tensor, V: Tensor, C: Tensor, scale: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """V^T scale(V sym(C) V^T, w) V for each matrix, where `scale` multiplies entries by a symmetric function of two
+    eigenvalues. The eigenvectors are read from aligned memory, for the reason that `_each` has.
+    """
+    n = C.shape[-1]
+    found = []
+    for values, vectors, matrix in zip(w.reshape(-1, n), V.reshape(-1, n, n), C.reshape(-1, n, n), strict=True):
+        own = vectors.clone() if vectors.data_ptr() % 64 else vectors
+        Y = scale(_symmetric_product(own @ _symmetrised(matrix), own.T), values)
+        found.append(_symmetric_product(own.T, Y @ own))
+    return (torch.stack(found) if len(found) > 1 else found[0]).reshape(C.shape)
+
+
 @torch_op("(Tensor B, Tensor b, Tensor V, Tensor C) -> Tensor", "nn, n:float64, nn:float64, nn -> nn")
 def lyapunov_by_eigenvalues(B: Tensor, b: Tensor, V: Tensor, C: Tensor) -> Tensor:
     """X with B X + X B = sym(C) for B = V^T diag(b) V. B is there for its derivative."""
-    n = C.shape[-1]
-    found = []
-    for values, vectors, matrix in zip(b.reshape(-1, n), V.reshape(-1, n, n), C.reshape(-1, n, n), strict=True):
-        own = vectors.clone() if vectors.data_ptr() % 64 else vectors
-        Y = _symmetric_product(own @ _symmetrised(matrix), own.T)
-        Y /= values[:, None] + values
-        found.append(_symmetric_product(own.T, Y @ own))
-    return (torch.stack(found) if len(found) > 1 else found[0]).reshape(C.shape)
+    return _in_eigenvectors(b, V, C, lambda Y, s: Y.div_(s[:, None] + s))
 
 
 def _solve(S: Tensor, s: Tensor, V: Tensor, _: tuple, direction: Tensor) -> Tensor:
@@ -217,13 +224,7 @@ def power_by_eigenvalues(A: Tensor, exponent: float) -> tuple[Tensor, ...]:
 )
 def power_derivative_by_eigenvalues(A: Tensor, w: Tensor, V: Tensor, G: Tensor, exponent: float) -> Tensor:
     """The derivative of the power along sym(G), self-adjoint. A is there for its derivative."""
-    n = G.shape[-1]
-    found = []
-    for values, vectors, matrix in zip(w.reshape(-1, n), V.reshape(-1, n, n), G.reshape(-1, n, n), strict=True):
-        own = vectors.clone() if vectors.data_ptr() % 64 else vectors
-        Y = _symmetric_product(own @ _symmetrised(matrix), own.T) * _divided_differences(values, exponent)
-        found.append(_symmetric_product(own.T, Y @ own))
-    return torch.stack(found).reshape(G.shape)
+    return _in_eigenvectors(w, V, G, lambda Y, x: Y.mul_(_divided_differences(x, exponent)))
 
 
 def _second_derivative(A: Tensor, G: Tensor, D: Tensor, exponent: float) -> Tensor:
