@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "cpu/matrix/panel.h"
 #include "cpu/matrix/team.h"
@@ -11,14 +12,21 @@
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
 
-// Calls body(offset, valid) for every vector of an n x n matrix; its first `valid` lanes belong to the matrix. Padding
-// holds arbitrary values after a pass; reductions must mask it out.
+// A sum waits for the one before, so there are several: neighbouring rows go to different ones.
+constexpr int chains = 4;
+
+// Calls body(offset, valid, chain) for every vector of an n x n matrix; its first `valid` lanes belong to the matrix.
+// Padding holds arbitrary values after a pass; reductions must mask it out. Inlined, or the sums would lie in memory.
 template <class T, class F>
-void each_vector(const Panels<T>& P, F&& body) {
+__attribute__((always_inline)) inline void each_vector(const Panels<T>& P, F&& body) {
   constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
   for (int j = 0; j < P.n; j += lanes) {
-    const int64_t first = P.at(0, j) - P.data;
-    for (int i = 0; i < P.n; ++i) body(first + int64_t(i) * width, P.n - j);
+    int64_t at = P.at(0, j) - P.data;
+    int i = 0;
+    for (; i + chains <= P.n; i += chains, at += chains * width)
+#pragma GCC unroll 4
+      for (int c = 0; c < chains; ++c) body(at + c * width, P.n - j, c);
+    for (; i < P.n; ++i, at += width) body(at, P.n - j, 0);
   }
 }
 
@@ -26,6 +34,18 @@ template <class T>
 Vector<T> load_valid(const T* p, int valid) {
   const Vector<T> x = FASTSQRTM_ISA::load(p);
   return valid < Simd<T>::lanes ? (Simd<T>::lane_index() < T(valid) - Vector<T>{} ? x : Vector<T>{}) : x;
+}
+
+// The sum of the numbers in a vector, half by half.
+template <class V>
+inline auto sum_of_halves(const V& x) {
+  constexpr int lanes = int(sizeof x / sizeof x[0]);
+  alignas(64) std::remove_cv_t<std::remove_reference_t<decltype(x[0])>> number[lanes];
+  std::memcpy(number, &x, sizeof x);
+#pragma GCC unroll 4
+  for (int half = lanes / 2; half > 0; half /= 2)
+    for (int c = 0; c < half; ++c) number[c] += number[c + half];
+  return number[0];
 }
 
 // Sums of products in double, each lane by itself. Parts of a vector are converted as they are loaded: the compiler
@@ -42,11 +62,14 @@ struct WideSum {
   void add(const T* x, const T* y) {
     for (int p = 0; p < parts; ++p) part[p] += wide(x, p) * wide(y, p);
   }
+  WideSum& operator+=(const WideSum& other) {
+    for (int p = 0; p < parts; ++p) part[p] += other.part[p];
+    return *this;
+  }
   double total() const {
-    double total = 0;
-    for (int p = 0; p < parts; ++p)
-      for (int c = 0; c < lanes; ++c) total += part[p][c];
-    return total;
+    Vector<double> sum = part[0];
+    for (int p = 1; p < parts; ++p) sum += part[p];
+    return sum_of_halves(sum);
   }
 };
 // The same of vectors of which the first `valid` lanes count.
@@ -57,6 +80,13 @@ inline void add_valid(WideSum<T>& sum, const T* x, const T* y, int valid) {
   FASTSQRTM_ISA::store(part[0], load_valid(x, valid));
   FASTSQRTM_ISA::store(part[1], load_valid(y, valid));
   sum.add(part[0], part[1]);
+}
+
+template <class T>
+double total(const WideSum<T> (&sums)[chains]) {
+  WideSum<T> sum = sums[0];
+  for (int c = 1; c < chains; ++c) sum += sums[c];
+  return sum.total();
 }
 
 template <class T>
@@ -71,12 +101,13 @@ double sum_of_lanes(const typename DoubleLanes<T>::Vector& sum) {
 template <class T>
 double frobenius(const Panels<T>& P) {
   using Wide = typename DoubleLanes<T>::Vector;
-  WideSum<T> squares;
-  each_vector(P, [&](int64_t at, int valid) { add_valid(squares, P.data + at, P.data + at, valid); });
-  const double total = squares.total();
-  if (total > 1e-70 && total < 1e300) return std::sqrt(total);  // no square that counts over- or underflowed
+  WideSum<T> squares[chains];
+  each_vector(P, [&](int64_t at, int valid, int c) { add_valid(squares[c], P.data + at, P.data + at, valid); });
+  const double sum_of_squares = total(squares);
+  // No square that counts over- or underflowed.
+  if (sum_of_squares > 1e-70 && sum_of_squares < 1e300) return std::sqrt(sum_of_squares);
   Vector<T> largest = {};
-  each_vector(P, [&](int64_t at, int valid) {
+  each_vector(P, [&](int64_t at, int valid, int) {
     const Vector<T> x = load_valid(P.data + at, valid), size = absolute(x);
     largest = size > largest ? size : largest;  // skips NaN; the sum below does not
   });
@@ -84,7 +115,7 @@ double frobenius(const Panels<T>& P) {
   for (int c = 0; c < Simd<T>::lanes; ++c) scale = largest[c] > scale ? largest[c] : scale;
   const T inverse = scale < std::numeric_limits<T>::min() ? T(0) : 1 / scale;
   Wide sum = {};
-  each_vector(P, [&](int64_t at, int valid) {
+  each_vector(P, [&](int64_t at, int valid, int) {
     const Wide x = FASTSQRTM_CONVERT(load_valid(P.data + at, valid) * inverse, Wide);
     sum += x * x;
   });
@@ -104,21 +135,26 @@ double normalise(const Team& team, double s, const Panels<T>& P) {
   return 1 / double(factor);
 }
 
-// to <- a from + b to on and under the diagonal, by whole panels.
-template <class T>
-void combine(const Team& team, T a, const Panels<T>& from, T b, const Panels<T>& to) {
+// Calls body(offset) for every vector on and under the diagonal, by whole panels. Each thread has a body of its own:
+// the compiler keeps its numbers in registers, since no store can reach them.
+template <class T, class F>
+void each_lower(const Team& team, const Panels<T>& P, const F& body) {
   constexpr int width = Panels<T>::width, lanes = Simd<T>::lanes;
   team.each([&](int member) {
-    for (int p = member; p < to.panels(); p += team.threads) {
-      const T* x = from.at(p * width, p * width);
-      T* y = to.at(p * width, p * width);
-      const T* end = to.panel(p) + int64_t(to.rows) * width;
-      for (; y < end; x += lanes, y += lanes) {
-        Vector<T> value = a * FASTSQRTM_ISA::load(x);
-        if (b != 0) value += b * FASTSQRTM_ISA::load(y);
-        FASTSQRTM_ISA::store(y, value);
-      }
-    }
+    const F own = body;
+    for (int p = member; p < P.panels(); p += team.threads)
+      for (int64_t at = P.at(p * width, p * width) - P.data, end = P.panel(p + 1) - P.data; at < end; at += lanes)
+        own(at);
+  });
+}
+
+// to <- a from + b to on and under the diagonal.
+template <class T>
+void combine(const Team& team, T a, const Panels<T>& from, T b, const Panels<T>& to) {
+  each_lower(team, to, [=, x = from.data, y = to.data](int64_t at) {
+    Vector<T> value = a * FASTSQRTM_ISA::load(x + at);
+    if (b != 0) value += b * FASTSQRTM_ISA::load(y + at);
+    FASTSQRTM_ISA::store(y + at, value);
   });
 }
 
@@ -164,44 +200,54 @@ double trace(const Panels<T>& P) {
   return sum;
 }
 
-// Largest absolute column sum: bounds the spectral norm of a symmetric matrix. It skips NaN.
+// The largest number in the lanes of the sums of columns, one column a lane.
 template <class T>
-double one_norm(const Panels<T>& P) {
+T largest_of(const Vector<T>& x) {
+  T largest = 0;
+  for (int c = 0; c < Simd<T>::lanes; ++c) largest = x[c] > largest ? x[c] : largest;
+  return largest;
+}
+
+// Calls body(x, chain) for the vectors of absolute values; returns the largest sum of a column. It skips NaN.
+template <class T, class F>
+__attribute__((always_inline)) inline T largest_column(const Panels<T>& P, F&& body) {
   constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
   Vector<T> largest = {};
   for (int j = 0; j < P.n; j += lanes) {
-    Vector<T> sum = {};
-    for (const T *x = P.at(0, j), *end = x + int64_t(P.n) * width; x < end; x += width) {
+    Vector<T> sums[chains] = {};
+    const T* x = P.at(0, j);
+    int i = 0;
+    for (; i + chains <= P.n; i += chains, x += chains * width)
+#pragma GCC unroll 4
+      for (int c = 0; c < chains; ++c) {
+        const Vector<T> value = load_valid(x + c * width, P.n - j);
+        sums[c] += absolute(value);
+        body(value, c);
+      }
+    for (; i < P.n; ++i, x += width) {
       const Vector<T> value = load_valid(x, P.n - j);
-      sum += absolute(value);
+      sums[0] += absolute(value);
+      body(value, 0);
     }
+    const Vector<T> sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     largest = sum > largest ? sum : largest;
   }
-  T result = 0;
-  for (int c = 0; c < lanes; ++c) result = largest[c] > result ? largest[c] : result;
-  return result;
+  return largest_of<T>(largest);
+}
+
+// Largest absolute column sum: bounds the spectral norm of a symmetric matrix. It skips NaN.
+template <class T>
+double one_norm(const Panels<T>& P) {
+  return largest_column(P, [](const Vector<T>&, int) {});
 }
 
 // The smaller of the Frobenius norm and the 1-norm, for entries whose squares neither over- nor underflow: bounds the
 // spectral norm of a symmetric matrix. NaN if any entry is NaN.
 template <class T>
 double spectral_bound(const Panels<T>& P) {
-  constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
-  Vector<T> largest = {}, squares = {};
-  for (int j = 0; j < P.n; j += lanes) {
-    Vector<T> sum = {};
-    for (const T *x = P.at(0, j), *end = x + int64_t(P.n) * width; x < end; x += width) {
-      const Vector<T> value = load_valid(x, P.n - j);
-      sum += absolute(value);
-      squares += value * value;
-    }
-    largest = sum > largest ? sum : largest;
-  }
-  double one_norm = 0, total = 0;
-  for (int c = 0; c < lanes; ++c) {
-    one_norm = largest[c] > one_norm ? largest[c] : one_norm;
-    total += squares[c];
-  }
+  Vector<T> squares[chains] = {};
+  const double one_norm = largest_column(P, [&](const Vector<T>& x, int c) { squares[c] += x * x; });
+  const double total = sum_of_halves((squares[0] + squares[1]) + (squares[2] + squares[3]));
   const double frobenius = std::sqrt(total);
   return one_norm < frobenius ? one_norm : frobenius;
 }
@@ -220,10 +266,14 @@ double spectral_estimate(const Panels<T>& P, int steps, T* vectors) {
   for (int step = 0; step < steps; ++step) {
     Wide squares = {};
     for (int j = 0; j < P.n; j += lanes) {
-      Vector<T> sum = {};
+      Vector<T> sums[chains] = {};
       const T* p = P.at(0, j);
-      for (int i = 0; i < P.n; ++i) sum += x[i] * FASTSQRTM_ISA::load(p + i * width);
-      FASTSQRTM_ISA::store(y + j, sum);
+      int i = 0;
+      for (; i + chains <= P.n; i += chains)
+#pragma GCC unroll 4
+        for (int c = 0; c < chains; ++c) sums[c] += x[i + c] * FASTSQRTM_ISA::load(p + (i + c) * width);
+      for (; i < P.n; ++i) sums[0] += x[i] * FASTSQRTM_ISA::load(p + i * width);
+      FASTSQRTM_ISA::store(y + j, (sums[0] + sums[1]) + (sums[2] + sums[3]));
       const Wide valid = FASTSQRTM_CONVERT(load_valid(y + j, P.n - j), Wide);
       squares += valid * valid;
     }
@@ -237,34 +287,43 @@ double spectral_estimate(const Panels<T>& P, int steps, T* vectors) {
 // sum_ij p_ij q_ij, in double.
 template <class T>
 double inner_product(const Panels<T>& P, const Panels<T>& Q) {
-  WideSum<T> sum;
-  each_vector(P, [&](int64_t at, int valid) { add_valid(sum, P.data + at, Q.data + at, valid); });
-  return sum.total();
+  WideSum<T> sums[chains];
+  each_vector(P, [&](int64_t at, int valid, int c) { add_valid(sums[c], P.data + at, Q.data + at, valid); });
+  return total(sums);
 }
 
 // sum_ij p_ij^2 of a symmetric P, from its blocks on and under the diagonal.
 template <class T>
 double sum_of_squares(const Panels<T>& P) {
   constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
-  WideSum<T> beside, on;  // the blocks on the diagonal
-  for (int J = 0; J < P.blocks(); ++J)
-    for (int i = J * lanes; i < P.n; ++i) {
-      const T* x = P.at(0, J * lanes) + i * width;
-      add_valid(i < (J + 1) * lanes ? on : beside, x, x, P.n - J * lanes);
-    }
-  return on.total() + 2 * beside.total();
+  WideSum<T> beside[chains], on[chains];  // the blocks on the diagonal
+  for (int J = 0; J < P.blocks(); ++J) {
+    const T* column = P.at(0, J * lanes);
+    const auto add = [&](WideSum<T>(&sums)[chains], int begin, int end) {
+      int i = begin;
+      for (; i + chains <= end; i += chains)
+#pragma GCC unroll 4
+        for (int c = 0; c < chains; ++c)
+          add_valid(sums[c], column + (i + c) * width, column + (i + c) * width, P.n - J * lanes);
+      for (; i < end; ++i) add_valid(sums[0], column + i * width, column + i * width, P.n - J * lanes);
+    };
+    const int end = (J + 1) * lanes < P.n ? (J + 1) * lanes : P.n;
+    add(on, J * lanes, end);
+    add(beside, end, P.n);
+  }
+  return total(on) + 2 * total(beside);
 }
 
 // ||P - Q||_F, where squares neither over- nor underflow.
 template <class T>
 double distance(const Panels<T>& P, const Panels<T>& Q) {
-  WideSum<T> squares;
-  each_vector(P, [&](int64_t at, int valid) {
+  WideSum<T> squares[chains];
+  each_vector(P, [&](int64_t at, int valid, int c) {
     alignas(64) T difference[Simd<T>::lanes];
     FASTSQRTM_ISA::store(difference, load_valid(P.data + at, valid) - load_valid(Q.data + at, valid));
-    squares.add(difference, difference);
+    squares[c].add(difference, difference);
   });
-  return std::sqrt(squares.total());
+  return std::sqrt(total(squares));
 }
 
 }  // namespace FASTSQRTM_ISA
