@@ -28,60 +28,78 @@ struct PivotFactors {
   bool positive;
 };
 
-// Sweeps a lanes x lanes block of which the first `order` rows belong to the matrix.
+template <class T>
+constexpr int few = Simd<T>::lanes < 4 ? Simd<T>::lanes : 4;
+
+// Sweeps a few rows from `first` on of a lanes x lanes block, with rows a panel's width apart, of which `order` belong
+// to the matrix: these among themselves, then all others by them.
 template <class T, Swept result>
-void sweep_block(Block<T>& block, int order, PivotFactors<T>& factors) {
-  constexpr int lanes = Simd<T>::lanes;
-  factors = {};
-  factors.positive = true;
-  Vector<T> row[lanes];
-#pragma GCC unroll 16
-  for (int i = 0; i < lanes; ++i) row[i] = block.row[i];
-  constexpr int ahead = lanes < 4 ? lanes : 4;
-  T pivots[ahead], inverses[ahead];
-#pragma GCC unroll 16
-  for (int k = 0; k < lanes; ++k) {  // unrolled, so that the block stays in registers
-    if (k >= order) break;
-    if (k % ahead == 0) {
-      // Each pivot waits for the one before. The rows and columns of a few, taken by themselves with the operations of
-      // the block, keep the others from waiting.
-      alignas(64) T rows[ahead][lanes];
-      T next[ahead][ahead];
+__attribute__((noinline)) void sweep_few(T* block, int first, int order, PivotFactors<T>& factors) {
+  constexpr int lanes = Simd<T>::lanes, width = Simd<T>::panel, few = FASTSQRTM_ISA::few<T>;
+  const Vector<T> zero = {}, lane = Simd<T>::lane_index();
+  if (first == 0) factors.positive = true;
+  // Each pivot waits for the one before. Those of these rows, computed by themselves with the operations of the block,
+  // keep the others from waiting.
+  T next[few][few], pivots[few], inverses[few];
 #pragma GCC unroll 4
-      for (int i = 0; i < ahead; ++i) store(rows[i], row[k + i]);
-      asm("" : "+m"(rows));
+  for (int p = 0; p < few; ++p)
 #pragma GCC unroll 4
-      for (int i = 0; i < ahead; ++i)
+    for (int q = p; q < few; ++q) next[p][q] = block[(first + p) * width + first + q];
 #pragma GCC unroll 4
-        for (int j = i; j < ahead; ++j) next[i][j] = rows[i][k + j];
+  for (int p = 0; p < few; ++p) {
+    pivots[p] = result == Swept::minus_own_inverse ? next[p][p] : 1 + next[p][p];
+    inverses[p] = 1 / pivots[p];
 #pragma GCC unroll 4
-      for (int p = 0; p < ahead; ++p) {
-        pivots[p] = result == Swept::minus_own_inverse ? next[p][p] : 1 + next[p][p];
-        inverses[p] = 1 / pivots[p];
+    for (int q = p + 1; q < few; ++q)
 #pragma GCC unroll 4
-        for (int i = p + 1; i < ahead; ++i)
+      for (int r = q; r < few; ++r) next[q][r] -= next[p][q] * (next[p][r] * inverses[p]);
+  }
+  // When row k is swept, the other rows i lose u[i] times `scaled`, with u[i] for their entry in column k.
+  alignas(64) T u[few][lanes];
+  Vector<T> row[few], others[few];
 #pragma GCC unroll 4
-          for (int j = i; j < ahead; ++j) next[i][j] -= next[p][i] * (next[p][j] * inverses[p]);
-      }
-    }
-    const auto own = Simd<T>::lane_is(k);
-    const Vector<T> column = row[k];
-    alignas(64) T u[lanes];
-    store(u, column);
+  for (int p = 0; p < few; ++p) row[p] = load(block + (first + p) * width);
+#pragma GCC unroll 4
+  for (int p = 0; p < few; ++p) {
+    const int k = first + p;
+    const bool belongs = k < order;
+    const auto own = lane == T(k) - zero;
+    const T inverse = belongs ? inverses[p] : T(0);
+    const Vector<T> own_row = belongs ? row[p] : zero;
+    store(u[p], own_row);
     // The compiler would take each u[i] out of the register by two shuffles, on one port; loads are free.
-    asm("" : "+m"(u));
-    const T d = pivots[k % ahead], inverse = inverses[k % ahead];
-    const Vector<T> scaled = own ? broadcast(-inverse) : column * inverse;
-    factors.positive = factors.positive && d > 0;
+    asm("" : "+m"(u[p]));
+    const Vector<T> scaled = own ? broadcast(-inverse) : own_row * inverse;
+    factors.positive = factors.positive && (pivots[p] > 0 || !belongs);
     factors.inverse[k] = inverse;
     store(factors.column[k], scaled);
-#pragma GCC unroll 16
-    for (int i = 0; i < lanes; ++i)
-      if (i != k) row[i] = (own ? Vector<T>{} : row[i]) - u[i] * scaled;
-    row[k] = result == Swept::quotient ? (own ? broadcast(u[k] * inverse) : scaled) : scaled;
+    if (belongs) {
+#pragma GCC unroll 4
+      for (int q = 0; q < few; ++q)
+        if (q != p) row[q] = (own ? zero : row[q]) - u[p][first + q] * scaled;
+      row[p] = result == Swept::quotient && own ? broadcast(u[p][k] * inverse) : scaled;
+    }
+    // The columns of these rows are zero in the others until it is their turn.
+    others[p] = lane > T(k) - zero && lane < T(first + few) - zero ? zero : scaled;
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < lanes; ++i) block.row[i] = row[i];
+#pragma GCC unroll 4
+  for (int p = 0; p < few; ++p) store(block + (first + p) * width, row[p]);
+  const auto own = lane >= T(first) - zero && lane < T(first + few) - zero;
+  const auto sweep_rows = [&](int begin, int end) {
+    for (int i = begin; i < end; ++i) {
+      Vector<T> x = load(block + i * width);
+      x = own ? zero : x;
+#pragma GCC unroll 4
+      for (int p = 0; p < few; ++p) x -= u[p][i] * others[p];
+      store(block + i * width, x);
+    }
+  };
+  sweep_rows(0, first);
+  sweep_rows(first + few, lanes);
+}
+template <class T, Swept result>
+void sweep_block(T* block, int order, PivotFactors<T>& factors) {
+  for (int first = 0; first < Simd<T>::lanes; first += few<T>) sweep_few<T, result>(block, first, order, factors);
 }
 
 // With U one block in the block row of the pivot block M = I + D: `eliminated` is L^-1 U and
@@ -147,29 +165,31 @@ struct Blocks {
   bool contain(int J) const { return begin <= J && J < end; }
 };
 
-template <class T, Swept result, int rows>
-__attribute__((noinline)) bool sweep_by(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips,
-                                        double* log_determinant) {
-  constexpr int lanes = Simd<T>::lanes, width = Simd<T>::panel, tile_rows = Simd<T>::tile_rows, step = rows / lanes;
-  const int blocks = P.blocks();
-  PivotFactors<T> factors[step];
-  // Of block column J, what row K of those swept together has left.
-  const auto strip_block = [](T* strip, int J, int k) {
+template <class T, int rows>
+struct SweepSteps {
+  static constexpr int lanes = Simd<T>::lanes, width = Simd<T>::panel, tile_rows = Simd<T>::tile_rows,
+                       step = rows / lanes;
+  const Team& team;
+  const SweepStrips<T> strips;
+
+  // Of block column J, what row k of those swept together has left.
+  static T* strip_block(T* strip, int J, int k) {
     return strip + ((J / 2) * rows + k * lanes) * width + (J % 2) * lanes;
-  };
+  }
   // Block J of block row K; right of the diagonal it is read from under the diagonal.
-  const auto eliminate_block = [&](int K, int J, int k) {
+  void eliminate_block(const Panels<T>& P, const PivotFactors<T>& factors, int K, int J, int k) const {
     Block<T> block;
     T* place = J < K ? P.block(K, J) : P.block(J, K);
     block.load(place);
     if (J > K) block.transpose();
-    eliminate(factors[k], block, strip_block(strips.eliminated, J, k), strip_block(strips.scaled, J, k));
+    eliminate(factors, block, strip_block(strips.eliminated, J, k), strip_block(strips.scaled, J, k));
     if (J > K) block.transpose();
     block.store(place);
-  };
+  }
   // Block row I in these block columns, but not right of the diagonal nor in block column `skipped`, for `count` rows
   // from k on of those swept together.
-  const auto update = [&](int I, Blocks columns, int skipped, int k, int count) {
+  template <class F>
+  void update(const Panels<T>& P, int I, Blocks columns, int skipped, int k, int count, F&& between) const {
     const int end = columns.end < I + 1 ? columns.end : I + 1;
     for (int r = 0; r < lanes && I * lanes + r < P.n; r += tile_rows) {
       const T* left = strip_block(strips.eliminated, I, k) + r;
@@ -181,57 +201,119 @@ __attribute__((noinline)) bool sweep_by(const Team& team, const Panels<T>& P, co
         else if (first == last)
           update_tile<T, 1, step>(P, left, right, count, I * lanes + r, first);
       }
+      between();
     }
-  };
-  bool positive = true;
-  for (Blocks swept{0, 0}; swept.begin < blocks; swept.begin = swept.end) {
-    swept.end = swept.begin + step < blocks ? swept.begin + step : blocks;
-    // Where the rows swept together meet their columns.
+  }
+  void update(const Panels<T>& P, int I, Blocks columns, int skipped, int k, int count) const {
+    update(P, I, columns, skipped, k, count, [] {});
+  }
+  // Everything but the pivot block K, where the rows swept together are those of a block. One thread sweeps the next
+  // pivot block as well, in pieces between the updates, which do not wait for its divisions.
+  template <Swept result>
+  void sweep_rest(const Panels<T>& P, const PivotFactors<T>& factors, int K, PivotFactors<T>& next_factors) const {
+    const int blocks = P.blocks(), next = K + 1;
+    // A panel needs of the other panels only what is above.
+    team.each([&](int member) {
+      for (int J = 2 * member; J < blocks; J += 2 * team.threads)
+        for (int I = J; I < J + 2 && I < blocks; ++I)
+          if (I != K) eliminate_block(P, factors, K, I, 0);
+    });
+    if (next < blocks) update(P, next, {next, blocks}, -1, 0, 1);
+    int first = next < blocks ? 0 : lanes;
+    const auto sweep_next = [&] {
+      if (first >= lanes) return;
+      sweep_few<T, result>(P.block(next, next), first, P.n - next * lanes, next_factors);
+      first += few<T>;
+    };
+    if (team.threads == 1) {
+      for (int I = 0; I < blocks; ++I)
+        if (I != K) update(P, I, {0, I == next ? next : blocks}, K, 0, 1, sweep_next);
+    } else {
+      team.each([&](int member) {
+        for (int J = 2 * member; J < blocks; J += 2 * team.threads)
+          for (int I = J; I < J + 2 && I < blocks; ++I)
+            if (I != K) update(P, I, {0, I == next ? next : blocks}, K, 0, 1);
+      });
+    }
+    while (first < lanes) sweep_next();
+  }
+  // Where the rows swept together meet their columns.
+  template <Swept result>
+  void sweep_square(const Panels<T>& P, Blocks swept, PivotFactors<T>* factors) const {
     for (int K = swept.begin, k = 0; K < swept.end; ++K, ++k) {
-      Block<T> block;
-      block.load(P.block(K, K));
-      sweep_block<T, result>(block, P.n - K * lanes, factors[k]);
-      block.store(P.block(K, K));
-      positive = positive && factors[k].positive;
-      for (int i = 0; log_determinant && i < lanes && K * lanes + i < P.n; ++i)
-        *log_determinant -= std::log(double(factors[k].inverse[i]));
-      if constexpr (step > 1) {
-        for (int J = swept.begin; J < swept.end; ++J)
-          if (J != K) eliminate_block(K, J, k);
-        for (int I = swept.begin; I < swept.end; ++I)
-          if (I != K) update(I, swept, K, k, 1);
-      }
+      sweep_block<T, result>(P.block(K, K), P.n - K * lanes, factors[k]);
+      for (int J = swept.begin; J < swept.end; ++J)
+        if (J != K) eliminate_block(P, factors[k], K, J, k);
+      for (int I = swept.begin; I < swept.end; ++I)
+        if (I != K) update(P, I, swept, K, k, 1);
     }
-    // The rest of these rows and columns: a panel needs of the other panels only what is above.
+  }
+  // Everything else, for all of the rows swept together at once.
+  void sweep_rest(const Panels<T>& P, const PivotFactors<T>* factors, Blocks swept) const {
+    const int blocks = P.blocks();
     team.each([&](int member) {
       for (int J = 2 * member; J < blocks; J += 2 * team.threads) {
         const Blocks own{J, J + 2 < blocks ? J + 2 : blocks};
         for (int K = swept.begin, k = 0; K < swept.end; ++K, ++k) {
           for (int I = own.begin; I < own.end; ++I)
-            if (!swept.contain(I)) eliminate_block(K, I, k);
-          if constexpr (step > 1) {
-            if (own.begin >= swept.end)
-              for (int I = own.begin; I < own.end; ++I) update(I, swept, K, k, 1);
-            else if (own.end <= swept.begin)
-              for (int I = swept.begin; I < swept.end; ++I)
-                if (I != K) update(I, own, -1, k, 1);
-          }
+            if (!swept.contain(I)) eliminate_block(P, factors[k], K, I, k);
+          if (own.begin >= swept.end)
+            for (int I = own.begin; I < own.end; ++I) update(P, I, swept, K, k, 1);
+          else if (own.end <= swept.begin)
+            for (int I = swept.begin; I < swept.end; ++I)
+              if (I != K) update(P, I, own, -1, k, 1);
         }
       }
     });
-    // Everything else, for all of them at once.
     team.each([&](int member) {
       for (int J = 2 * member; J < blocks; J += 2 * team.threads)
         for (int I = J; I < J + 2 && I < blocks; ++I) {
           if (swept.contain(I)) continue;
-          if constexpr (step == 1) {
-            update(I, {0, blocks}, swept.begin, 0, 1);
-          } else {
-            update(I, {0, swept.begin}, -1, 0, swept.end - swept.begin);
-            update(I, {swept.end, blocks}, -1, 0, swept.end - swept.begin);
-          }
+          update(P, I, {0, swept.begin}, -1, 0, swept.end - swept.begin);
+          update(P, I, {swept.end, blocks}, -1, 0, swept.end - swept.begin);
         }
     });
+  }
+};
+
+// Adds the logarithms of the pivots to `sum`.
+template <class T>
+void add_logarithms(const PivotFactors<T>& factors, int order, double* sum) {
+  for (int i = 0; sum && i < Simd<T>::lanes && i < order; ++i) *sum -= std::log(double(factors.inverse[i]));
+}
+
+template <class T, Swept result>
+__attribute__((noinline)) bool sweep_small(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips,
+                                           double* log_determinant) {
+  const SweepSteps<T, Simd<T>::lanes> steps{team, strips};
+  PivotFactors<T> factors[2];
+  bool positive = true;
+  sweep_block<T, result>(P.block(0, 0), P.n, factors[0]);
+  for (int K = 0; K < P.blocks(); ++K) {
+    const PivotFactors<T>& own = factors[K % 2];
+    steps.template sweep_rest<result>(P, own, K, factors[(K + 1) % 2]);
+    positive = positive && own.positive;
+    add_logarithms(own, P.n - K * Simd<T>::lanes, log_determinant);
+  }
+  return positive;
+}
+
+template <class T, Swept result>
+__attribute__((noinline)) bool sweep_large(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips,
+                                           double* log_determinant) {
+  constexpr int step = rows_of_large_sweep / Simd<T>::lanes;
+  const SweepSteps<T, rows_of_large_sweep> steps{team, strips};
+  const int blocks = P.blocks();
+  PivotFactors<T> factors[step];
+  bool positive = true;
+  for (Blocks swept{0, 0}; swept.begin < blocks; swept.begin = swept.end) {
+    swept.end = swept.begin + step < blocks ? swept.begin + step : blocks;
+    steps.template sweep_square<result>(P, swept, factors);
+    steps.sweep_rest(P, factors, swept);
+    for (int K = swept.begin, k = 0; K < swept.end; ++K, ++k) {
+      positive = positive && factors[k].positive;
+      add_logarithms(factors[k], P.n - K * Simd<T>::lanes, log_determinant);
+    }
   }
   return positive;
 }
@@ -240,9 +322,8 @@ __attribute__((noinline)) bool sweep_by(const Team& team, const Panels<T>& P, co
 // positive. Adds the logarithms of the pivots to `log_determinant` unless it is null.
 template <class T, Swept result>
 bool sweep(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips, double* log_determinant = nullptr) {
-  return swept_together<T>(P.n) == Simd<T>::lanes
-             ? sweep_by<T, result, Simd<T>::lanes>(team, P, strips, log_determinant)
-             : sweep_by<T, result, rows_of_large_sweep>(team, P, strips, log_determinant);
+  return swept_together<T>(P.n) == Simd<T>::lanes ? sweep_small<T, result>(team, P, strips, log_determinant)
+                                                  : sweep_large<T, result>(team, P, strips, log_determinant);
 }
 
 }  // namespace FASTSQRTM_ISA
