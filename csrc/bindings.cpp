@@ -51,9 +51,9 @@ py::dict plan(int64_t batch, int64_t n, int element_bytes, int threads) {
   if (batch < 0 || n < 0 || threads < 1 || (element_bytes != 4 && element_bytes != 8)) {
     throw py::value_error("fastsqrtm.plan: expected batch >= 0, n >= 0, element_bytes 4 or 8 and threads >= 1");
   }
-  const int64_t bytes = workspace_bytes(n, described::Roots::matrices, cpu_capability().vector_bytes, element_bytes);
-  const int matrices = n <= largest_tiny_order ? cpu_capability().vector_bytes / element_bytes : 1;
-  const CpuPlan plan = plan_cpu(batch, n, n, threads, {matrices, bytes});
+  const int vector_bytes = cpu_capability().vector_bytes;
+  const int64_t bytes = workspace_bytes(n, described::Roots::matrices, vector_bytes, element_bytes);
+  const CpuPlan plan = plan_cpu(batch, n, n, threads, demand_of(n, vector_bytes / element_bytes, bytes));
   return py::dict(py::arg("path") = path_name(plan.path), py::arg("capability") = plan.capability,
                   py::arg("alone") = plan.alone, py::arg("shared") = plan.shared, py::arg("threads") = plan.threads,
                   py::arg("workers") = plan.workers, py::arg("workspace_bytes") = plan.workspace_bytes);

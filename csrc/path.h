@@ -11,6 +11,12 @@ enum class Path { tiny, block, library };
 // Up to this order square matrices take Path::tiny on the CPU.
 constexpr int largest_tiny_order = 28;
 
+// Up to this order the code for them has loops of constant length.
+constexpr int largest_unrolled_order = 8;
+
+// So few larger ones take less time one by one than side by side, which costs the same however many there are.
+constexpr int few_matrices(int lanes, int n) { return n > largest_unrolled_order ? lanes * (n + 8) / 80 : 0; }
+
 constexpr const char* path_name(Path path) {
   switch (path) {
     case Path::tiny:

@@ -8,6 +8,7 @@ import torch
 import fastsqrtm
 import op_cases
 from fastsqrtm import testing
+from fastsqrtm._ops.native import native
 from fastsqrtm.testing import results
 from op_cases import OPS
 
@@ -22,6 +23,11 @@ def alike(ours, theirs):
 def test_plan():
     for n, path in ((1, "tiny"), (8, "tiny"), (9, "tiny"), (28, "tiny"), (29, "block")):
         assert fastsqrtm.plan(torch.empty(5, n, n)).path == path
+
+
+def test_few_matrices_are_spread_over_the_threads():
+    workers = {batch: native.C.plan(batch, 24, 4, 2)["workers"] for batch in (1, 2, 1000)}
+    assert workers == {1: 1, 2: 2, 1000: 2}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])

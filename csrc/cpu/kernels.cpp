@@ -14,8 +14,8 @@ template <class Pass>
 Demand demand(Element element, int m, int n, const typename Pass::Arguments& arguments) {
   const int bytes = compute_bytes(element);
   if constexpr (Pass::matrices > 0)
-    return {n <= largest_tiny_order ? FASTSQRTM_VECTOR_BYTES / bytes : 1,
-            workspace_bytes(n, Pass::matrices, FASTSQRTM_VECTOR_BYTES, bytes)};
+    return demand_of(n, FASTSQRTM_VECTOR_BYTES / bytes,
+                     workspace_bytes(n, Pass::matrices, FASTSQRTM_VECTOR_BYTES, bytes));
   else
     return bytes == 8 ? Pass::template demand<double>(m, n, arguments) : Pass::template demand<float>(m, n, arguments);
 }

@@ -41,7 +41,8 @@ const CpuCapability& cpu_capability() {
 CpuPlan plan_cpu(int64_t batch, int64_t m, int64_t n, int threads, const Demand& demand) {
   const double work = double(m) * n * std::min(m, n), shared_work = std::pow(smallest_shared_order, 3);
   const int64_t alone = work < shared_work ? batch : batch / threads * threads;
-  const int64_t runs = (alone + demand.matrices - 1) / demand.matrices;
+  const bool one_by_one = alone <= demand.few * threads;
+  const int64_t runs = one_by_one ? alone : (alone + demand.matrices - 1) / demand.matrices;
   const int64_t worth = std::min(runs, static_cast<int64_t>(1 + alone * work / smallest_share));
   const int workers = int(std::clamp<int64_t>(worth, 1, threads));
   const Path path = demand.matrices > 1 ? Path::tiny : Path::block;

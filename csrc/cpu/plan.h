@@ -26,11 +26,18 @@ struct CpuPlan {
   int64_t workspace_bytes;  // of all workers; workers on one matrix share the first one's
 };
 
-// What one run of a kernel takes: up to `matrices` of one size, side by side, and workspace for them.
+// What one run of a kernel takes: up to `matrices` of one size, side by side, and workspace for them. Up to `few` go
+// one by one.
 struct Demand {
   int matrices;
   int64_t workspace_bytes;
+  int few = 0;
 };
+// Of a pass for square matrices.
+inline Demand demand_of(int n, int lanes, int64_t workspace_bytes) {
+  const bool tiny = n <= largest_tiny_order;
+  return {tiny ? lanes : 1, workspace_bytes, tiny ? few_matrices(lanes, n) : 0};
+}
 CpuPlan plan_cpu(int64_t batch, int64_t m, int64_t n, int threads, const Demand& demand);
 
 }  // namespace fastsqrtm

@@ -62,11 +62,12 @@ const T* group_of(const Batch& batch, const BatchIn& in, int64_t at, int count, 
   return buffer;
 }
 
-// Whether so few matrices take less time one by one than in a group, which costs the same however many there are.
-template <class T>
-bool are_few(int matrices, int n) {
-  return matrices * 80 <= Simd<T>::lanes * (n + 8);
+// Asks for memory that is going to be written: lines far from each other, which no processor would read ahead.
+inline void fetch_for_writing(const void* target, int64_t bytes) {
+  constexpr int line = 64;
+  for (int64_t at = 0; at < bytes; at += line) __builtin_prefetch(static_cast<const char*>(target) + at, 1, 2);
 }
+
 // The matrices 0, ..., count - 1 of a group, one by one.
 template <class T>
 uint32_t run_one_by_one(const TinyPass<T>& pass, Lanes<T> group, int count, const int (&out_numbers)[max_outputs]) {
@@ -103,9 +104,10 @@ void run_groups(Element element, const Batch& batch, int64_t first, int64_t last
                             batch.out[k].bytes == n * n * int(sizeof(T)) &&
                             (lanes % (n * n) == 0 || n * n % lanes == 0);
       group.out[k] = in_place ? reinterpret_cast<T*>(target(k)) : stored[k];
+      if (n > largest_unrolled_order) fetch_for_writing(target(k), count * batch.out[k].bytes);
     }
-    const uint32_t done = pass.run_alone && are_few<T>(count, n) ? run_one_by_one(pass, group, count, out_numbers)
-                                                                 : pass.run_group(pass.arguments, group);
+    const uint32_t done = count <= few_matrices(lanes, n) ? run_one_by_one(pass, group, count, out_numbers)
+                                                          : pass.run_group(pass.arguments, group);
     for (int k = 0; k < max_outputs; ++k) {
       if (group.out[k] != stored[k]) continue;
       const int64_t numbers = count * batch.out[k].bytes / int64_t(sizeof(Storage));

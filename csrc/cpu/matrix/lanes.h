@@ -14,6 +14,7 @@
 
 #include "cpu/matrix/simd.h"
 #include "passes.h"
+#include "path.h"
 
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
@@ -100,7 +101,7 @@ FASTSQRTM_LANE inline void run_by_order(Args&... args) {
 
 // As an argument `n` of a template: all orders above those that are unrolled, known at run time. `alone` is one such
 // matrix by itself: see alone.h.
-constexpr int largest_unrolled_order = 8, any_order = largest_tiny_order, alone = any_order + 1;
+constexpr int any_order = largest_tiny_order, alone = any_order + 1;
 // So many matrices a group holds.
 template <class T, int n>
 constexpr int matrices_of_group = n == alone ? 1 : Simd<T>::lanes;
