@@ -509,6 +509,27 @@ def test_nothing_is_shared_between_matrices_of_different_kinds(path, same):
         assert torch.equal(together.nan_to_num(7.0), alone.nan_to_num(7.0))
 
 
+@pytest.mark.parametrize("dtype", LARGEST_KAPPA)
+@pytest.mark.parametrize("excess", [0.5, 1.5, 8])
+@pytest.mark.parametrize("n", [12, 28, 40, pytest.param(150, marks=pytest.mark.slow)])
+def test_the_largest_eigenvalue_is_far_from_the_largest_entry(path, n, excess, dtype):
+    """A power iteration that starts at the largest entry of the diagonal never sees the other block."""
+    condition = excess * LARGEST_KAPPA[dtype]
+    A = torch.eye(n, dtype=torch.float64) * (n - 1) / condition
+    A[0, 0] += 2
+    A[1:, 1:] += 1
+    A = A.to(dtype)
+    w, V = torch.linalg.eigh(A.double())
+    S, Z = (V * w.sqrt()) @ V.T, (V * w.rsqrt()) @ V.T
+    unit = torch.finfo(dtype).eps
+    both = path("sqrtm_and_inv")(A)
+    for root in (both[0], path("sqrtm")(A)):
+        assert testing.relative_error(root, S) <= 4 * condition**0.5 * unit
+    for inverse_root in (both[1], path("inv_sqrtm")(A)):
+        if excess < 2:  # beyond that A counts as singular
+            assert testing.relative_error(inverse_root, Z) <= condition * unit
+
+
 @pytest.mark.parametrize("spectrum", ["log", "clustered", "one_small", "two_level", "repeated", "wishart"])
 @pytest.mark.parametrize("function", ROOTS)
 @pytest.mark.parametrize("dtype", LARGEST_KAPPA)

@@ -25,16 +25,25 @@ struct RootDesign {
   double weights[max_poles];        // w_j
   double scales[max_newton_steps];  // g_k
   double error;                     // largest relative error of the root at an eigenvalue in [lowest, 1]
+  double deepest[2];                // smallest eigenvalues for which one or two steps more suffice
 
   double inverse_shift(int j) const { return 1 / shifts[j]; }
   double weight_over_shift(int j) const { return weights[j] / shifts[j]; }
-  double half_scale(int k) const { return scales[k] / 2; }
+  double half_scale(int k) const { return (k < newton_steps ? scales[k] : 1) / 2; }
 
-  // ||X_0^-1|| of a matrix with the smallest eigenvalue `smallest`: 1/x_0 there, where x_0 = x y_0.
-  double largest_inverse(double smallest) const {
+  // y_0 at an eigenvalue.
+  double start(double eigenvalue) const {
     double y = constant;
-    for (int j = 0; j < poles; ++j) y += weights[j] / (smallest + shifts[j]);
-    return 1 / (smallest * y);
+    for (int j = 0; j < poles; ++j) y += weights[j] / (eigenvalue + shifts[j]);
+    return y;
+  }
+  // ||X_0^-1|| of a matrix with the smallest eigenvalue `smallest`: 1/x_0 there, where x_0 = x y_0.
+  double largest_inverse(double smallest) const { return 1 / (smallest * start(smallest)); }
+  // The relative error of the root at an eigenvalue, after as many steps more than the design has.
+  double error_at(double eigenvalue, int more) const {
+    double nu = start(eigenvalue) * std::sqrt(eigenvalue);
+    for (int k = 0; k < newton_steps + more; ++k) nu = half_scale(k) * (nu + 1 / nu);
+    return std::fabs(nu - 1);
   }
 };
 
@@ -61,7 +70,7 @@ inline double zolotarev_node(int degree, int i, double l) {
 inline RootDesign root_design(int poles, int newton_steps, double lowest) {
   const double l = std::sqrt(lowest);
   const int degree = 2 * poles + 1;
-  RootDesign design = {poles, newton_steps, 1, {}, {}, {}, 0};
+  RootDesign design = {poles, newton_steps, 1, {}, {}, {}, 0, {}};
   double zeros[max_poles];
   for (int j = 0; j < poles; ++j) {
     design.shifts[j] = zolotarev_node(degree, 2 * j + 1, l);
@@ -132,6 +141,17 @@ inline const RootDesign& root_design(double tolerance, int element_bytes) {
       best = design;
       best_cost = cost;
     }
+  // A tenth of what the rounding of the entries makes of the smallest eigenvalue that does not count as singular.
+  const double epsilon = element_bytes == 8 ? 0x1p-52 : 0x1p-23;
+  const double allowed = std::fmax(best.error, epsilon / (20 * singular_eigenvalue(element_bytes)));
+  for (int more = 1; more <= 2; ++more) {
+    double below = -60, above = std::log(lowest);
+    for (int halving = 0; halving < 30; ++halving) {
+      const double middle = (below + above) / 2;
+      (best.error_at(std::exp(middle), more) <= allowed ? above : below) = middle;
+    }
+    best.deepest[more - 1] = std::exp(above);
+  }
   return best;
 }
 

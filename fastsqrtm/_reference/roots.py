@@ -29,16 +29,19 @@ from .matrix import (
 from .scalars import LARGEST_SPECTRAL_ORDER, MOST_NEGATIVE_EIGENVALUE, SINGULAR_EIGENVALUE, RootDesign, root_design
 
 
-def newton_roots(A: Tensor, design: RootDesign) -> tuple[Tensor, Tensor, Tensor]:
-    """A^(1/2), A^(-1/2) for eigenvalues up to 1, and whether A was definite: csrc/cpu/steps/denman_beavers.h."""
+def newton_roots(A: Tensor, design: RootDesign, further: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """A^(1/2), A^(-1/2) for eigenvalues up to 1, and whether A was definite: csrc/cpu/steps/denman_beavers.h. With
+    `further` steps for eigenvalues below the interval of the design, as far as they do not count as singular.
+    """
     identity = identity_like(A)
     X, Y = design.constant * A, design.constant * identity.expand_as(A)
     good = torch.ones_like(A[..., :1, :1], dtype=torch.bool)
     for shift, weight in design.terms:
         R, positive = spd_inverse(identity + A / shift)
         X, Y, good = X + weight * (identity - R), Y + weight / shift * R, good & positive
-    largest_inverse = design.largest_inverse(SINGULAR_EIGENVALUE[A.dtype])
-    for k, scale in enumerate(design.scales):
+    size = spectral_estimate(X, 4).square() if further else 1
+    largest_inverse = design.largest_inverse(SINGULAR_EIGENVALUE[A.dtype] * size)
+    for k, scale in enumerate((*design.scales, 1, 1) if further else design.scales):
         X_inverse, X_positive = spd_inverse(X)
         Y_inverse, Y_positive = spd_inverse(Y)
         X, Y = scale / 2 * (X + Y_inverse), scale / 2 * (Y + X_inverse)
@@ -78,8 +81,8 @@ def unbiased(A: Tensor, X: Tensor, design: RootDesign) -> Tensor:
 
 
 def both_roots(A: Tensor, rtol: float) -> tuple[Tensor, Tensor]:
-    """A^(1/2) and A^(-1/2). Matrices that are singular or indefinite start again: where their norm was overestimated in
-    units of a closer one, else by their eigenvalues. NaN where they are too indefinite.
+    """A^(1/2) and A^(-1/2). Matrices with smaller eigenvalues than the design has start again, with more steps, and
+    those that are singular or indefinite by their eigenvalues. NaN where they are too indefinite.
     """
     design = root_design(rtol, A.dtype)
     A = symmetric_part(A)
@@ -94,14 +97,10 @@ def both_roots(A: Tensor, rtol: float) -> tuple[Tensor, Tensor]:
     A = torch.where(finite, A, identity_like(A))
     bound = one_norm(A).clamp_max(1)
     bound = torch.where(zero, 1, bound)
+    B = A / bound
     scale, done = torch.ones_like(bound), is_diagonal | zero
-    attempts = ("as bounded", "as estimated", "by eigenvalues")
+    attempts = ("by the design", "with more steps", "by eigenvalues")
     for attempt in attempts[2:] if A.shape[-1] <= LARGEST_SPECTRAL_ORDER else attempts:
-        B = A / bound
-        if attempt == "as estimated":
-            closer = 1.05 * spectral_estimate(B, 8)
-            bound = torch.where(closer < 0.75, closer * bound, bound)
-            B = A / bound
         unit = nu * bound
         if attempt == "by eigenvalues":
             # By a power of two, which rounds nothing: the smallest eigenvalues are as small as the entries' rounding.
@@ -109,7 +108,7 @@ def both_roots(A: Tensor, rtol: float) -> tuple[Tensor, Tensor]:
             good = finite & done.logical_not()
             X, Y = semidefinite_roots(given / unit, good)
         else:
-            X, Y, good = newton_roots(B, design)
+            X, Y, good = newton_roots(B, design, attempt == attempts[1])
             X = X * unbiased(B, X, design)
         now = good & done.logical_not()
         S, Z, done = torch.where(now, X, S), torch.where(now, Y, Z), done | now

@@ -8,6 +8,7 @@ import math
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 
 def pade_terms(degree: int) -> list[tuple[float, float]]:
@@ -35,7 +36,7 @@ class RootDesign(NamedTuple):
     scales: tuple[float, ...]  # of the Newton steps
     error: float
 
-    def largest_inverse(self, smallest: float) -> float:
+    def largest_inverse(self, smallest: Tensor | float) -> Tensor | float:
         return 1 / (smallest * (self.constant + sum(w / (smallest + t) for t, w in self.terms)))
 
 

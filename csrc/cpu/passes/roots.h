@@ -1,6 +1,5 @@
 // A -> A^(1/2) and A^(-1/2), either or both, as accurately as the design says. A matrix that turns out to be singular
-// or indefinite in this precision starts again: where its norm was much overestimated, in units of a closer one, else
-// by its eigenvalues.
+// or indefinite in this precision starts again, by its eigenvalues.
 #pragma once
 
 #include "cpu/steps/denman_beavers.h"
@@ -32,11 +31,6 @@ struct Roots {
       load_symmetric<T, Storage>(team, task.in[0], A);
       nu = frobenius(A);
     };
-    const auto normalise_by_norms = [&] {
-      nu = normalise(team, nu, A);
-      const double tighter = one_norm(A);  // a bound of the largest eigenvalue, as the Frobenius norm is
-      if (tighter < 1) nu *= normalise(team, tighter, A);
-    };
     load();
     if (nu == 0) return fill_both(T(0), infinity, T(0));
     if (!(nu < std::numeric_limits<double>::infinity())) return fill_both(nan, nan, nan);
@@ -56,19 +50,11 @@ struct Roots {
     double trace_of_A = 0;
     const bool tiny = task.n <= largest_spectral_order;
     if (!tiny) {
-      normalise_by_norms();
+      nu = normalise(team, nu, A);
+      const double tighter = one_norm(A);  // a bound of the largest eigenvalue, as the Frobenius norm is
+      if (tighter < 1) nu *= normalise(team, tighter, A);
       trace_of_A = trace(A);
       done = newton_roots(team, arguments.design, wanted, ws);
-    }
-    if (!tiny && !done) {
-      load();
-      normalise_by_norms();
-      const double closer = 1.05 * spectral_estimate(A, 8, ws[1].data);
-      if (closer < 0.75) {
-        nu *= normalise(team, closer, A);
-        trace_of_A = trace(A);
-        done = newton_roots(team, arguments.design, wanted, ws);
-      }
     }
     double unbiased = 1;
     if (done) {

@@ -26,6 +26,51 @@ struct Wanted {
   bool root, inverse;
 };
 
+// The first terms of X = c A + sum_j w_j (I + H_j) and Y = c I - sum_j w_j/t_j H_j with H_j = -(I + A/t_j)^-1. X and Y
+// take the places of two of the terms.
+constexpr int most_first_terms = 3;
+template <int count, class T>
+bool first_terms(const Team& team, const RootDesign& design, const Panels<T>& A,
+                 const Panels<T> (&terms)[most_first_terms], const SweepStrips<T>& strips) {
+  struct Numbers {
+    T constant, inverse_shift[count], weight[count], weight_over_shift[count];
+    T* data[count];
+  } given = {T(design.constant), {}, {}, {}, {}};
+  for (int j = 0; j < count; ++j) {
+    given.inverse_shift[j] = T(design.inverse_shift(j));
+    given.weight[j] = T(design.weights[j]);
+    given.weight_over_shift[j] = T(design.weight_over_shift(j));
+    given.data[j] = terms[j].data;
+  }
+  each_lower(team, A, [given, a = A.data](int64_t at) {
+    const Vector<T> x = load(a + at);
+#pragma GCC unroll 3
+    for (int j = 0; j < count; ++j) store(given.data[j] + at, given.inverse_shift[j] * x);
+  });
+  for (int j = 0; j < count; ++j)
+    if (!sweep<T, Swept::minus_inverse>(team, terms[j], strips)) return false;
+  T* diagonal = strips.eliminated;  // of X: 1 + h rounds nothing where h is near -1
+  for (int i = 0; i < A.n; ++i) {
+    diagonal[i] = given.constant * *A.at(i, i);
+    for (int j = 0; j < count; ++j) diagonal[i] += given.weight[j] * (1 + *terms[j].at(i, i));
+  }
+  const Panels<T>&X = terms[0], &Y = terms[1];
+  each_lower(team, A, [given, a = A.data, X = X.data, Y = Y.data](int64_t at) {
+    Vector<T> x = given.constant * load(a + at), y = {};
+#pragma GCC unroll 3
+    for (int j = 0; j < count; ++j) {
+      const Vector<T> h = load(given.data[j] + at);
+      x += given.weight[j] * h;
+      y -= given.weight_over_shift[j] * h;
+    }
+    store(X + at, x);
+    store(Y + at, y);
+  });
+  for (int i = 0; i < A.n; ++i) *X.at(i, i) = diagonal[i];
+  add_identity(Y, given.constant);
+  return true;
+}
+
 // X ~ A^(1/2) in ws[1] and Y ~ A^(-1/2) in ws[2], on and under the diagonal, for the A in ws[0] with eigenvalues up to
 // 1. The last step computes only the roots asked for. Overwrites the five matrices. Returns false if A is singular or
 // not positive definite in this precision.
@@ -33,29 +78,48 @@ template <class T>
 bool newton_roots(const Team& team, const RootDesign& design, Wanted wanted, const Workspace<T>& ws) {
   const Panels<T> A = ws[0], X = ws[1], Y = ws[2], H = ws[3];
   const SweepStrips<T> strips(ws[4]);
-  combine(team, T(design.constant), A, T(0), X);
-  combine(team, T(0), A, T(0), Y);
-  add_identity(Y, T(design.constant));
-  for (int j = 0; j < design.poles; ++j) {
-    combine(team, T(1 / design.shifts[j]), A, T(0), H);
-    if (!sweep<T, Swept::minus_inverse>(team, H, strips)) return false;  // H = -(I + A/t)^-1 = -t (A + t I)^-1
+  const Panels<T> terms[most_first_terms] = {X, Y, H};
+  if (!(design.poles == 1   ? first_terms<1>(team, design, A, terms, strips)
+        : design.poles == 2 ? first_terms<2>(team, design, A, terms, strips)
+                            : first_terms<3>(team, design, A, terms, strips)))
+    return false;
+  for (int j = most_first_terms; j < design.poles; ++j) {
+    combine(team, T(design.inverse_shift(j)), A, T(0), H);
+    if (!sweep<T, Swept::minus_inverse>(team, H, strips)) return false;
     combine(team, T(design.weights[j]), H, T(1), X);
     add_identity(X, T(design.weights[j]));
-    combine(team, T(-design.weights[j] / design.shifts[j]), H, T(1), Y);
+    combine(team, T(-design.weight_over_shift(j)), H, T(1), Y);
   }
-  const double largest_inverse = design.largest_inverse(singular_eigenvalue(sizeof(T)));
   const Panels<T>& minus_X_inverse = A;
   const Panels<T>& minus_Y_inverse = H;
-  for (int k = 0; k < design.newton_steps; ++k) {
-    const bool last = k + 1 == design.newton_steps, next_X = !last || wanted.root, next_Y = !last || wanted.inverse;
-    const T half = T(design.scales[k] / 2);
+  // How many steps more A needs, where its smallest eigenvalue lies below the interval of the design; -1 if it counts
+  // as singular, in units of its largest eigenvalue. ||A|| <= 1 may be an overestimate by far.
+  const auto further_steps = [&] {
+    const double precision = singular_eigenvalue(sizeof(T)), regular = design.largest_inverse(precision);
+    if (sum_of_squares(minus_X_inverse) <= regular * regular) return 0;
+    mirror(team, minus_X_inverse, T(1));
+    const double inverse = spectral_estimate(minus_X_inverse, 4, strips.eliminated);
+    if (inverse <= regular) return 0;
+    mirror(team, X, T(1));
+    const double root = spectral_estimate(X, 4, strips.eliminated);
+    if (!(inverse <= design.largest_inverse(precision * root * root))) return -1;
+    for (int more = 1; more <= 2; ++more)
+      if (inverse <= design.largest_inverse(design.deepest[more - 1])) return more;
+    return -1;
+  };
+  int steps = design.newton_steps;
+  for (int k = 0; k < steps; ++k) {
+    const auto next = [&](bool of_wanted) { return k + 1 < steps || of_wanted; };
+    const bool next_Y = next(wanted.inverse);
     if (next_Y && !minus_inverse(team, X, minus_X_inverse, strips)) return false;
-    // Below the interval of the design the steps end too early, and their rounding shows in every eigenvalue.
-    if (k == 0 && next_Y && sum_of_squares(minus_X_inverse) > largest_inverse * largest_inverse) {
-      mirror(team, minus_X_inverse, T(1));
-      if (!(spectral_estimate(minus_X_inverse, 4, H.data) <= largest_inverse)) return false;
+    if (k == 0 && next_Y) {
+      const int further = further_steps();
+      if (further < 0) return false;
+      steps += further;
     }
+    const bool next_X = next(wanted.root);
     if (next_X && !minus_inverse_about_mean(team, Y, minus_Y_inverse, strips)) return false;
+    const T half = T(design.half_scale(k));
     if (next_X) combine(team, -half, minus_Y_inverse, half, X);
     if (next_Y) combine(team, -half, minus_X_inverse, half, Y);
   }

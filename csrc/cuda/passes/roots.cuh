@@ -35,7 +35,7 @@ struct Roots : OneTeam {
           poles(pass.design.poles),
           newton_steps(pass.design.newton_steps),
           constant(static_cast<T>(pass.design.constant)),
-          // There is no second attempt with a closer norm, as on CPU, so the limit is lower.
+          // No matrix takes further steps, as on CPU, so the limit is lower.
           largest_inverse(static_cast<T>(pass.design.largest_inverse(singular_eigenvalue(sizeof(T)) / 4))),
           error(static_cast<T>(pass.design.error)) {
       for (int j = 0; j < poles; ++j) {
