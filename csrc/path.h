@@ -17,6 +17,10 @@ constexpr int largest_unrolled_order = 8;
 // So few larger ones take less time one by one than side by side, which costs the same however many there are.
 constexpr int few_matrices(int lanes, int n) { return n > largest_unrolled_order ? lanes * (n + 8) / 80 : 0; }
 
+// From this order on, threads of the CPU that would be idle help with one matrix: a parallel region costs a few
+// microseconds and a step has five of them.
+constexpr int smallest_shared_order = 192;
+
 constexpr const char* path_name(Path path) {
   switch (path) {
     case Path::tiny:

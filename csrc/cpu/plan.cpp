@@ -27,10 +27,6 @@ CpuCapability find_capability() {
 // costs far more.
 constexpr int64_t smallest_share = 1 << 14;
 
-// From this order on, threads that would be idle help with one matrix: a parallel region costs a few microseconds and a
-// step has five of them.
-constexpr int64_t smallest_shared_order = 192;
-
 }  // namespace
 
 const CpuCapability& cpu_capability() {

@@ -5,9 +5,11 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <vector>
 
 #include "cpu/matrix/panel.h"
 #include "cpu/matrix/team.h"
+#include "path.h"
 
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
@@ -15,19 +17,23 @@ namespace FASTSQRTM_ISA {
 // A sum waits for the one before, so there are several: neighbouring rows go to different ones.
 constexpr int chains = 4;
 
-// Calls body(offset, valid, chain) for every vector of an n x n matrix; its first `valid` lanes belong to the matrix.
-// Padding holds arbitrary values after a pass; reductions must mask it out. Inlined, or the sums would lie in memory.
+// Calls body(offset, valid, chain) for the vectors of an n x n matrix in the columns j, ..., j + lanes - 1; their first
+// `valid` lanes belong to the matrix. Padding holds arbitrary values after a pass; reductions must mask it out.
+// Inlined, or the sums would lie in memory.
+template <class T, class F>
+__attribute__((always_inline)) inline void each_vector_of_columns(const Panels<T>& P, int j, F&& body) {
+  constexpr int width = Panels<T>::width;
+  int64_t at = P.at(0, j) - P.data;
+  int i = 0;
+  for (; i + chains <= P.n; i += chains, at += chains * width)
+#pragma GCC unroll 4
+    for (int c = 0; c < chains; ++c) body(at + c * width, P.n - j, c);
+  for (; i < P.n; ++i, at += width) body(at, P.n - j, 0);
+}
+// The same for all columns.
 template <class T, class F>
 __attribute__((always_inline)) inline void each_vector(const Panels<T>& P, F&& body) {
-  constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
-  for (int j = 0; j < P.n; j += lanes) {
-    int64_t at = P.at(0, j) - P.data;
-    int i = 0;
-    for (; i + chains <= P.n; i += chains, at += chains * width)
-#pragma GCC unroll 4
-      for (int c = 0; c < chains; ++c) body(at + c * width, P.n - j, c);
-    for (; i < P.n; ++i, at += width) body(at, P.n - j, 0);
-  }
+  for (int j = 0; j < P.n; j += Simd<T>::lanes) each_vector_of_columns(P, j, body);
 }
 
 template <class T>
@@ -89,6 +95,34 @@ double total(const WideSum<T> (&sums)[chains]) {
   return sum.total();
 }
 
+// part(j) for each block of columns. Each thread takes some, and who takes which is not seen in the sum of the parts.
+template <class T, class F>
+auto parts_of_columns(const Team& team, const Panels<T>& P, F&& part) {
+  std::vector<decltype(part(0))> parts(P.blocks());
+  team.each([&](int member) {
+    for (int J = member; J < P.blocks(); J += team.threads) parts[J] = part(J * Simd<T>::lanes);
+  });
+  return parts;
+}
+
+// The sum of what add(sum, offset, valid) adds for every vector.
+template <class T, class F>
+__attribute__((always_inline)) inline double sum_over(const Team& team, const Panels<T>& P, F&& add) {
+  if (P.n < smallest_shared_order) {
+    WideSum<T> sums[chains];
+    each_vector(P, [&](int64_t at, int valid, int c) { add(sums[c], at, valid); });
+    return total(sums);
+  }
+  double sum = 0;
+  for (const double part : parts_of_columns(team, P, [&](int j) {
+         WideSum<T> sums[chains];
+         each_vector_of_columns(P, j, [&](int64_t at, int valid, int c) { add(sums[c], at, valid); });
+         return total(sums);
+       }))
+    sum += part;
+  return sum;
+}
+
 template <class T>
 double sum_of_lanes(const typename DoubleLanes<T>::Vector& sum) {
   double total = 0;
@@ -99,11 +133,10 @@ double sum_of_lanes(const typename DoubleLanes<T>::Vector& sum) {
 // Frobenius norm, scaled so that squares neither overflow nor vanish. 0 if all entries are below the smallest normal
 // number; NaN if any entry is NaN or Inf.
 template <class T>
-double frobenius(const Panels<T>& P) {
+double frobenius(const Team& team, const Panels<T>& P) {
   using Wide = typename DoubleLanes<T>::Vector;
-  WideSum<T> squares[chains];
-  each_vector(P, [&](int64_t at, int valid, int c) { add_valid(squares[c], P.data + at, P.data + at, valid); });
-  const double sum_of_squares = total(squares);
+  const double sum_of_squares = sum_over(
+      team, P, [&](WideSum<T>& sum, int64_t at, int valid) { add_valid(sum, P.data + at, P.data + at, valid); });
   // No square that counts over- or underflowed.
   if (sum_of_squares > 1e-70 && sum_of_squares < 1e300) return std::sqrt(sum_of_squares);
   Vector<T> largest = {};
@@ -200,56 +233,65 @@ double trace(const Panels<T>& P) {
   return sum;
 }
 
-// The largest number in the lanes of the sums of columns, one column a lane.
+// The largest absolute sums of columns, one column a lane, and the sums of squares. Skips NaN in the first.
 template <class T>
-T largest_of(const Vector<T>& x) {
-  T largest = 0;
-  for (int c = 0; c < Simd<T>::lanes; ++c) largest = x[c] > largest ? x[c] : largest;
-  return largest;
-}
+struct ColumnNorms {
+  Vector<T> largest = {}, squares = {};
 
-// Calls body(x, chain) for the vectors of absolute values; returns the largest sum of a column. It skips NaN.
-template <class T, class F>
-__attribute__((always_inline)) inline T largest_column(const Panels<T>& P, F&& body) {
-  constexpr int lanes = Simd<T>::lanes, width = Panels<T>::width;
-  Vector<T> largest = {};
-  for (int j = 0; j < P.n; j += lanes) {
-    Vector<T> sums[chains] = {};
-    const T* x = P.at(0, j);
-    int i = 0;
-    for (; i + chains <= P.n; i += chains, x += chains * width)
-#pragma GCC unroll 4
-      for (int c = 0; c < chains; ++c) {
-        const Vector<T> value = load_valid(x + c * width, P.n - j);
-        sums[c] += absolute(value);
-        body(value, c);
-      }
-    for (; i < P.n; ++i, x += width) {
-      const Vector<T> value = load_valid(x, P.n - j);
-      sums[0] += absolute(value);
-      body(value, 0);
-    }
+  __attribute__((always_inline)) void add(const Panels<T>& P, int j) {
+    Vector<T> sums[chains] = {}, more_squares[chains] = {};
+    each_vector_of_columns(P, j, [&](int64_t at, int valid, int c) {
+      const Vector<T> x = load_valid(P.data + at, valid);
+      sums[c] += absolute(x);
+      more_squares[c] += x * x;
+    });
     const Vector<T> sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     largest = sum > largest ? sum : largest;
+    squares += (more_squares[0] + more_squares[1]) + (more_squares[2] + more_squares[3]);
   }
-  return largest_of<T>(largest);
+};
+struct Norms {
+  double one, squares;
+};
+template <class T>
+Norms norms_of(const ColumnNorms<T>& columns) {
+  T one = 0;
+  for (int c = 0; c < Simd<T>::lanes; ++c) one = columns.largest[c] > one ? columns.largest[c] : one;
+  return {one, sum_of_halves(columns.squares)};
+}
+// The 1-norm and the sum of all squares.
+template <class T>
+Norms norms(const Team& team, const Panels<T>& P) {
+  if (P.n < smallest_shared_order) {
+    ColumnNorms<T> all;
+    for (int j = 0; j < P.n; j += Simd<T>::lanes) all.add(P, j);
+    return norms_of(all);
+  }
+  Norms norms = {0, 0};
+  for (const Norms& part : parts_of_columns(team, P, [&](int j) {
+         ColumnNorms<T> columns;
+         columns.add(P, j);
+         return norms_of(columns);
+       })) {
+    norms.one = part.one > norms.one ? part.one : norms.one;
+    norms.squares += part.squares;
+  }
+  return norms;
 }
 
 // Largest absolute column sum: bounds the spectral norm of a symmetric matrix. It skips NaN.
 template <class T>
-double one_norm(const Panels<T>& P) {
-  return largest_column(P, [](const Vector<T>&, int) {});
+double one_norm(const Team& team, const Panels<T>& P) {
+  return norms(team, P).one;
 }
 
 // The smaller of the Frobenius norm and the 1-norm, for entries whose squares neither over- nor underflow: bounds the
 // spectral norm of a symmetric matrix. NaN if any entry is NaN.
 template <class T>
-double spectral_bound(const Panels<T>& P) {
-  Vector<T> squares[chains] = {};
-  const double one_norm = largest_column(P, [&](const Vector<T>& x, int c) { squares[c] += x * x; });
-  const double total = sum_of_halves((squares[0] + squares[1]) + (squares[2] + squares[3]));
-  const double frobenius = std::sqrt(total);
-  return one_norm < frobenius ? one_norm : frobenius;
+double spectral_bound(const Team& team, const Panels<T>& P) {
+  const Norms found = norms(team, P);
+  const double frobenius = std::sqrt(found.squares);
+  return found.one < frobenius ? found.one : frobenius;
 }
 
 // A lower bound of the spectral norm of a symmetric matrix, close after few steps: power iteration from the column of
@@ -286,10 +328,9 @@ double spectral_estimate(const Panels<T>& P, int steps, T* vectors) {
 
 // sum_ij p_ij q_ij, in double.
 template <class T>
-double inner_product(const Panels<T>& P, const Panels<T>& Q) {
-  WideSum<T> sums[chains];
-  each_vector(P, [&](int64_t at, int valid, int c) { add_valid(sums[c], P.data + at, Q.data + at, valid); });
-  return total(sums);
+double inner_product(const Team& team, const Panels<T>& P, const Panels<T>& Q) {
+  return sum_over(team, P,
+                  [&](WideSum<T>& sum, int64_t at, int valid) { add_valid(sum, P.data + at, Q.data + at, valid); });
 }
 
 // sum_ij p_ij^2 of a symmetric P, from its blocks on and under the diagonal.
@@ -316,14 +357,12 @@ double sum_of_squares(const Panels<T>& P) {
 
 // ||P - Q||_F, where squares neither over- nor underflow.
 template <class T>
-double distance(const Panels<T>& P, const Panels<T>& Q) {
-  WideSum<T> squares[chains];
-  each_vector(P, [&](int64_t at, int valid, int c) {
+double distance(const Team& team, const Panels<T>& P, const Panels<T>& Q) {
+  return std::sqrt(sum_over(team, P, [&](WideSum<T>& sum, int64_t at, int valid) {
     alignas(64) T difference[Simd<T>::lanes];
     FASTSQRTM_ISA::store(difference, load_valid(P.data + at, valid) - load_valid(Q.data + at, valid));
-    squares[c].add(difference, difference);
-  });
-  return std::sqrt(total(squares));
+    sum.add(difference, difference);
+  }));
 }
 
 }  // namespace FASTSQRTM_ISA

@@ -65,11 +65,20 @@ inline void encode(float x, Half& out) {
   }
 }
 
+// Calls body(p) for every panel p.
+template <class T, class F>
+void each_panel(const Team& team, const Panels<T>& P, const F& body) {
+  team.each([&](int member) {
+    const F own = body;
+    for (int p = member; p < P.panels(); p += team.threads) own(p);
+  });
+}
+
 // Source of element (i, j): data[i * row_stride + j * column_stride].
 template <class T, class Storage>
-void load_matrix(const Storage* data, int64_t row_stride, int64_t column_stride, const Panels<T>& P) {
+void load_matrix(const Team& team, const Storage* data, int64_t row_stride, int64_t column_stride, const Panels<T>& P) {
   constexpr int width = Panels<T>::width;
-  for (int p = 0; p < P.panels(); ++p) {
+  each_panel(team, P, [=](int p) {
     const int columns = P.n - p * width < width ? P.n - p * width : width;
     T* out = P.panel(p);
     for (int i = 0; i < P.m; ++i, out += width) {
@@ -83,19 +92,19 @@ void load_matrix(const Storage* data, int64_t row_stride, int64_t column_stride,
       for (int j = columns; j < width; ++j) out[j] = 0;
     }
     std::memset(out, 0, sizeof(T) * width * (P.rows - P.m));
-  }
+  });
 }
 
 // out <- scale P, or out + scale P. A scale outside the range of T is two factors: the result may still be in range.
 template <class T, class Storage>
-void store_matrix(const Panels<T>& P, double scale, Storage* out, bool accumulate = false) {
+void store_matrix(const Team& team, const Panels<T>& P, double scale, Storage* out, bool accumulate = false) {
   constexpr int width = Panels<T>::width;
   using Limits = std::numeric_limits<T>;
   const double size = std::fabs(scale);
   const bool beyond = size > Limits::max() || (size < Limits::min() && size > 0);
   const T first = beyond && size < std::numeric_limits<double>::infinity() ? T(std::sqrt(size)) : T(1);
   const T second = T(scale / first);
-  for (int p = 0; p < P.panels(); ++p) {
+  each_panel(team, P, [=](int p) {
     const int columns = P.n - p * width < width ? P.n - p * width : width;
     const T* in = P.panel(p);
     for (int i = 0; i < P.m; ++i, in += width) {
@@ -107,13 +116,13 @@ void store_matrix(const Panels<T>& P, double scale, Storage* out, bool accumulat
       else
         for (int j = 0; j < columns; ++j) encode(second * (first * in[j]), row[j]);
     }
-  }
+  });
 }
 
 // (M + sign M^T) / 2, sign = +-1
 template <class T, class Storage>
 void load_part(const Team& team, const MatrixIn& in, T sign, const Panels<T>& P) {
-  load_matrix(static_cast<const Storage*>(in.data), in.row_stride, in.column_stride, P);
+  load_matrix(team, static_cast<const Storage*>(in.data), in.row_stride, in.column_stride, P);
   with_transpose(team, P,
                  [=](Vector<T> own, Vector<T> transposed) { return T(0.5) * own + sign * T(0.5) * transposed; });
 }

@@ -21,7 +21,7 @@ struct InvSqrtmLyaBackward {
     const Panels<T> B = ws[0], C = ws[1], B2 = ws[2], U = ws[3];
     Storage* target = static_cast<Storage*>(task.out[0]);
     load_symmetric<T, Storage>(team, Z, B);
-    double s = is_infinite_root(B) ? 0 : frobenius(B);
+    double s = is_infinite_root(B) ? 0 : frobenius(team, B);
     if (s == 0) return fill(task.n, T(0), T(0), target);
     load_symmetric<T, Storage>(team, G, C);
     s = normalise(team, s, B);
@@ -31,7 +31,7 @@ struct InvSqrtmLyaBackward {
     product(team, Triangle::lower, B2, U, C);
     mirror(team, C, T(1));
     solve_lyapunov(team, arguments.iterations, T(1), ws);
-    store_matrix(C, -0.5 * s * s * s, target);
+    store_matrix(team, C, -0.5 * s * s * s, target);
   }
 
   template <class T, int n, class Told>

@@ -24,7 +24,7 @@ struct Inverse {
       if (log_target) encode(T(log_determinant), *log_target);
     };
     load_symmetric<T, Storage>(team, task.in[0], A);
-    const double size = frobenius(A);
+    const double size = frobenius(team, A);
     if (size == 0) {
       fill(task.n, infinity, T(0), target);
       return finish(-infinity);
@@ -36,7 +36,7 @@ struct Inverse {
       return finish(nan);
     }
     mirror(team, A, T(-1));
-    store_matrix(A, 1, target);
+    store_matrix(team, A, 1, target);
     finish(log_determinant);
   }
 
@@ -77,7 +77,7 @@ struct InverseBackward {
     Storage* target = static_cast<Storage*>(task.out[0]);
     load_symmetric<T, Storage>(team, task.in[0], Z);
     if (is_infinite_root(Z)) return fill(task.n, T(0), T(0), target);
-    if (!(frobenius(Z) < std::numeric_limits<double>::infinity())) {
+    if (!(frobenius(team, Z) < std::numeric_limits<double>::infinity())) {
       constexpr T nan = Limits<T>::quiet_NaN;
       return fill(task.n, nan, nan, target);
     }
@@ -85,7 +85,7 @@ struct InverseBackward {
     product(team, Triangle::full, G, Z, U);
     product(team, Triangle::lower, Z, U, X);
     mirror(team, X, T(-1));
-    store_matrix(X, 1, target);
+    store_matrix(team, X, 1, target);
   }
 
   template <class T, int n, class Told>

@@ -21,13 +21,13 @@ struct Lyapunov {
     Storage* target = static_cast<Storage*>(task.out[0]);
     for (const T sign : {T(1), T(-1)}) {
       load_part<T, Storage>(team, C, sign, ws[1]);
-      if (sign < 0 && frobenius(ws[1]) == 0) return;
+      if (sign < 0 && frobenius(team, ws[1]) == 0) return;
       load_symmetric<T, Storage>(team, B, ws[0]);
-      double s = frobenius(ws[0]);
+      double s = frobenius(team, ws[0]);
       if (s == 0) return fill(task.n, T(0), T(0), target);
       s = normalise(team, s, ws[0]);
       solve_lyapunov(team, arguments.iterations, sign, ws);
-      store_matrix(ws[1], 0.5 / s, target, sign < 0);
+      store_matrix(team, ws[1], 0.5 / s, target, sign < 0);
     }
   }
 

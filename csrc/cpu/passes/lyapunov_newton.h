@@ -20,9 +20,9 @@ struct LyapunovNewton {
     Storage* target = static_cast<Storage*>(task.out[0]);
     for (const T sign : {T(1), T(-1)}) {
       load_part<T, Storage>(team, C, sign, ws[2]);
-      if (sign < 0 && frobenius(ws[2]) == 0) return;
+      if (sign < 0 && frobenius(team, ws[2]) == 0) return;
       load_symmetric<T, Storage>(team, B, ws[0]);
-      double s = frobenius(ws[0]);
+      double s = frobenius(team, ws[0]);
       if (s == 0) return fill(task.n, T(0), T(0), target);
       if (!(s < std::numeric_limits<double>::infinity())) return fill(task.n, nan, nan, target);
       s = normalise(team, s, ws[0]);
@@ -30,7 +30,7 @@ struct LyapunovNewton {
         return fill(task.n, nan, nan, target);
       const Panels<T> X = solve_newton(team, arguments.tolerance, sign, ws);
       if (!X.data) return fill(task.n, nan, nan, target);
-      store_matrix(X, 1 / s, target, sign < 0);
+      store_matrix(team, X, 1 / s, target, sign < 0);
     }
   }
 

@@ -21,7 +21,7 @@ struct NsBackward {
       const Panels<T> G = ws[newton_schulz_free[1]];
       load_X(X);
       load_symmetric<T, Storage>(team, task.in[1], G);
-      return Derivative<T>{Y.derivative, inner_product(G, Y.value)};
+      return Derivative<T>{Y.derivative, inner_product(team, G, Y.value)};
     });
   }
 

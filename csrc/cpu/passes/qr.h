@@ -99,7 +99,7 @@ struct Qr {
     T* then = memory += round_up(sizes.n, Panels<T>::width);
     int64_t* order = reinterpret_cast<int64_t*>(memory + round_up(sizes.n, Panels<T>::width));
     const Pivots<T> pivots = {now, then, order};
-    load_matrix(static_cast<const Storage*>(task.in[0].data), task.in[0].row_stride, task.in[0].column_stride, A);
+    load_matrix(team, static_cast<const Storage*>(task.in[0].data), task.in[0].row_stride, task.in[0].column_stride, A);
     Vector<T> differences = {};
     for (const T *x = A.data, *end = A.panel(A.panels()); x < end; x += Simd<T>::lanes)
       differences += load(x) - load(x);
@@ -107,7 +107,7 @@ struct Qr {
     Storage *q = static_cast<Storage*>(task.out[0]), *r = static_cast<Storage*>(task.out[1]);
     factor(team, A, factors, with_pivots ? &pivots : nullptr, r, sizes.r_rows);
     form_q(team, A, sizes.k, factors, Q);
-    store_matrix(Q, 1, q);
+    store_matrix(team, Q, 1, q);
     if (with_pivots) std::memcpy(task.out[2], order, sizeof(int64_t) * sizes.n);
   }
 

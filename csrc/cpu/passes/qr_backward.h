@@ -132,7 +132,7 @@ struct QrBackward {
     Vector<T> nothing[2] = {};  // zero, or NaN
     const auto load_input = [&](int k, const Panels<T>& P) {
       const MatrixIn& in = task.in[k];
-      load_matrix(static_cast<const Storage*>(in.data), in.row_stride, in.column_stride, P);
+      load_matrix(team, static_cast<const Storage*>(in.data), in.row_stride, in.column_stride, P);
       for (const T* x = P.data; x < P.panel(P.panels()); x += width)
         for (int v = 0; v < 2; ++v) nothing[v] += load(x + v * Simd<T>::lanes) - load(x + v * Simd<T>::lanes);
     };
@@ -160,7 +160,7 @@ struct QrBackward {
         for (int i = (n - 1) / tile_rows * tile_rows; i >= 0; i -= tile_rows) solve_rows(QT, RT, W, XT, i, p);
     });
     transpose_panels(XT, Q);
-    store_matrix(Q, 1, out);
+    store_matrix(team, Q, 1, out);
   }
 
   // Rows i, ... of W = R H^T - G^T Q, as many as a tile has, on and left of the diagonal.

@@ -18,10 +18,10 @@ struct Rational {
     constexpr T nan = std::numeric_limits<T>::quiet_NaN();
     Storage* target = static_cast<Storage*>(task.out[0]);
     load_symmetric<T, Storage>(team, task.in[0], ws[0]);
-    if (!(frobenius(ws[0]) < std::numeric_limits<double>::infinity())) return fill(task.n, nan, nan, target);
+    if (!(frobenius(team, ws[0]) < std::numeric_limits<double>::infinity())) return fill(task.n, nan, nan, target);
     const Panels<T> value = sum_of_fractions(team, arguments, ws);
     if (!value.data) return fill(task.n, nan, nan, target);
-    store_matrix(value, 1, target);
+    store_matrix(team, value, 1, target);
   }
 
   template <class T, int n, class Told>
@@ -40,11 +40,11 @@ struct RationalBackward {
     constexpr T nan = Limits<T>::quiet_NaN;
     Storage* target = static_cast<Storage*>(task.out[0]);
     load_symmetric<T, Storage>(team, task.in[0], ws[0]);
-    if (!(frobenius(ws[0]) < std::numeric_limits<double>::infinity())) return fill(task.n, nan, nan, target);
+    if (!(frobenius(team, ws[0]) < std::numeric_limits<double>::infinity())) return fill(task.n, nan, nan, target);
     load_symmetric<T, Storage>(team, task.in[1], ws[1]);
     const Derivative<T> L = derivative_of_fractions(team, arguments, ws);
     if (!L.matrix.data) return fill(task.n, nan, nan, target);
-    store_matrix(L.matrix, 1, target);
+    store_matrix(team, L.matrix, 1, target);
   }
 
   template <class T, int n, class Told>

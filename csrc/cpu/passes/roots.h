@@ -29,7 +29,7 @@ struct Roots {
     double nu = 0;
     const auto load = [&] {
       load_symmetric<T, Storage>(team, task.in[0], A);
-      nu = frobenius(A);
+      nu = frobenius(team, A);
     };
     load();
     if (nu == 0) return fill_both(T(0), infinity, T(0));
@@ -51,7 +51,7 @@ struct Roots {
     const bool tiny = task.n <= largest_spectral_order;
     if (!tiny) {
       nu = normalise(team, nu, A);
-      const double tighter = one_norm(A);  // a bound of the largest eigenvalue, as the Frobenius norm is
+      const double tighter = one_norm(team, A);  // a bound of the largest eigenvalue, as the Frobenius norm is
       if (tighter < 1) nu *= normalise(team, tighter, A);
       trace_of_A = trace(A);
       done = newton_roots(team, arguments.design, wanted, ws);
@@ -70,8 +70,8 @@ struct Roots {
       if (!spectral_roots(team, wanted, ws)) return fill_both(nan, nan, nan);
       Z = ws[3];
     }
-    if (wanted.root) store_matrix(S, std::sqrt(nu) * unbiased, root_target);
-    if (wanted.inverse) store_matrix(Z, 1 / std::sqrt(nu), inverse_target);
+    if (wanted.root) store_matrix(team, S, std::sqrt(nu) * unbiased, root_target);
+    if (wanted.inverse) store_matrix(team, Z, 1 / std::sqrt(nu), inverse_target);
   }
 
   // All matrices from 3 x 3 on take the steps above: side by side they are two to four times as fast as the rotations.

@@ -23,7 +23,7 @@ struct RootsBackward {
     // B = S/s with s the norm of S, or W = s Z with 1/s that of Z.
     const Panels<T>& given = S.data ? B : W;
     load_symmetric<T, Storage>(team, S.data ? S : Z, given);
-    double s = !S.data && is_infinite_root(given) ? 0 : frobenius(given);
+    double s = !S.data && is_infinite_root(given) ? 0 : frobenius(team, given);
     if (s == 0) return fill(task.n, T(0), T(0), target);
     if (!(s < std::numeric_limits<double>::infinity())) return fill(task.n, nan, nan, target);
     s = normalise(team, s, given);
@@ -54,7 +54,7 @@ struct RootsBackward {
       return fill(task.n, nan, nan, target);
     const Panels<T> X = solve_newton(team, arguments.tolerance, T(1), ws);
     if (!X.data) return fill(task.n, nan, nan, target);
-    store_matrix(X, scale, target);
+    store_matrix(team, X, scale, target);
   }
 
   // Roots of full rank by an elimination or by Newton steps, 2 x 2 matrices in closed form. Singular ones go by their

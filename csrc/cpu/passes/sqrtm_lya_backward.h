@@ -20,13 +20,13 @@ struct SqrtmLyaBackward {
     const MatrixIn &A = task.in[0], &S = task.in[1], &G = task.in[2];
     Storage* target = static_cast<Storage*>(task.out[0]);
     load_symmetric<T, Storage>(team, A, ws[0]);
-    double s = std::sqrt(frobenius(ws[0]));
+    double s = std::sqrt(frobenius(team, ws[0]));
     if (s == 0) return fill(task.n, T(0), T(0), target);
     load_symmetric<T, Storage>(team, S, ws[0]);
     load_symmetric<T, Storage>(team, G, ws[1]);
     s = normalise(team, s, ws[0]);
     solve_lyapunov(team, arguments.iterations, T(1), ws);
-    store_matrix(ws[1], 0.5 / s, target);
+    store_matrix(team, ws[1], 0.5 / s, target);
   }
 
   template <class T, int n, class Told>

@@ -30,7 +30,7 @@ constexpr Element element_of = std::is_same<Storage, double>::value     ? Elemen
 // W <- B^-1, complete. Adds a ridge to B if needed, in units of `unit` of its norm. Returns false if B is indefinite.
 template <class T>
 bool invert(const Team& team, double unit, const Panels<T>& B, const Panels<T>& W, const SweepStrips<T>& strips) {
-  const double norm = one_norm(B);
+  const double norm = one_norm(team, B);
   for (const double ridge : ridges) {
     add_identity(B, T(ridge * unit * norm));
     if (!minus_inverse(team, B, W, strips)) continue;
@@ -49,11 +49,11 @@ bool invert_root(const Team& team, double unit, const Panels<T>& B, const Panels
   const bool definite = minus_inverse(team, B, W, strips);
   if (definite) {
     mirror(team, W, T(-1));
-    if (inner_product(W, W) * precision <= 1) return true;
+    if (inner_product(team, W, W) * precision <= 1) return true;
   }
   const double least = std::sqrt(precision) * spectral_estimate(B, 4, strips.eliminated);
   if (definite && spectral_estimate(W, 4, strips.eliminated) * least <= 1) return true;
-  const double norm = one_norm(B);
+  const double norm = one_norm(team, B);
   for (const double ridge : ridges) {
     add_identity(B, T(ridge * unit * norm));
     combine(team, T(1), B, T(0), W);

@@ -25,7 +25,7 @@ Panels<T> solve_newton(const Team& team, double tolerance, T sign, const Workspa
   constexpr int most_steps = 12, most_corrections = 6;
   double theta = 1;
   for (int step = 1;; ++step) {
-    const double mu = std::sqrt(one_norm(W) / one_norm(B));
+    const double mu = std::sqrt(one_norm(team, W) / one_norm(team, B));
     product(team, Triangle::full, C, W, U);  // sign C W, because the left operand is read transposed
     product(team, Triangle::lower, W, U, V);
     mirror(team, V, T(sign / (2 * mu)), C, T(mu / 2), T(0), sign);
@@ -34,7 +34,7 @@ Panels<T> solve_newton(const Team& team, double tolerance, T sign, const Workspa
     theta = trace(B) / B.n;
     copy(team, B, W);
     add_identity(W, T(-theta));
-    const double bound = spectral_bound(W) / theta;
+    const double bound = spectral_bound(team, W) / theta;
     if (!(bound * bound * bound > tolerance) || step == most_steps) break;
     if (!minus_inverse(team, B, W, SweepStrips<T>(U))) return {nullptr, B.n};
     mirror(team, W, T(-1));
@@ -42,7 +42,7 @@ Panels<T> solve_newton(const Team& team, double tolerance, T sign, const Workspa
   // W is B - theta I.
   const T half = T(0.5 / theta);
   combine_full(team, half, C, T(0), C);
-  const double size = frobenius(C);
+  const double size = frobenius(team, C);
   Panels<T> X = V, next = B;
   copy(team, C, X);
   double contraction = 0;
@@ -50,7 +50,7 @@ Panels<T> solve_newton(const Team& team, double tolerance, T sign, const Workspa
     product(team, Triangle::full, X, W, U);  // sign X W
     copy(team, C, next);
     add_with_transpose(team, next, T(1), U, -sign * half, sign);
-    const double change = distance(next, X) / size;
+    const double change = distance(team, next, X) / size;
     std::swap(X, next);
     if (step == 1) contraction = change < 0.5 ? change : 0.5;
     if (!(change * contraction > tolerance)) break;

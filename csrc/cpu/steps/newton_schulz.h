@@ -75,7 +75,7 @@ Dual<T, differentiated> newton_schulz(const Team& team, int steps, bool inverse,
       linear(team, T(1), M.value, T(0), M.value, F.value);
       add_identity(F.value, T(-1));
       const auto converged = [&] {
-        const double size = spectral_bound(F.value);
+        const double size = spectral_bound(team, F.value);
         return !(size * size > std::numeric_limits<T>::epsilon());
       };
       last = last || converged();

@@ -86,7 +86,7 @@ Derivative<T> derivative_of_fractions(const Team& team, const PartialFractions& 
     combine(team, T(series.scales[j]), X, T(0), R);
     if (!sweep<T, Swept::minus_inverse>(team, R, SweepStrips<T>(U))) return {{nullptr, X.n}, 0};
     mirror(team, R, T(-1));
-    const double G_R = inner_product(G, R);
+    const double G_R = inner_product(team, G, R);
     along += series.weights[j] * (series.quotient ? trace(G) - G_R : G_R);
     combine_full(team, T(std::sqrt(std::fabs(series.slope(j)))), R, T(0), R);
     product(team, Triangle::full, G, R, U);
@@ -129,7 +129,7 @@ Derivative<T> taylor_derivative(const Team& team, const passes::Mtp& series, con
     std::swap(H, next_H);
     std::swap(D, next_D);
   }
-  const double along = inner_product(G, H);
+  const double along = inner_product(team, G, H);
   combine_full(team, T(-1), D, T(0), D);
   return {D, along};
 }
@@ -140,14 +140,14 @@ void root_of_series(const Task& task, Power power, const Workspace<T>& ws, const
   const bool inverse = power == Power::minus_half;
   Storage* target = static_cast<Storage*>(task.out[0]);
   load_symmetric<T, Storage>(team, task.in[0], ws[0]);
-  double nu = frobenius(ws[0]);
+  double nu = frobenius(team, ws[0]);
   constexpr T infinity = std::numeric_limits<T>::infinity(), nan = std::numeric_limits<T>::quiet_NaN();
   if (nu == 0) return fill(task.n, inverse ? infinity : T(0), T(0), target);
   if (!(nu < std::numeric_limits<double>::infinity())) return fill(task.n, nan, nan, target);
   nu = normalise(team, nu, ws[0]);
   const Panels<T> root = value();
   if (!root.data) return fill(task.n, nan, nan, target);
-  store_matrix(root, inverse ? 1 / std::sqrt(nu) : std::sqrt(nu), target);
+  store_matrix(team, root, inverse ? 1 / std::sqrt(nu) : std::sqrt(nu), target);
 }
 
 // The exact gradient of A^power by a series. derive() reads X = A/nu from ws[0] and G from ws[1], returns L and leaves
@@ -160,7 +160,7 @@ void gradient_of_series(const Task& task, Power power, const Workspace<T>& ws, c
   Storage* target = static_cast<Storage*>(task.out[0]);
   const auto load_X = [&](const Panels<T>& X) {
     load_symmetric<T, Storage>(team, task.in[0], X);
-    const double nu = frobenius(X);
+    const double nu = frobenius(team, X);
     return nu == 0 ? 0 : normalise(team, nu, X);
   };
   Panels<T> X = ws[0];
@@ -170,9 +170,9 @@ void gradient_of_series(const Task& task, Power power, const Workspace<T>& ws, c
   const Derivative<T> L = derive(X, load_X);
   if (!L.matrix.data) return fill(task.n, nan, nan, target);
   const double sign = inverse ? -1 : 1;
-  const double radial = sign * L.along / 2 - inner_product(L.matrix, X);
+  const double radial = sign * L.along / 2 - inner_product(team, L.matrix, X);
   combine_full(team, T(radial), X, T(1), L.matrix);
-  store_matrix(L.matrix, 1 / (inverse ? std::sqrt(nu) * nu : std::sqrt(nu)), target);
+  store_matrix(team, L.matrix, 1 / (inverse ? std::sqrt(nu) * nu : std::sqrt(nu)), target);
 }
 
 }  // namespace FASTSQRTM_ISA

@@ -54,7 +54,7 @@ bool spectral_roots(const Team& team, Wanted wanted, const Workspace<T>& ws) {
   if (!roots.exist()) return false;
   const auto assemble = [&](auto weight, const Panels<T>& to) {
     const Panels<T> V = ws[0];
-    load_matrix(eigen.V.data, eigen.V.stride, 1, V);
+    load_matrix(team, eigen.V.data, eigen.V.stride, 1, V);
     for (int k = 0; k < n; ++k) {
       const T w = std::sqrt(weight(T(eigen.values[k])));
       for (int j = 0; j < n; ++j) *V.at(k, j) *= w;
