@@ -160,7 +160,7 @@ def draw(record: dict, path: Path) -> None:
         panel.set_xlabel("n")
         panel.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("time over floor")
-    axes[0].legend(frameon=False)
+    axes[1].legend(frameon=False)
     figure.suptitle(
         f"Time over floor, condition number {KAPPAS[0]:.0e}. fastsqrtm {record['fastsqrtm']}, torch {record['torch']},"
         f" {record['threads']} threads of {record['machine']['cpu']}, commit {record['commit']}", fontsize=9,
