@@ -213,6 +213,22 @@ void combine_full(const Team& team, T a, const Panels<T>& from, T b, const Panel
   linear(team, a, from, b, to, to);
 }
 
+// A and B <- a A + b B, everywhere.
+template <class T>
+void combine_twice(const Team& team, T a, const Panels<T>& A, T b, const Panels<T>& B) {
+  constexpr int lanes = Simd<T>::lanes;
+  team.each([&](int member) {
+    for (int p = member; p < B.panels(); p += team.threads) {
+      T* x = A.panel(p);
+      for (T *y = B.panel(p), *end = B.panel(p + 1); y < end; x += lanes, y += lanes) {
+        const Vector<T> value = a * FASTSQRTM_ISA::load(x) + b * FASTSQRTM_ISA::load(y);
+        FASTSQRTM_ISA::store(x, value);
+        FASTSQRTM_ISA::store(y, value);
+      }
+    }
+  });
+}
+
 template <class T>
 void copy(const Team& team, const Panels<T>& from, const Panels<T>& to) {
   team.each([&](int member) {

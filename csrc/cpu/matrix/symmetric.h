@@ -52,9 +52,10 @@ void with_transpose(const Team& team, const Panels<T>& P, F&& combine) {
   });
 }
 
-// C <- c C + v (V + sign V^T), with C^T = sign C, sign = +-1.
+// `to` <- c C + v (V + sign V^T), with C^T = sign C, sign = +-1. C may be `to`.
 template <class T>
-void add_with_transpose(const Team& team, const Panels<T>& C, T c, const Panels<T>& V, T v, T sign) {
+void add_with_transpose(const Team& team, T c, const Panels<T>& C, T v, const Panels<T>& V, T sign,
+                        const Panels<T>& to) {
   block_pairs(team, C.blocks(), [&](int I, int J) {
     constexpr int lanes = Simd<T>::lanes, width = Simd<T>::panel;
     Block<T> sum;
@@ -64,10 +65,10 @@ void add_with_transpose(const Team& team, const Panels<T>& C, T c, const Panels<
       sum.row[r] = load(V.block(I, J) + r * width) + sign * sum.row[r];
       sum.row[r] = c * load(C.block(I, J) + r * width) + v * sum.row[r];
     }
-    sum.store(C.block(I, J));
+    sum.store(to.block(I, J));
     if (I != J) {
       sum.transpose();
-      for (int r = 0; r < lanes; ++r) store(C.block(J, I) + r * width, sign * sum.row[r]);
+      for (int r = 0; r < lanes; ++r) store(to.block(J, I) + r * width, sign * sum.row[r]);
     }
   });
 }

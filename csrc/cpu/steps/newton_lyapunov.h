@@ -30,29 +30,30 @@ Panels<T> solve_newton(const Team& team, double tolerance, T sign, const Workspa
     product(team, Triangle::lower, W, U, V);
     mirror(team, V, T(sign / (2 * mu)), C, T(mu / 2), T(0), sign);
     std::swap(C, V);
-    combine_full(team, T(1 / (2 * mu)), W, T(mu / 2), B);
+    combine_twice(team, T(1 / (2 * mu)), W, T(mu / 2), B);
     theta = trace(B) / B.n;
-    copy(team, B, W);
     add_identity(W, T(-theta));
     const double bound = spectral_bound(team, W) / theta;
     if (!(bound * bound * bound > tolerance) || step == most_steps) break;
-    if (!minus_inverse(team, B, W, SweepStrips<T>(U))) return {nullptr, B.n};
+    for (int i = 0; i < B.n; ++i) *W.at(i, i) = *B.at(i, i);
+    if (!sweep<T, Swept::minus_own_inverse>(team, W, SweepStrips<T>(U))) return {nullptr, B.n};
     mirror(team, W, T(-1));
   }
   // W is B - theta I.
   const T half = T(0.5 / theta);
   combine_full(team, half, C, T(0), C);
   const double size = frobenius(team, C);
-  Panels<T> X = V, next = B;
-  copy(team, C, X);
+  Panels<T> X = C, next = B;
   double contraction = 0;
   for (int step = 1; step <= most_corrections; ++step) {
     product(team, Triangle::full, X, W, U);  // sign X W
-    copy(team, C, next);
-    add_with_transpose(team, next, T(1), U, -sign * half, sign);
+    add_with_transpose(team, T(1), C, -sign * half, U, sign, next);
     const double change = distance(team, next, X) / size;
     std::swap(X, next);
-    if (step == 1) contraction = change < 0.5 ? change : 0.5;
+    if (step == 1) {
+      contraction = change < 0.5 ? change : 0.5;
+      next = V;  // C stays
+    }
     if (!(change * contraction > tolerance)) break;
   }
   return X;

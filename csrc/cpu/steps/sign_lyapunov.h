@@ -21,7 +21,7 @@ void solve_lyapunov(const Team& team, int iterations, T sign, const Workspace<T>
     product(team, Triangle::full, C, B, U);  // C^T B, because the left operand is read transposed
     with_transpose(team, U, [=](Vector<T> own, Vector<T> transposed) { return transposed - sign * T(0.5) * own; });
     product(team, Triangle::full, B, U, V);
-    add_with_transpose(team, C, T(1.5), V, T(-0.5), sign);
+    add_with_transpose(team, T(1.5), C, T(-0.5), V, sign, C);
     if (step == iterations) break;
     product(team, Triangle::lower, B, B, U);
     mirror<T, true>(team, U, T(1));
