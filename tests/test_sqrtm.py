@@ -195,6 +195,20 @@ def test_tolerance_is_honoured_and_looser_is_not_slower(path, power, dtype):
     assert costs[0] < costs[-1]
 
 
+@pytest.mark.parametrize("dtype", LARGEST_KAPPA)
+@pytest.mark.parametrize("n", [16, 64])
+@pytest.mark.parametrize("rtol", [1e-1, 1e-3])
+def test_tolerance_is_honoured_where_the_norm_is_overestimated(path, rtol, n, dtype):
+    """By 1.7: the smallest eigenvalue is then below the interval of the design, and is not singular."""
+    condition = 0.9 * LARGEST_KAPPA[dtype]
+    w = torch.full((n,), 1 / condition, dtype=torch.float64)
+    w[-3:] = 1
+    V = torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(2), dtype=torch.float64))[0]
+    A = ((V * w) @ V.T).to(dtype)
+    error = testing.relative_error(path("inv_sqrtm")(A, rtol), testing.exact_sqrtm(A[None], -0.5)[0])
+    assert error <= rtol + condition * torch.finfo(dtype).eps / 10
+
+
 @pytest.mark.usefixtures("native_only")
 @pytest.mark.parametrize("rtol", [0.0, 1e-1, 1e-3, 1e-6, 1e-10])
 def test_the_design_has_one_content(rtol):

@@ -25,7 +25,7 @@ struct RootDesign {
   double weights[max_poles];        // w_j
   double scales[max_newton_steps];  // g_k
   double error;                     // largest relative error of the root at an eigenvalue in [lowest, 1]
-  double deepest[2];                // smallest eigenvalues for which one or two steps more suffice
+  double deepest[3];                // smallest eigenvalues for which no, one or two steps more suffice
 
   double inverse_shift(int j) const { return 1 / shifts[j]; }
   double weight_over_shift(int j) const { return weights[j] / shifts[j]; }
@@ -109,9 +109,9 @@ constexpr double finest_tolerance(int element_bytes) { return element_bytes == 8
 // A matrix with an eigenvalue below this, in units of its norm, counts as singular: the steps would not give its root
 // as accurately as an eigendecomposition does.
 constexpr double singular_eigenvalue(int element_bytes) { return lowest_eigenvalue(element_bytes) / 2; }
-// ||X_0^-1|| of a matrix that just does not count as singular.
+// ||X_0^-1|| of a matrix that just does not count as singular and needs no more steps.
 inline double largest_regular_inverse(const RootDesign& design, int element_bytes) {
-  return design.largest_inverse(singular_eigenvalue(element_bytes));
+  return design.largest_inverse(std::fmax(singular_eigenvalue(element_bytes), design.deepest[0]));
 }
 // Up to this order an eigendecomposition on the CPU is faster than the steps, and its errors have no preferred side.
 constexpr int largest_spectral_order = 4;
@@ -144,13 +144,13 @@ inline const RootDesign& root_design(double tolerance, int element_bytes) {
   // A tenth of what the rounding of the entries makes of the smallest eigenvalue that does not count as singular.
   const double epsilon = element_bytes == 8 ? 0x1p-52 : 0x1p-23;
   const double allowed = std::fmax(best.error, epsilon / (20 * singular_eigenvalue(element_bytes)));
-  for (int more = 1; more <= 2; ++more) {
+  for (int more = 0; more <= 2; ++more) {
     double below = -60, above = std::log(lowest);
     for (int halving = 0; halving < 30; ++halving) {
       const double middle = (below + above) / 2;
       (best.error_at(std::exp(middle), more) <= allowed ? above : below) = middle;
     }
-    best.deepest[more - 1] = std::exp(above);
+    best.deepest[more] = std::exp(above);
   }
   return best;
 }

@@ -26,7 +26,14 @@ from .matrix import (
     spectral_estimate,
     symmetric_part,
 )
-from .scalars import LARGEST_SPECTRAL_ORDER, MOST_NEGATIVE_EIGENVALUE, SINGULAR_EIGENVALUE, RootDesign, root_design
+from .scalars import (
+    LARGEST_SPECTRAL_ORDER,
+    MOST_NEGATIVE_EIGENVALUE,
+    SINGULAR_EIGENVALUE,
+    RootDesign,
+    root_design,
+    smallest_regular,
+)
 
 
 def newton_roots(A: Tensor, design: RootDesign, further: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,7 +47,8 @@ def newton_roots(A: Tensor, design: RootDesign, further: bool) -> tuple[Tensor, 
         R, positive = spd_inverse(identity + A / shift)
         X, Y, good = X + weight * (identity - R), Y + weight / shift * R, good & positive
     size = spectral_estimate(X, 4).square() if further else 1
-    largest_inverse = design.largest_inverse(SINGULAR_EIGENVALUE[A.dtype] * size)
+    smallest = SINGULAR_EIGENVALUE[A.dtype]
+    largest_inverse = design.largest_inverse(smallest * size if further else smallest_regular(design, A.dtype))
     for k, scale in enumerate((*design.scales, 1, 1) if further else design.scales):
         X_inverse, X_positive = spd_inverse(X)
         Y_inverse, Y_positive = spd_inverse(Y)

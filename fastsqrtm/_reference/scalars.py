@@ -36,6 +36,13 @@ class RootDesign(NamedTuple):
     scales: tuple[float, ...]  # of the Newton steps
     error: float
 
+    def error_at(self, eigenvalue: float) -> float:
+        """The relative error of the root at an eigenvalue."""
+        nu = math.sqrt(eigenvalue) * (self.constant + sum(w / (eigenvalue + t) for t, w in self.terms))
+        for scale in self.scales:
+            nu = scale * (nu + 1 / nu) / 2
+        return abs(nu - 1)
+
     def largest_inverse(self, smallest: Tensor | float) -> Tensor | float:
         return 1 / (smallest * (self.constant + sum(w / (smallest + t) for t, w in self.terms)))
 
@@ -90,6 +97,20 @@ def root_design(rtol: float, dtype: torch.dtype) -> RootDesign:
 
     designs = (design(p, k, LOWEST_EIGENVALUE[dtype]) for p, k in itertools.product(range(1, 9), range(6)))
     return min((d for d in designs if d.error <= max(rtol, FINEST_TOLERANCE[dtype])), key=cost)
+
+
+@functools.cache
+def smallest_regular(design: RootDesign, dtype: torch.dtype) -> float:
+    """The smallest eigenvalue that neither counts as singular nor needs more steps, as in zolotarev.h."""
+    allowed = max(design.error, torch.finfo(dtype).eps / (20 * SINGULAR_EIGENVALUE[dtype]))
+    below, above = -60.0, math.log(LOWEST_EIGENVALUE[dtype])
+    for _ in range(30):
+        middle = (below + above) / 2
+        if design.error_at(math.exp(middle)) <= allowed:
+            above = middle
+        else:
+            below = middle
+    return max(SINGULAR_EIGENVALUE[dtype], math.exp(above))
 
 
 @functools.cache

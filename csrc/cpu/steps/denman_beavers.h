@@ -95,7 +95,7 @@ bool newton_roots(const Team& team, const RootDesign& design, Wanted wanted, con
   // How many steps more A needs, where its smallest eigenvalue lies below the interval of the design; -1 if it counts
   // as singular, in units of its largest eigenvalue. ||A|| <= 1 may be an overestimate by far.
   const auto further_steps = [&] {
-    const double precision = singular_eigenvalue(sizeof(T)), regular = design.largest_inverse(precision);
+    const double precision = singular_eigenvalue(sizeof(T)), regular = largest_regular_inverse(design, sizeof(T));
     if (sum_of_squares(minus_X_inverse) <= regular * regular) return 0;
     mirror(team, minus_X_inverse, T(1));
     const double inverse = spectral_estimate(minus_X_inverse, 4, strips.eliminated);
@@ -104,7 +104,7 @@ bool newton_roots(const Team& team, const RootDesign& design, Wanted wanted, con
     const double root = spectral_estimate(X, 4, strips.eliminated);
     if (!(inverse <= design.largest_inverse(precision * root * root))) return -1;
     for (int more = 1; more <= 2; ++more)
-      if (inverse <= design.largest_inverse(design.deepest[more - 1])) return more;
+      if (inverse <= design.largest_inverse(design.deepest[more])) return more;
     return -1;
   };
   int steps = design.newton_steps;

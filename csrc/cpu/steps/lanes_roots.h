@@ -18,7 +18,7 @@ FASTSQRTM_LANE Mask<T> further_steps(const Design& design, const Symmetric<T, n>
   for (int j = 0; j < design.poles; ++j) start += T(design.weights[j]) / (least + T(design.shifts[j]));
   const Vector<T> largest = T(1) / (least * start);
   const auto at_most = [&](Vector<T> bound) { return squares_of_inverse <= bound * bound; };
-  const auto deepest = [&](int more) { return broadcast(T(design.largest_inverse(design.deepest[more - 1]))); };
+  const auto deepest = [&](int more) { return broadcast(T(design.largest_inverse(design.deepest[more]))); };
   const Mask<T> definite = at_most(largest) & at_most(deepest(2));
   further[0] = ~regular & definite;
   further[1] = further[0] & ~at_most(deepest(1));
@@ -51,12 +51,16 @@ FASTSQRTM_LANE Mask<T> newton_roots(const Design& design, Wanted wanted, const S
   const T largest_inverse = T(largest_regular_inverse(design, sizeof(T)));
   // Up to n = 8 matrices below the interval of the design go by their eigenvalues, which takes less time.
   constexpr bool goes_on = n > largest_unrolled_order;
-  Mask<T> further[2] = {};
+  [[maybe_unused]] Mask<T> further[2] = {};
   for (int k = 0, steps = design.newton_steps; k < steps; ++k) {
     const Vector<T> half = broadcast(T(design.half_scale(k)));
-    const auto take = [&](int step) {
-      const int more = step - design.newton_steps;
-      return more < 0 ? all_lanes<T>() : more < 2 ? further[more] : Mask<T>{};
+    const auto take = [&]([[maybe_unused]] int step) {
+      if constexpr (goes_on) {
+        const int more = step - design.newton_steps;
+        return more < 0 ? all_lanes<T>() : more < 2 ? further[more] : Mask<T>{};
+      } else {
+        return all_lanes<T>();
+      }
     };
     const auto next = [&](bool of_wanted) { return k + 1 < steps || of_wanted; };
     // A root that is not asked for need not exist where this step is the last.
