@@ -5,7 +5,6 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
-#include <vector>
 
 #include "cpu/matrix/panel.h"
 #include "cpu/matrix/team.h"
@@ -95,14 +94,14 @@ double total(const WideSum<T> (&sums)[chains]) {
   return sum.total();
 }
 
-// part(j) for each block of columns. Each thread takes some, and who takes which is not seen in the sum of the parts.
-template <class T, class F>
-auto parts_of_columns(const Team& team, const Panels<T>& P, F&& part) {
-  std::vector<decltype(part(0))> parts(P.blocks());
+// parts[p] <- part(p), where part p is for the blocks of columns p, p + most_parts, ... Each thread takes some, and who
+// takes which is not seen in the sum of the parts.
+constexpr int most_parts = 64;
+template <class Part, class F>
+void find_parts(const Team& team, Part (&parts)[most_parts], F&& part) {
   team.each([&](int member) {
-    for (int J = member; J < P.blocks(); J += team.threads) parts[J] = part(J * Simd<T>::lanes);
+    for (int p = member; p < most_parts; p += team.threads) parts[p] = part(p);
   });
-  return parts;
 }
 
 // The sum of what add(sum, offset, valid) adds for every vector.
@@ -113,13 +112,14 @@ __attribute__((always_inline)) inline double sum_over(const Team& team, const Pa
     each_vector(P, [&](int64_t at, int valid, int c) { add(sums[c], at, valid); });
     return total(sums);
   }
-  double sum = 0;
-  for (const double part : parts_of_columns(team, P, [&](int j) {
-         WideSum<T> sums[chains];
-         each_vector_of_columns(P, j, [&](int64_t at, int valid, int c) { add(sums[c], at, valid); });
-         return total(sums);
-       }))
-    sum += part;
+  double parts[most_parts], sum = 0;
+  find_parts(team, parts, [&](int p) {
+    WideSum<T> sums[chains];
+    for (int J = p; J < P.blocks(); J += most_parts)
+      each_vector_of_columns(P, J * Simd<T>::lanes, [&](int64_t at, int valid, int c) { add(sums[c], at, valid); });
+    return total(sums);
+  });
+  for (const double part : parts) sum += part;
   return sum;
 }
 
@@ -283,12 +283,13 @@ Norms norms(const Team& team, const Panels<T>& P) {
     for (int j = 0; j < P.n; j += Simd<T>::lanes) all.add(P, j);
     return norms_of(all);
   }
-  Norms norms = {0, 0};
-  for (const Norms& part : parts_of_columns(team, P, [&](int j) {
-         ColumnNorms<T> columns;
-         columns.add(P, j);
-         return norms_of(columns);
-       })) {
+  Norms parts[most_parts], norms = {0, 0};
+  find_parts(team, parts, [&](int p) {
+    ColumnNorms<T> columns;
+    for (int J = p; J < P.blocks(); J += most_parts) columns.add(P, J * Simd<T>::lanes);
+    return norms_of(columns);
+  });
+  for (const Norms& part : parts) {
     norms.one = part.one > norms.one ? part.one : norms.one;
     norms.squares += part.squares;
   }
