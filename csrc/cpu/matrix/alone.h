@@ -218,12 +218,7 @@ template <class T>
 Vector<T> sum_of_columns(const Vector<T>* sums, int blocks) {
   Vector<T> part = {};
   for (int b = 0; b < blocks; ++b) part += sums[b];
-  T number[Simd<T>::lanes];
-  std::memcpy(number, &part, sizeof part);
-#pragma GCC unroll 4
-  for (int half = Simd<T>::lanes / 2; half > 0; half /= 2)
-    for (int c = 0; c < half; ++c) number[c] += number[c + half];
-  return broadcast(number[0]);
+  return broadcast(sum_of_halves(part));
 }
 template <class T>
 Vector<T> largest_lane(const Vector<T>& x) {
