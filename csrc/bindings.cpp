@@ -53,7 +53,7 @@ py::dict plan(int64_t batch, int64_t n, int element_bytes, int threads) {
   }
   const int vector_bytes = cpu_capability().vector_bytes;
   const int64_t bytes = workspace_bytes(n, described::Roots::matrices, vector_bytes, element_bytes);
-  const CpuPlan plan = plan_cpu(batch, n, n, threads, demand_of(n, vector_bytes / element_bytes, bytes));
+  const CpuPlan plan = plan_cpu(batch, n, n, element_bytes, threads, demand_of(n, vector_bytes / element_bytes, bytes));
   return py::dict(py::arg("path") = path_name(plan.path), py::arg("capability") = plan.capability,
                   py::arg("alone") = plan.alone, py::arg("shared") = plan.shared, py::arg("threads") = plan.threads,
                   py::arg("workers") = plan.workers, py::arg("workspace_bytes") = plan.workspace_bytes);

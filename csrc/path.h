@@ -1,6 +1,8 @@
 // How a batch is computed, on either device: the first thing that a plan says.
 #pragma once
 
+#include <cstdint>
+
 namespace fastsqrtm {
 
 // tiny: many matrices side by side, in the lanes of a vector; on CUDA one a thread.
@@ -17,9 +19,12 @@ constexpr int largest_unrolled_order = 8;
 // So few larger ones take less time one by one than side by side, which costs the same however many there are.
 constexpr int few_matrices(int lanes, int n) { return n > largest_unrolled_order ? lanes * (n + 8) / 80 : 0; }
 
-// From this order on, threads of the CPU that would be idle help with one matrix: a parallel region costs a few
-// microseconds and a step has five of them.
-constexpr int smallest_shared_order = 192;
+// From this order on the sums over a matrix have parts, which threads of the CPU can share.
+constexpr int smallest_order_in_parts = 192;
+
+// From this size on, threads that would be idle help with one matrix. Of a smaller one they would wait longer for what
+// the others wrote than it takes to compute it.
+constexpr int64_t smallest_shared_bytes = 400 * 1024;
 
 constexpr const char* path_name(Path path) {
   switch (path) {

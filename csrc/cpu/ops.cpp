@@ -114,7 +114,7 @@ struct Cpu {
     if (run_by_torch(pass, m, n, in, out)) return;
     const int64_t batch = first.numel() / (int64_t(m) * n);
     const Demand demand = kernel.demand(element, m, n, pass);
-    const CpuPlan plan = plan_cpu(batch, m, n, int(torch::stable::get_num_threads()), demand);
+    const CpuPlan plan = plan_cpu(batch, m, n, compute_bytes(element), int(torch::stable::get_num_threads()), demand);
     const std::unique_ptr<void, decltype(&std::free)> buffer(std::aligned_alloc(64, plan.workspace_bytes), &std::free);
     if (!buffer) throw std::bad_alloc();
     const int64_t own_bytes = plan.workspace_bytes / plan.workers;

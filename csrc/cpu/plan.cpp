@@ -1,7 +1,6 @@
 #include "cpu/plan.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -27,6 +26,9 @@ CpuCapability find_capability() {
 // costs far more.
 constexpr int64_t smallest_share = 1 << 14;
 
+// Of one matrix that threads share: the steps of a flat one are short.
+constexpr int64_t smallest_shared_work = 192 * 192 * 192;
+
 }  // namespace
 
 const CpuCapability& cpu_capability() {
@@ -34,9 +36,10 @@ const CpuCapability& cpu_capability() {
   return capability;
 }
 
-CpuPlan plan_cpu(int64_t batch, int64_t m, int64_t n, int threads, const Demand& demand) {
-  const double work = double(m) * n * std::min(m, n), shared_work = std::pow(smallest_shared_order, 3);
-  const int64_t alone = work < shared_work ? batch : batch / threads * threads;
+CpuPlan plan_cpu(int64_t batch, int64_t m, int64_t n, int element_bytes, int threads, const Demand& demand) {
+  const double work = double(m) * n * std::min(m, n);
+  const bool shares = work >= smallest_shared_work && m * n * element_bytes >= smallest_shared_bytes;
+  const int64_t alone = shares ? batch / threads * threads : batch;
   const bool one_by_one = alone <= demand.few * threads;
   const int64_t runs = one_by_one ? alone : (alone + demand.matrices - 1) / demand.matrices;
   const int64_t worth = std::min(runs, static_cast<int64_t>(1 + alone * work / smallest_share));

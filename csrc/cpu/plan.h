@@ -38,6 +38,6 @@ inline Demand demand_of(int n, int lanes, int64_t workspace_bytes) {
   const bool tiny = n <= largest_tiny_order;
   return {tiny ? lanes : 1, workspace_bytes, tiny ? few_matrices(lanes, n) : 0};
 }
-CpuPlan plan_cpu(int64_t batch, int64_t m, int64_t n, int threads, const Demand& demand);
+CpuPlan plan_cpu(int64_t batch, int64_t m, int64_t n, int element_bytes, int threads, const Demand& demand);
 
 }  // namespace fastsqrtm

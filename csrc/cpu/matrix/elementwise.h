@@ -100,14 +100,14 @@ constexpr int most_parts = 64;
 template <class Part, class F>
 void find_parts(const Team& team, Part (&parts)[most_parts], F&& part) {
   team.each([&](int member) {
-    for (int p = member; p < most_parts; p += team.threads) parts[p] = part(p);
+    for (int p = member; p < most_parts; p = team.next(p)) parts[p] = part(p);
   });
 }
 
 // The sum of what add(sum, offset, valid) adds for every vector.
 template <class T, class F>
 __attribute__((always_inline)) inline double sum_over(const Team& team, const Panels<T>& P, F&& add) {
-  if (P.n < smallest_shared_order) {
+  if (P.n < smallest_order_in_parts) {
     WideSum<T> sums[chains];
     each_vector(P, [&](int64_t at, int valid, int c) { add(sums[c], at, valid); });
     return total(sums);
@@ -161,7 +161,7 @@ template <class T>
 double normalise(const Team& team, double s, const Panels<T>& P) {
   const T factor = T(1 / s);
   team.each([&](int member) {
-    for (int p = member; p < P.panels(); p += team.threads)
+    for (int p = member; p < P.panels(); p = team.next(p))
       for (T *x = P.panel(p), *end = P.panel(p + 1); x < end; x += Simd<T>::lanes)
         FASTSQRTM_ISA::store(x, factor * FASTSQRTM_ISA::load(x));
   });
@@ -175,7 +175,7 @@ void each_lower(const Team& team, const Panels<T>& P, const F& body) {
   constexpr int width = Panels<T>::width, lanes = Simd<T>::lanes;
   team.each([&](int member) {
     const F own = body;
-    for (int p = member; p < P.panels(); p += team.threads)
+    for (int p = member; p < P.panels(); p = team.next(p))
       for (int64_t at = P.at(p * width, p * width) - P.data, end = P.panel(p + 1) - P.data; at < end; at += lanes)
         own(at);
   });
@@ -196,7 +196,7 @@ template <class T>
 void linear(const Team& team, T a, const Panels<T>& A, T b, const Panels<T>& B, const Panels<T>& to) {
   constexpr int lanes = Simd<T>::lanes;
   team.each([&](int member) {
-    for (int p = member; p < to.panels(); p += team.threads) {
+    for (int p = member; p < to.panels(); p = team.next(p)) {
       const T *x = A.panel(p), *z = B.panel(p);
       for (T *y = to.panel(p), *end = to.panel(p + 1); y < end; x += lanes, y += lanes, z += lanes) {
         Vector<T> value = a * FASTSQRTM_ISA::load(x);
@@ -218,7 +218,7 @@ template <class T>
 void combine_twice(const Team& team, T a, const Panels<T>& A, T b, const Panels<T>& B) {
   constexpr int lanes = Simd<T>::lanes;
   team.each([&](int member) {
-    for (int p = member; p < B.panels(); p += team.threads) {
+    for (int p = member; p < B.panels(); p = team.next(p)) {
       T* x = A.panel(p);
       for (T *y = B.panel(p), *end = B.panel(p + 1); y < end; x += lanes, y += lanes) {
         const Vector<T> value = a * FASTSQRTM_ISA::load(x) + b * FASTSQRTM_ISA::load(y);
@@ -232,7 +232,7 @@ void combine_twice(const Team& team, T a, const Panels<T>& A, T b, const Panels<
 template <class T>
 void copy(const Team& team, const Panels<T>& from, const Panels<T>& to) {
   team.each([&](int member) {
-    for (int p = member; p < to.panels(); p += team.threads)
+    for (int p = member; p < to.panels(); p = team.next(p))
       std::memcpy(to.panel(p), from.panel(p), sizeof(T) * to.rows * to.width);
   });
 }
@@ -278,7 +278,7 @@ Norms norms_of(const ColumnNorms<T>& columns) {
 // The 1-norm and the sum of all squares.
 template <class T>
 Norms norms(const Team& team, const Panels<T>& P) {
-  if (P.n < smallest_shared_order) {
+  if (P.n < smallest_order_in_parts) {
     ColumnNorms<T> all;
     for (int j = 0; j < P.n; j += Simd<T>::lanes) all.add(P, j);
     return norms_of(all);

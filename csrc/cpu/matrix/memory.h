@@ -70,7 +70,7 @@ template <class T, class F>
 void each_panel(const Team& team, const Panels<T>& P, const F& body) {
   team.each([&](int member) {
     const F own = body;
-    for (int p = member; p < P.panels(); p += team.threads) own(p);
+    for (int p = member; p < P.panels(); p = team.next(p)) own(p);
   });
 }
 

@@ -83,7 +83,7 @@ void product(const Team& team, Triangle triangle, const Panels<T>& A, const Pane
   team.each([&](int member) {
     for (int k0 = 0; k0 < n; k0 += k_step) {
       const int k1 = k0 + k_step < n ? k0 + k_step : n;
-      for (int p = member; p < C.panels(); p += team.threads) {
+      for (int p = member; p < C.panels(); p = team.next(p)) {
         const int j = p * S::panel;
         const bool one_vector = n - j <= S::lanes;
         for (int i = triangle == Triangle::lower ? j : 0; i < n; i += S::tile_rows) {

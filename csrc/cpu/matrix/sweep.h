@@ -214,8 +214,8 @@ struct SweepSteps {
     const int blocks = P.blocks(), next = K + 1;
     // A panel needs of the other panels only what is above.
     team.each([&](int member) {
-      for (int J = 2 * member; J < blocks; J += 2 * team.threads)
-        for (int I = J; I < J + 2 && I < blocks; ++I)
+      for (int p = member; 2 * p < blocks; p = team.next(p))
+        for (int I = 2 * p; I < 2 * p + 2 && I < blocks; ++I)
           if (I != K) eliminate_block(P, factors, K, I, 0);
     });
     if (next < blocks) update(P, next, {next, blocks}, -1, 0, 1);
@@ -230,9 +230,9 @@ struct SweepSteps {
         if (I != K) update(P, I, {0, I == next ? next : blocks}, K, 0, 1, sweep_next);
     } else {
       team.each([&](int member) {
-        for (int J = 2 * member; J < blocks; J += 2 * team.threads)
-          for (int I = J; I < J + 2 && I < blocks; ++I)
-            if (I != K) update(P, I, {0, I == next ? next : blocks}, K, 0, 1);
+        for (int p = member; 2 * p < blocks; p = team.next(p))
+          for (int I = 2 * p; I < blocks; ++I)
+            if (I != K) update(P, I, {2 * p, I == next && next < 2 * p + 2 ? next : 2 * p + 2}, K, 0, 1);
       });
     }
     while (first < lanes) sweep_next();
@@ -252,8 +252,8 @@ struct SweepSteps {
   void sweep_rest(const Panels<T>& P, const PivotFactors<T>* factors, Blocks swept) const {
     const int blocks = P.blocks();
     team.each([&](int member) {
-      for (int J = 2 * member; J < blocks; J += 2 * team.threads) {
-        const Blocks own{J, J + 2 < blocks ? J + 2 : blocks};
+      for (int p = member; 2 * p < blocks; p = team.next(p)) {
+        const Blocks own{2 * p, 2 * p + 2 < blocks ? 2 * p + 2 : blocks};
         for (int K = swept.begin, k = 0; K < swept.end; ++K, ++k) {
           for (int I = own.begin; I < own.end; ++I)
             if (!swept.contain(I)) eliminate_block(P, factors[k], K, I, k);
@@ -266,12 +266,11 @@ struct SweepSteps {
       }
     });
     team.each([&](int member) {
-      for (int J = 2 * member; J < blocks; J += 2 * team.threads)
-        for (int I = J; I < J + 2 && I < blocks; ++I) {
-          if (swept.contain(I)) continue;
-          update(P, I, {0, swept.begin}, -1, 0, swept.end - swept.begin);
-          update(P, I, {swept.end, blocks}, -1, 0, swept.end - swept.begin);
-        }
+      for (int p = member; 2 * p < blocks; p = team.next(p)) {
+        if (swept.contain(2 * p)) continue;
+        for (int I = 2 * p; I < blocks; ++I)
+          if (!swept.contain(I)) update(P, I, {2 * p, 2 * p + 2}, -1, 0, swept.end - swept.begin);
+      }
     });
   }
 };

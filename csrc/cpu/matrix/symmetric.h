@@ -27,8 +27,9 @@ struct Block {
 template <class F>
 void block_pairs(const Team& team, int blocks, F&& body) {
   team.each([&](int member) {
-    for (int I = member; I < blocks; I += team.threads)
-      for (int J = 0; J <= I; ++J) body(I, J);
+    for (int p = member; 2 * p < blocks; p = team.next(p))  // the panels that the upper blocks are in
+      for (int I = 2 * p; I < 2 * p + 2 && I < blocks; ++I)
+        for (int J = 0; J <= I; ++J) body(I, J);
   });
 }
 

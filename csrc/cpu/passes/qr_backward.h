@@ -156,7 +156,7 @@ struct QrBackward {
     });
     mirror_lower(W);
     team.each([&](int member) {
-      for (int p = member; p < XT.panels(); p += team.threads)
+      for (int p = member; p < XT.panels(); p = team.next(p))
         for (int i = (n - 1) / tile_rows * tile_rows; i >= 0; i -= tile_rows) solve_rows(QT, RT, W, XT, i, p);
     });
     transpose_panels(XT, Q);
