@@ -5,6 +5,7 @@
 // stands for an absent tensor. A line of ops.def without a function here does not compile.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -28,18 +29,31 @@ class Call {
   explicit Call(const Signature& op, const Args&... args) : op_(op) {
     (take(args), ...);
     for (std::size_t i = 0; i < op.result_count; ++i) {
-      const auto shape = dimensions_.shape(op.results[i].dimensions);
-      const ScalarType dtype = op.results[i].is_index ? ScalarType::Long : first_->scalar_type();
-      results[i] = torch::stable::empty({shape.data(), shape.size()}, dtype, std::nullopt, first_->device());
-      if (is_empty()) torch::stable::zero_(results[i]);  // such as the determinants of 0 x 0 matrices
+      results_[i] = empty(dimensions_.shape(op.results[i].dimensions), op.results[i].is_index);
+      if (is_empty()) torch::stable::zero_(*results_[i]);  // such as the determinants of 0 x 0 matrices
     }
   }
+  Tensor& operator[](std::size_t i) { return *results_[i]; }
   bool is_empty() const { return first_->numel() == 0; }
   int compute_bytes() const { return fastsqrtm::compute_bytes(element_of(*first_)); }
 
-  std::array<Tensor, 4> results;
-
  private:
+  // torch::stable::empty asks the dispatcher for the op of that name, which takes a microsecond more.
+  Tensor empty(const std::vector<int64_t>& sizes, bool is_index) const {
+    std::vector<int64_t> strides(sizes.size());
+    int64_t stride = 1;
+    for (std::size_t i = sizes.size(); i-- > 0;) {
+      strides[i] = stride;
+      stride *= std::max<int64_t>(sizes[i], 1);
+    }
+    int32_t dtype = aoti_torch_dtype_int64(), device = 0;
+    if (!is_index) TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(first_->get(), &dtype));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(first_->get(), &device));
+    AtenTensorHandle made = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype, device,
+                                                    first_->get_device_index(), &made));
+    return Tensor(made);
+  }
   void take(const Tensor& A) {
     const Argument& argument = op_.arguments[taken_++];
     if (first_ == nullptr) {
@@ -56,6 +70,7 @@ class Call {
   std::size_t taken_ = 0;
   const Tensor* first_ = nullptr;
   Dimensions dimensions_;
+  std::array<std::optional<Tensor>, 4> results_;  // absent ones are cheaper than undefined tensors
 };
 
 template <class Device>
@@ -64,16 +79,16 @@ struct Ops {
 
   static Tensor sqrtm(const Tensor& A, double rtol) {
     Call call(signatures::sqrtm, A, rtol);
-    return run(call, passes::Roots(rtol, call.compute_bytes()), {&A}, {&call.results[0], nullptr});
+    return run(call, passes::Roots(rtol, call.compute_bytes()), {&A}, {&call[0], nullptr});
   }
   static Tensor inv_sqrtm(const Tensor& A, double rtol) {
     Call call(signatures::inv_sqrtm, A, rtol);
-    return run(call, passes::Roots(rtol, call.compute_bytes()), {&A}, {nullptr, &call.results[0]});
+    return run(call, passes::Roots(rtol, call.compute_bytes()), {&A}, {nullptr, &call[0]});
   }
   static std::tuple<Tensor, Tensor> sqrtm_and_inv(const Tensor& A, double rtol) {
     Call call(signatures::sqrtm_and_inv, A, rtol);
-    run(call, passes::Roots(rtol, call.compute_bytes()), {&A}, {&call.results[0], &call.results[1]});
-    return {call.results[0], call.results[1]};
+    run(call, passes::Roots(rtol, call.compute_bytes()), {&A}, {&call[0], &call[1]});
+    return {call[0], call[1]};
   }
   static Tensor sqrtm_backward(const Tensor& S, const Tensor& G, double rtol) {
     Call call(signatures::sqrtm_backward, S, G, rtol);
@@ -90,12 +105,12 @@ struct Ops {
   }
   static Tensor inv(const Tensor& A) {
     Call call(signatures::inv, A);
-    return run(call, passes::Inverse(), {&A}, {&call.results[0], nullptr});
+    return run(call, passes::Inverse(), {&A}, {&call[0], nullptr});
   }
   static std::tuple<Tensor, Tensor> inv_and_logdet(const Tensor& A) {
     Call call(signatures::inv_and_logdet, A);
-    run(call, passes::Inverse(), {&A}, {&call.results[0], &call.results[1]});
-    return {call.results[0], call.results[1]};
+    run(call, passes::Inverse(), {&A}, {&call[0], &call[1]});
+    return {call[0], call[1]};
   }
   static Tensor inv_backward(const Tensor& Z, const Tensor& G) {
     Call call(signatures::inv_backward, Z, G);
@@ -222,20 +237,20 @@ struct Ops {
   template <class Pass>
   static Tensor run(Call& call, const Pass& pass, Inputs in, Outputs out) {
     if (!call.is_empty()) Device::run(pass, in, out);
-    return call.results[0];
+    return call[0];
   }
   static std::tuple<Tensor, Tensor> run_qr(Call call, const passes::Qr& pass, const Tensor& A) {
-    run(call, pass, {&A}, {&call.results[0], &call.results[1], nullptr});
-    return {call.results[0], call.results[1]};
+    run(call, pass, {&A}, {&call[0], &call[1], nullptr});
+    return {call[0], call[1]};
   }
   static std::tuple<Tensor, Tensor, Tensor> run_qr_pivoted(Call call, const passes::Qr& pass, const Tensor& A) {
-    run(call, pass, {&A}, {&call.results[0], &call.results[1], &call.results[2]});
-    return {call.results[0], call.results[1], call.results[2]};
+    run(call, pass, {&A}, {&call[0], &call[1], &call[2]});
+    return {call[0], call[1], call[2]};
   }
   // The same for a pass with one result.
   template <class Pass>
   static Tensor run(Call& call, const Pass& pass, Inputs in) {
-    return run(call, pass, in, {&call.results[0]});
+    return run(call, pass, in, {&call[0]});
   }
 };
 

@@ -10,7 +10,7 @@ from ._ops import check as _check
 from ._ops import sharding
 from ._ops.hermitian import embedded, restored
 from ._ops.route import call, call_all, under_autocast, without_autocast
-from ._ops.table import OPS
+from ._ops.table import OPS, PUBLIC_DTYPES
 from ._reference.eigen import eigenvalues_are_faster
 from ._reference.matrix import identity_like
 from ._reference.pseudo import pseudo_inverse_root
@@ -262,7 +262,7 @@ def root_info(A: Tensor, S: Tensor | None = None, Z: Tensor | None = None, *, rt
     return _info(A, S, Z, tolerance("root_info", rtol))
 
 
-_RTOL = OPS["sqrtm"].number("rtol")
+_A, _RTOL = OPS["sqrtm"].tensors[0], OPS["sqrtm"].number("rtol")
 
 
 def tolerance(function: str, rtol: float | None) -> float:
@@ -291,17 +291,18 @@ def prepared(function: str, A: Tensor, eps: float, rel_eps: float = 0.0) -> Tens
     """A as the ops take it, with its ridges on its diagonal: real; in float32 under autocast, and with a ridge at half
     precisions, which would lose it. `in_dtype` is the way back.
     """
-    _check.real_or_complex(function, OPS["sqrtm"].tensors[0], A)
+    _check.first(function, _A, A, PUBLIC_DTYPES)
     if not (type(eps) is type(rel_eps) is float and eps == rel_eps == 0):  # as in most calls, which need not wait
         for name, ridge in (("eps", eps), ("rel_eps", rel_eps)):
             _check.kind(function, name, ridge)
             if not 0 <= ridge < float("inf"):
                 _check.fail(function, f"{name} must be finite and not negative", f"{ridge:g}")
-    if A.is_complex():
+    if A.dtype.is_complex:
         A, rel_eps = embedded(A), rel_eps / 2**0.5  # whose norm is larger by that
-    if eps or rel_eps or under_autocast(A):
+    ridged = eps or rel_eps
+    if ridged or under_autocast(A):
         A = A.to(torch.promote_types(A.dtype, torch.float32))
-    if not (eps or rel_eps):
+    if not ridged:
         return A
     added: Tensor | float = eps
     if rel_eps and A.numel():
@@ -315,9 +316,9 @@ def prepared(function: str, A: Tensor, eps: float, rel_eps: float = 0.0) -> Tens
 
 def in_dtype(root: Tensor, A: Tensor) -> Tensor:
     """The root in the dtype of A; unchanged under autocast, as from the ops."""
-    if A.is_complex():
+    if A.dtype.is_complex:
         return restored(root, A)
-    return root if root.dtype == A.dtype or under_autocast(A) else root.to(A.dtype)
+    return root if root.dtype is A.dtype or under_autocast(A) else root.to(A.dtype)
 
 
 def _spectral_norm(product: Callable[[Tensor], Tensor], A: Tensor) -> Tensor:

@@ -347,8 +347,7 @@ class Subclass(Tensor):
 
 def test_what_is_no_plain_call():
     A = testing.spd(3, batch=(2,))
-    for x in (A.to("meta"), A.to_sparse(), torch.nested.nested_tensor([A[0]]), A.as_subclass(Subclass)):
-        assert not route._goes_straight((x,))
+    assert not route._goes_straight((A.as_subclass(Subclass),))
     for mode in (torch.autocast("cpu"), torch.inference_mode(), torch.device("cpu"), forward_ad.dual_level()):
         with mode:
             assert not route._goes_straight((A,))
@@ -362,4 +361,20 @@ def test_what_is_no_plain_call():
     torch.func.grad(look)(A)
     torch.jit.trace(look, A, check_trace=False)
     make_fx(look)(A)
-    assert seen == [False] * 4
+    make_fx(look, pre_dispatch=True)(A)
+    assert seen == [False] * 5
+
+
+def test_plain_calls_on_unusual_tensors():
+    """Their own dispatch keys are below that of autograd, where a call that goes straight meets them."""
+    A = testing.spd(3, batch=(2,))
+    assert fastsqrtm.sqrtm(A.to("meta").requires_grad_()).is_meta
+    for x in (A.to_sparse(), torch.nested.nested_tensor([A[0]])):
+        with pytest.raises(RuntimeError, match=r"fastsqrtm\.sqrtm: A must be a strided tensor"):
+            route.call("sqrtm", x, 0.0)
+    mirrored = torch.view_as_complex(torch.stack((A, -A), -1)).conj().imag  # holds -A and a bit that says so
+    assert mirrored.is_neg()
+    leaf = A.clone().requires_grad_()
+    S = fastsqrtm.sqrtm(leaf)
+    assert torch.equal(fastsqrtm.sqrtm(mirrored), S)
+    assert torch.equal(*(torch.autograd.grad(S, leaf, G, retain_graph=True)[0] for G in (mirrored, A)))

@@ -97,10 +97,32 @@ struct Tiny {
   }
 };
 
-void parallel(int items, void (*body)(void*, int), void* context) {
-  torch::stable::parallel_for(0, items, 1, [=](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) body(context, int(i));
+// Memory for one call; a little of it lies on the stack, where it costs nothing.
+class Workspace {
+ public:
+  explicit Workspace(int64_t bytes) {
+    if (bytes <= int64_t(sizeof near_)) return;
+    far_.reset(std::aligned_alloc(64, bytes));
+    if (!far_) throw std::bad_alloc();
+  }
+  char* get() const { return far_ ? static_cast<char*>(far_.get()) : near_; }
+
+ private:
+  alignas(64) mutable char near_[16384];
+  std::unique_ptr<void, decltype(&std::free)> far_ = {nullptr, &std::free};
+};
+
+// Calls work(worker) for each worker on a thread of its own; one alone stays on this thread.
+template <class Work>
+void spread(int workers, const Work& work) {
+  if (workers == 1) return work(0);
+  torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t worker = begin; worker < end; ++worker) work(worker);
   });
+}
+
+void parallel(int items, void (*body)(void*, int), void* context) {
+  spread(items, [=](int64_t i) { body(context, int(i)); });
 }
 
 struct Cpu {
@@ -115,19 +137,16 @@ struct Cpu {
     const int64_t batch = first.numel() / (int64_t(m) * n);
     const Demand demand = kernel.demand(element, m, n, pass);
     const CpuPlan plan = plan_cpu(batch, m, n, compute_bytes(element), int(torch::stable::get_num_threads()), demand);
-    const std::unique_ptr<void, decltype(&std::free)> buffer(std::aligned_alloc(64, plan.workspace_bytes), &std::free);
-    if (!buffer) throw std::bad_alloc();
+    const Workspace buffer(plan.workspace_bytes);
     const int64_t own_bytes = plan.workspace_bytes / plan.workers;
-    char* workspace = static_cast<char*>(buffer.get());
+    char* const workspace = buffer.get();
     if (plan.path == Path::tiny && kernel.run_tiny != nullptr) {
       const Tiny tiny(n, batch, in, out);
-      torch::stable::parallel_for(0, plan.workers, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t worker = begin; worker < end; ++worker) {
-          char* own = workspace + worker * own_bytes;
-          std::memset(own, 0, own_bytes);
-          kernel.run_tiny(element, tiny.batch, batch * worker / plan.workers, batch * (worker + 1) / plan.workers, pass,
-                          own);
-        }
+      spread(plan.workers, [&](int64_t worker) {
+        char* own = workspace + worker * own_bytes;
+        std::memset(own, 0, own_bytes);
+        kernel.run_tiny(element, tiny.batch, batch * worker / plan.workers, batch * (worker + 1) / plan.workers, pass,
+                        own);
       });
       return;
     }
@@ -157,13 +176,11 @@ struct Cpu {
       kernel.run(element, tasks, int(end - begin), pass, own, team);
     };
     const int64_t together = demand.matrices, runs = (plan.alone + together - 1) / together;
-    torch::stable::parallel_for(0, plan.workers, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t worker = begin; worker < end; ++worker) {
-        char* own = workspace + worker * own_bytes;
-        std::memset(own, 0, own_bytes);
-        for (int64_t i = runs * worker / plan.workers; i < runs * (worker + 1) / plan.workers; ++i)
-          run_some(i * together, std::min((i + 1) * together, plan.alone), own, Team());
-      }
+    spread(plan.workers, [&](int64_t worker) {
+      char* own = workspace + worker * own_bytes;
+      std::memset(own, 0, own_bytes);
+      for (int64_t i = runs * worker / plan.workers; i < runs * (worker + 1) / plan.workers; ++i)
+        run_some(i * together, std::min((i + 1) * together, plan.alone), own, Team());
     });
     for (int64_t i = plan.alone; i < batch; ++i) run_some(i, i + 1, workspace, Team{plan.threads, parallel});
   }

@@ -65,8 +65,9 @@ def not_functionalized(function: str, expected: str, A: Tensor) -> None:
 
 def first(function: str, expected: Matrix, A: Any, dtypes: tuple[torch.dtype, ...] | None = None) -> None:
     """Checks the first tensor of an op, which the other tensors must match; `dtypes` replace those of its line."""
+    if type(A) is not Tensor or A.layout is not torch.strided or A.is_nested:
+        strided(function, expected.name, A)
     dtypes = dtypes or expected.dtypes
-    strided(function, expected.name, A)
     if A.dtype not in dtypes:
         *others, last = map(_name, dtypes)
         fail(function, f"{expected.name} must be {', '.join(others)} or {last}", _name(A.dtype))

@@ -28,12 +28,13 @@ class Rule:
 
     `save(*tensors, *results)` chooses the tensors to keep. `vjp` and `jvp` receive those, then all numbers of the op as
     a tuple, then the cotangents of its differentiable results or the tangents of its tensors. `vjp` returns a gradient
-    for each tensor, or None; `jvp` a tangent for each differentiable result. One alone needs no tuple.
+    for each tensor, or None; `jvp` a tangent for each differentiable result. One alone needs no tuple. Where either is
+    the name of an op, it is that op of the saved tensors, the cotangents or tangents, and the numbers.
     """
 
     save: Callable[..., tuple[Tensor, ...]]
-    vjp: Callable[..., Tensor | tuple[Tensor | None, ...]]
-    jvp: Callable[..., Results]
+    vjp: str | Callable[..., Tensor | tuple[Tensor | None, ...]]
+    jvp: str | Callable[..., Results]
 
 
 class Definition:
@@ -47,9 +48,11 @@ class Definition:
         self.entry_precision = entry_precision
         self.rule: Rule | None = None
         self.defaults = tuple(number.default for number in op.numbers)
+        self.tensor_count = len(op.tensors)
         self.all_differentiable = False not in op.differentiable
         self.of_complex = Definition(op.of_complex(), compute, entry_precision) if complex_too else None
         self.overload: OpOverload | None = None
+        self.bare: Any = None  # the overload without the Python function around it
         self.__name__ = op.name
         self.__doc__ = compute.__doc__
 

@@ -66,6 +66,7 @@ def register(definition: Definition, library: torch.library.Library, define: boo
     for device in AUTOCAST_DEVICES:
         torch.library.register_autocast(qualified, device, torch.float32, lib=library)
     definition.overload = getattr(getattr(torch.ops, library.ns), op.name).default
+    definition.bare = getattr(definition.overload, "_op", definition.overload)
 
 
 def register_all(definitions: dict[str, Definition]) -> None:

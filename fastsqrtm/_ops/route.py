@@ -6,27 +6,39 @@ pytorch issues 168393, 170834 and 179652.
 """
 
 import contextlib
-import functools
 import inspect
-import operator
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import (
+    _any_requires_grad,
+    _are_functorch_transforms_active,
+    _AutoDispatchBelowAutograd,
+    _is_any_autocast_enabled,
+    _is_tracing,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+    is_grad_enabled,
+)
 from torch._C._functorch import get_single_level_autograd_function_allowed, set_single_level_autograd_function_allowed
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
+from torch.compiler import is_compiling
 from torch.nn import Parameter
 
 from . import check, sharding
 from .definition import DEFINITIONS, TORCH_ONLY, Definition, Results, unpacked
 
+_is_key_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
+_is_key_included = torch._C._dispatch_tls_is_dispatch_key_included
+_AUTOGRAD, _PRE_DISPATCH = torch._C.DispatchKey.AutogradFunctionality, torch._C.DispatchKey.PreDispatch
+
 
 def under_autocast(A: Tensor) -> bool:
     # A graph that is being made knows the second question alone; the first one spares the usual call its time.
-    if not (torch.compiler.is_compiling() or torch._C._is_any_autocast_enabled()):
+    if not (is_compiling() or _is_any_autocast_enabled()):
         return False
     return A.device.type != "meta" and torch.is_autocast_enabled(A.device.type)
 
@@ -50,43 +62,39 @@ def _has_tangent(tensors: tuple) -> bool:
     return False
 
 
-def _keys_of_modes() -> tuple[int, int]:
-    """The dispatch keys that the modes of this thread add to those of tensors, and those that they take away."""
-    included, excluded = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
-    return included.raw_repr(), excluded.raw_repr()
-
-
-def _keys_of_tensors(device: str) -> int:
-    """The dispatch keys of a plain tensor."""
-    key = torch._C.DispatchKey
-    names = (device, f"Autograd{device}", f"Autocast{device}", "ADInplaceOrView")
-    return functools.reduce(operator.or_, (torch._C.DispatchKeySet(getattr(key, name)) for name in names)).raw_repr()
-
-
-with ThreadPoolExecutor(1) as new_thread:
-    _NO_MODE = new_thread.submit(_keys_of_modes).result()
-_PLAIN = {_keys_of_tensors("CPU"), _keys_of_tensors("CUDA")}
+def _is_plain(inputs: tuple) -> bool:
+    for x in inputs:  # no generator, because every call comes here
+        kind = type(x)
+        if kind is not Tensor and kind is not float and kind is not int and kind is not Parameter:
+            return False
+    return True
 
 
 def _goes_straight(inputs: tuple) -> bool:
     """Whether the dispatcher would find nothing but the kernel of `autograd` and below it that of the device: no mode,
     transform, tracer, subclass or level of forward mode. Then both are called without it, which takes less time.
     """
-    if forward_ad._current_level >= 0 or torch._C._len_torch_function_stack() or _keys_of_modes() != _NO_MODE:
-        return False
-    for x in inputs:  # no generator, because every call comes here
-        kind = type(x)
-        if kind is Tensor or kind is Parameter:
-            if torch._C._dispatch_keys(x).raw_repr() not in _PLAIN:
-                return False
-        elif kind is not float and kind is not int:
-            return False
-    return True
+    return not (
+        _is_key_excluded(_AUTOGRAD)
+        or forward_ad._current_level >= 0
+        or _len_torch_function_stack()
+        or _len_torch_dispatch_stack()
+        or _are_functorch_transforms_active()
+        or _is_tracing()
+        or _is_any_autocast_enabled()
+        or _is_key_included(_PRE_DISPATCH)
+    ) and _is_plain(inputs)
 
 
-_is_below_autograd = functools.partial(
-    torch._C._dispatch_tls_is_dispatch_key_excluded, torch._C.DispatchKey.AutogradFunctionality
-)
+def _is_last_derivative(tensors: tuple) -> bool:
+    """Whether the ops of a rule have nothing above their kernels but modes, which see them below autograd as well."""
+    return not (
+        is_grad_enabled()
+        or is_compiling()
+        or forward_ad._current_level >= 0
+        or _is_any_autocast_enabled()
+        or _are_functorch_transforms_active()
+    ) and _is_plain(tensors)
 
 
 def _refuse_compiled_kernels(name: str) -> None:
@@ -111,11 +119,20 @@ class _Modes:
     """
 
     def __init__(self) -> None:
-        self.gradients, self.tangents = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
+        self.gradients, self.tangents = is_grad_enabled(), torch._C._is_fwd_grad_enabled()
 
     def set(self) -> None:
         torch._C._set_grad_enabled(self.gradients)
         torch._C._set_fwd_grad_enabled(self.tangents)
+
+
+def _by_rule(rule: str | Callable[..., Any], saved: tuple, numbers: tuple, directions: tuple, last: bool) -> Any:
+    if not isinstance(rule, str):
+        return rule(*saved, numbers, *directions)
+    definition = definition_of(rule)
+    if last and definition.of_complex is None:
+        return definition.bare(*saved, *directions, *numbers)
+    return apply(definition, *saved, *directions, *numbers)
 
 
 class FastsqrtmOp(_SingleLevelFunction):
@@ -131,16 +148,17 @@ class FastsqrtmOp(_SingleLevelFunction):
         if modes is not None:
             modes.set()  # for this forward alone: torch restores them behind it
         output = below(definition, keys, inputs)
-        rule, count = definition.rule, len(definition.op.tensors)
+        rule, count = definition.rule, definition.tensor_count
         assert rule is not None
-        results, tensors = unpacked(output), inputs[:count]
+        results = (output,) if isinstance(output, Tensor) else output
         ctx.definition, ctx.numbers = definition, inputs[count:]
         if not definition.all_differentiable:
             differentiable = definition.op.differentiable
             ctx.mark_non_differentiable(*(x for x, has in zip(results, differentiable, strict=True) if not has))
-        saved = rule.save(*tensors, *results)
+        saved = rule.save(*inputs[:count], *results)
         ctx.save_for_backward(*saved)
-        ctx.save_for_forward(*saved)
+        if keys is not None:  # a call that goes straight meets no forward mode
+            ctx.save_for_forward(*saved)
         return output
 
     @staticmethod
@@ -149,14 +167,14 @@ class FastsqrtmOp(_SingleLevelFunction):
         if not definition.all_differentiable:
             kept = tuple(x for x, has in zip(cotangents, definition.op.differentiable, strict=True) if has)
         saved, vjp = ctx.saved_tensors, definition.rule.vjp
-        # Where nothing is recorded, the ops of the rule need not come here again.
-        if not torch.is_grad_enabled() and not torch.compiler.is_compiling() and _goes_straight((*saved, *kept)):
-            with torch._C._AutoDispatchBelowAutograd():
-                gradients = vjp(*saved, ctx.numbers, *kept)
+        if _is_last_derivative((*saved, *kept)):  # then the ops of the rule need not come here again
+            with _AutoDispatchBelowAutograd():
+                gradients = _by_rule(vjp, saved, ctx.numbers, kept, True)
         else:
             with without_autocast(kept[0]):
-                gradients = vjp(*saved, ctx.numbers, *sharding.alike(kept))
-        gradients = (gradients,) if isinstance(gradients, Tensor) else gradients
+                gradients = _by_rule(vjp, saved, ctx.numbers, sharding.alike(kept), False)
+        if isinstance(gradients, Tensor):
+            return None, None, None, gradients, *(None,) * len(ctx.numbers)
         return None, None, None, *gradients, *(None,) * len(ctx.numbers)
 
     @staticmethod
@@ -165,8 +183,8 @@ class FastsqrtmOp(_SingleLevelFunction):
         # goes through a torch product. With it on, the saved tensors must come without their tangent of this level.
         tangents = tangents[3 : len(tangents) - len(ctx.numbers)]
         with forward_ad._set_fwd_grad_enabled(True), without_autocast(tangents[0]):
-            saved = (unpack_dual(x)[0] for x in ctx.saved_tensors)
-            found = iter(unpacked(ctx.definition.rule.jvp(*saved, ctx.numbers, *tangents)))
+            saved = tuple(unpack_dual(x)[0] for x in ctx.saved_tensors)
+            found = iter(unpacked(_by_rule(ctx.definition.rule.jvp, saved, ctx.numbers, tangents, False)))
         results = [next(found) if has else None for has in ctx.definition.op.differentiable]
         return results[0] if len(results) == 1 else tuple(results)
 
@@ -178,9 +196,9 @@ def below(definition: Definition, keys: Any, inputs: tuple) -> Results:
     """The op below the Autograd keys; `keys` are those that the dispatcher came with, or None."""
     assert definition.overload is not None
     try:
-        with torch._C._AutoDispatchBelowAutograd():
+        with _AutoDispatchBelowAutograd():
             if keys is None:
-                return definition.overload(*inputs)
+                return definition.bare(*inputs)
             return definition.overload.redispatch(keys & torch._C._after_autograd_keyset, *inputs)
     except NotImplementedError:  # nested tensors have no kernel, and their own words for that
         check.call(definition.op, inputs)
@@ -190,12 +208,12 @@ def below(definition: Definition, keys: Any, inputs: tuple) -> Results:
 def autograd(definition: Definition) -> Callable[..., Results]:
     """The kernel of an op under the Autograd keys."""
     defaults = definition.defaults
-    count = len(definition.op.tensors)
+    count = definition.tensor_count
 
     def kernel(keys: Any, *inputs: Any) -> Results:
         inputs += defaults[len(inputs) - count :]  # the dispatcher leaves out what equals a default
         sharding.prepare(inputs)
-        if torch._C._are_functorch_transforms_active():
+        if _are_functorch_transforms_active():
             allowed = get_single_level_autograd_function_allowed()
             set_single_level_autograd_function_allowed(True)
             try:
@@ -204,9 +222,9 @@ def autograd(definition: Definition) -> Callable[..., Results]:
                 set_single_level_autograd_function_allowed(allowed)
         if forward_ad._current_level >= 0:
             _refuse_compiled_kernels(definition.op.name)
-        recorded = torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs)
+        recorded = is_grad_enabled() and _any_requires_grad(*inputs)
         # In a graph that is being made, looking for a tangent would leave its trace.
-        if recorded or torch._C._len_torch_dispatch_stack() or _has_tangent(inputs[:count]):
+        if recorded or _len_torch_dispatch_stack() or _has_tangent(inputs[:count]):
             return _apply(definition, keys, None, *inputs)
         return below(definition, keys, inputs)
 
@@ -235,27 +253,31 @@ def apply(definition: Definition, *inputs: Any) -> Results:
         definition = definition.of_complex
     overload = definition.overload
     assert overload is not None
-    # Below the Autograd keys, where a rule calls the ops of its own, the dispatcher has nothing but their kernels left.
-    if torch.compiler.is_compiling() or _is_below_autograd():
+    if is_compiling():
         return overload(*inputs)
-    if torch._C._are_functorch_transforms_active() and under_autocast(inputs[0]):
+    if definition.rule is not None and _goes_straight(inputs):
+        inputs += definition.defaults[len(inputs) - definition.tensor_count :]
+        recorded = is_grad_enabled() and _any_requires_grad(*inputs)
+        return _apply(definition, None, None, *inputs) if recorded else below(definition, None, inputs)
+    # Below autograd, where a rule calls the ops of its own, the transforms have been.
+    if not _is_key_excluded(_AUTOGRAD) and _are_functorch_transforms_active() and under_autocast(inputs[0]):
         halves = (torch.float16, torch.bfloat16)
         with without_autocast(inputs[0]):
             wide = (x.float() if isinstance(x, Tensor) and x.dtype in halves else x for x in inputs)
             return overload(*wide)
-    if definition.rule is not None and _goes_straight(inputs):
-        inputs += definition.defaults[len(inputs) - len(definition.op.tensors) :]
-        recorded = torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs)
-        return _apply(definition, None, None, *inputs) if recorded else below(definition, None, inputs)
     return overload(*inputs)
+
+
+def definition_of(name: str) -> Definition:
+    return DEFINITIONS.get(name) or TORCH_ONLY[name]
 
 
 def call(name: str, *inputs: Any) -> Tensor:
     """Calls an op that has one result."""
-    result = apply(DEFINITIONS.get(name) or TORCH_ONLY[name], *inputs)
+    result = apply(definition_of(name), *inputs)
     return result if isinstance(result, Tensor) else result[0]
 
 
 def call_all(name: str, *inputs: Any) -> tuple[Tensor, ...]:
     """Calls an op, and gives all of its results."""
-    return unpacked(apply(DEFINITIONS.get(name) or TORCH_ONLY[name], *inputs))
+    return unpacked(apply(definition_of(name), *inputs))

@@ -54,8 +54,7 @@ def rational_second(A: Tensor, G: Tensor, D: Tensor, series: PartialFractions) -
 
 
 def _set_rules(value: Definition, backward: Definition, series: Callable[..., PartialFractions]) -> None:
-    def derivative(A: Tensor, numbers: tuple, D: Tensor) -> Tensor:
-        return call(backward.op.name, A, D, *numbers)
+    name = backward.op.name
 
     def second(A: Tensor, G: Tensor, D: Tensor, numbers: tuple) -> Tensor:
         if A.numel() == 0:
@@ -64,12 +63,12 @@ def _set_rules(value: Definition, backward: Definition, series: Callable[..., Pa
         return rational_second(A.to(precision), G.to(precision), D.to(precision), series(*numbers)).to(A.dtype)
 
     def backward_vjp(A: Tensor, G: Tensor, numbers: tuple, D: Tensor) -> tuple[Tensor, Tensor]:
-        return second(A, G, D, numbers), derivative(A, numbers, D)
+        return second(A, G, D, numbers), call(name, A, D, *numbers)
 
     def backward_jvp(A: Tensor, G: Tensor, numbers: tuple, D: Tensor, dG: Tensor) -> Tensor:
-        return second(A, G, D, numbers) + derivative(A, numbers, dG)
+        return second(A, G, D, numbers) + call(name, A, dG, *numbers)
 
-    value.rule = Rule(lambda A, _: (A,), derivative, derivative)
+    value.rule = Rule(lambda A, _: (A,), name, name)
     backward.rule = Rule(lambda A, G, _: (A, G), backward_vjp, backward_jvp)
 
 

@@ -135,11 +135,7 @@ def sqrtm(A: Tensor, rtol: float) -> Tensor:
     return both_roots(A, rtol)[0]
 
 
-def _solve_at_the_root(S: Tensor, numbers: tuple, direction: Tensor) -> Tensor:
-    return call("sqrtm_backward", S, direction, *numbers)
-
-
-sqrtm.rule = Rule(lambda A, S: (S,), _solve_at_the_root, _solve_at_the_root)
+sqrtm.rule = Rule(lambda A, S: (S,), "sqrtm_backward", "sqrtm_backward")
 
 
 @op
@@ -148,11 +144,7 @@ def inv_sqrtm(A: Tensor, rtol: float) -> Tensor:
     return both_roots(A, rtol)[1]
 
 
-def _solve_at_the_inverse_root(Z: Tensor, numbers: tuple, direction: Tensor) -> Tensor:
-    return call("inv_sqrtm_backward", Z, direction, *numbers)
-
-
-inv_sqrtm.rule = Rule(lambda A, Z: (Z,), _solve_at_the_inverse_root, _solve_at_the_inverse_root)
+inv_sqrtm.rule = Rule(lambda A, Z: (Z,), "inv_sqrtm_backward", "inv_sqrtm_backward")
 
 
 @op
@@ -161,16 +153,12 @@ def sqrtm_and_inv(A: Tensor, rtol: float) -> tuple[Tensor, Tensor]:
     return both_roots(A, rtol)
 
 
-def _both_roots_vjp(S: Tensor, Z: Tensor, numbers: tuple, G: Tensor, H: Tensor) -> Tensor:
-    return call("sqrtm_and_inv_backward", S, Z, G, H, *numbers)
-
-
 def _both_roots_jvp(S: Tensor, Z: Tensor, numbers: tuple, dA: Tensor) -> tuple[Tensor, Tensor]:
     dS = call("sqrtm_backward", S, dA, *numbers)
     return dS, -Z @ dS @ Z
 
 
-sqrtm_and_inv.rule = Rule(lambda A, S, Z: (S, Z), _both_roots_vjp, _both_roots_jvp)
+sqrtm_and_inv.rule = Rule(lambda A, S, Z: (S, Z), "sqrtm_and_inv_backward", _both_roots_jvp)
 
 
 @op(entry_precision=True)

@@ -244,9 +244,6 @@ def _widened(*tensors: Tensor) -> list[Tensor]:
 def _set_rules(root: Definition, backward: Definition, power: float, first: Callable, second: Callable) -> None:
     """Sets the rules of a root and of its gradient from the derivatives of r."""
 
-    def root_vjp(A: Tensor, numbers: tuple, G: Tensor) -> Tensor:
-        return call(backward.op.name, A, G, *numbers)
-
     def root_jvp(A: Tensor, numbers: tuple, D: Tensor) -> Tensor:
         if A.numel() == 0:
             return A + D
@@ -261,9 +258,9 @@ def _set_rules(root: Definition, backward: Definition, power: float, first: Call
         return gradient.to(A.dtype), derivative.to(A.dtype)
 
     def backward_jvp(A: Tensor, G: Tensor, numbers: tuple, D: Tensor, dG: Tensor) -> Tensor:
-        return backward_vjp(A, G, numbers, D)[0] + root_vjp(A, numbers, dG)
+        return backward_vjp(A, G, numbers, D)[0] + call(backward.op.name, A, dG, *numbers)
 
-    root.rule = Rule(lambda A, _: (A,), root_vjp, root_jvp)
+    root.rule = Rule(lambda A, _: (A,), backward.op.name, root_jvp)
     backward.rule = Rule(lambda A, G, _: (A, G), backward_vjp, backward_jvp)
 
 
