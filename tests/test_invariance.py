@@ -5,6 +5,7 @@ import torch
 
 import op_cases
 from fastsqrtm import testing
+from fastsqrtm._ops.native import native
 from fastsqrtm.testing import results
 from op_cases import OPS
 
@@ -36,9 +37,10 @@ def test_batch_size_and_position(name, n, dtype):
     ("n", "batch", "dtype"),
     [
         *((n, batch, dtype) for n, batch in ((5, 100), (33, 7), (64, 3)) for dtype in (torch.float32, torch.float64)),
-        # From 192 on threads share one matrix.
-        (203, 1, torch.float64),
-        (200, 3, torch.float32),
+        (200, 3, torch.float32),  # from 192 on norms are sums of parts
+        # From 400 KiB on threads share one matrix.
+        (235, 1, torch.float64),
+        (325, 3, torch.float32),
         pytest.param(300, 1, torch.float64, marks=pytest.mark.slow),
     ],
 )
@@ -46,11 +48,14 @@ def test_batch_size_and_position(name, n, dtype):
 def test_threads(name, n, batch, dtype):
     op = getattr(torch.ops.fastsqrtm, name)
     tensors = op_cases.inputs(name, n, (batch,), dtype=dtype)
+    shares = native.C.plan(batch, n, dtype.itemsize, 2)["shared"] > 0  # of square matrices
+    assert shares == (n > 200)
     found = []
-    for threads in (2, 1):
+    for threads in (3, 2, 1):
         torch.set_num_threads(threads)
         found.append(results(op(*tensors)))
-    assert_equal(found[1], found[0])
+    assert_equal(found[0], found[2])
+    assert_equal(found[1], found[2])
 
 
 @pytest.mark.parametrize("n", [520])
