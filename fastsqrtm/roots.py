@@ -300,7 +300,7 @@ def prepared(function: str, A: Tensor, eps: float, rel_eps: float = 0.0) -> Tens
     if A.dtype.is_complex:
         A, rel_eps = embedded(A), rel_eps / 2**0.5  # whose norm is larger by that
     ridged = eps or rel_eps
-    if ridged or under_autocast(A):
+    if ridged or (A.dtype.itemsize < 4 and under_autocast(A)):
         A = A.to(torch.promote_types(A.dtype, torch.float32))
     if not ridged:
         return A
@@ -316,9 +316,11 @@ def prepared(function: str, A: Tensor, eps: float, rel_eps: float = 0.0) -> Tens
 
 def in_dtype(root: Tensor, A: Tensor) -> Tensor:
     """The root in the dtype of A; unchanged under autocast, as from the ops."""
+    if root.dtype is A.dtype:
+        return root
     if A.dtype.is_complex:
         return restored(root, A)
-    return root if root.dtype is A.dtype or under_autocast(A) else root.to(A.dtype)
+    return root if under_autocast(A) else root.to(A.dtype)
 
 
 def _spectral_norm(product: Callable[[Tensor], Tensor], A: Tensor) -> Tensor:

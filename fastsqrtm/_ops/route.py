@@ -274,8 +274,7 @@ def definition_of(name: str) -> Definition:
 
 def call(name: str, *inputs: Any) -> Tensor:
     """Calls an op that has one result."""
-    result = apply(definition_of(name), *inputs)
-    return result if isinstance(result, Tensor) else result[0]
+    return apply(definition_of(name), *inputs)  # type: ignore[return-value]
 
 
 def call_all(name: str, *inputs: Any) -> tuple[Tensor, ...]:
