@@ -251,32 +251,28 @@ struct Sweep {
         positive &= block.pivot[k] > 0;
         if (pivots) pivots[first + k] = block.pivot[k];
       }
-      Vector<T> left[any_order][p], right[p][any_order];
-      const auto sweep_row = [&](int i) {
-        Vector<T> x[p], factors[p];
-        for (int k = 0; k < p; ++k) x[k] = H(i, first + k);
-        block.sweep_row(x, left[i], factors);
-        for (int k = 0; k < p; ++k) right[k][i] = factors[k], H(i, first + k) = x[k];
-      };
-      for (int i = 0; i < first; ++i) sweep_row(i);
-      for (int i = after; i < H.order; ++i) sweep_row(i);
       for (int s = 0; s < p; ++s)
         for (int t = 0; t <= s; ++t) H(first + s, first + t) = block.own[s][t];
+      Vector<T> right[p][any_order];
+      // Rows i and i + 1 in the columns of the pivots, and then up to the diagonal: no row needs another one below it.
       const auto update = [&](int i, auto pair) {
         constexpr int rows = decltype(pair)::value;
         Vector<T>* to[rows];
-        Vector<T> factors[rows][p];
+        Vector<T> left[rows][p];
         const Vector<T>* above[p];
         for (int k = 0; k < p; ++k) above[k] = right[k];
         for (int r = 0; r < rows; ++r) {
+          Vector<T> x[p], factors[p];
+          for (int k = 0; k < p; ++k) x[k] = H(i + r, first + k);
+          block.sweep_row(x, left[r], factors);
+          for (int k = 0; k < p; ++k) right[k][i + r] = factors[k], H(i + r, first + k) = x[k];
           to[r] = &H(i + r, 0);
-          for (int k = 0; k < p; ++k) factors[r][k] = left[i + r][k];
         }
         const int begin = i < first ? 0 : after;
-        if (begin > 0) subtract_products(to, factors, above, 0, first);
-        subtract_products(to, factors, above, begin, i + 1);
+        if (begin > 0) subtract_products(to, left, above, 0, first);
+        subtract_products(to, left, above, begin, i + 1);
         for (int r = 1; r < rows; ++r)
-          for (int k = 0; k < p; ++k) to[r][i + 1] -= factors[r][k] * right[k][i + 1];
+          for (int k = 0; k < p; ++k) to[r][i + 1] -= left[r][k] * right[k][i + 1];
       };
       each_pair(0, first, update);
       each_pair(after, H.order, update);
