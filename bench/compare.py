@@ -101,6 +101,9 @@ def _sizes_times(record: dict) -> Iterator[tuple[str, Time]]:
         for name, ns in row["ns"].items():
             ours = name in ("inverse", "forward", "forward+backward")
             yield f"{name} {place}", Time(ns / 1e6, ns / row["ns"]["product"], row["spread"][name], ours)
+    for row in record.get("host", []):
+        ours = row["function"] != "torch.linalg.inv"
+        yield f"host {row['function']} {row['mode']}", Time(row["us"] / 1e3, None, row["spread"], ours)
 
 
 READERS = {"rows": _bench_times, "speed": _accurate_times, "sizes": _sizes_times, "steps": _gpu_times}

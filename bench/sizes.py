@@ -5,9 +5,15 @@ inverse reaches at any size of the same run, and the memory traffic that it cann
 forward pass reads a matrix and writes one, as `A + 1` does; with the backward pass there are five: A, the root, its
 cotangent, the root again and the gradient. The operations are those of the iterative method, also where the roots go by
 eigenvalues or in closed form.
+
+The process keeps the memory that tensors leave behind. glibc gives large ones back to the system at once, and then
+every result, that of `A + 1` too, costs its pages anew: of the smallest matrices the record has such calls as well.
+
+Beside them the host's time of a call, which is all there is to one small matrix, next to that of `torch.linalg.inv`.
 """
 
 import argparse
+import ctypes
 import json
 import sys
 from collections.abc import Callable
@@ -33,6 +39,7 @@ CASES = [
 ]
 QUICK = [(10_000, 3), (64, 16)]
 KAPPAS = (1e2, 1e6)
+LARGEST_FRESH = 4
 DISTINCT = 10_000  # matrices, repeated to fill a batch
 EIGH = 20_000  # matrices that the eigendecomposition is measured on, as it takes the same time for each
 FORWARD_FLOPS = {torch.float32: 6, torch.float64: 10}  # in units of n^3; the docstring of sqrtm
@@ -45,8 +52,41 @@ def make(batch: int, n: int, kappa: float, dtype: torch.dtype) -> tuple[Tensor, 
     return A.repeat(times), (G + G.mT).repeat(times)
 
 
+def keep_memory() -> None:
+    """From now on malloc reuses memory instead of giving it back. Does nothing where the allocator is not glibc's."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_max = -1, -4
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+
+
+def fresh(seconds: float, cases: list[tuple[int, int]]) -> list[dict]:
+    rows = []
+    for dtype in (torch.float32, torch.float64):
+        for batch, n in cases:
+            A, G = make(batch, n, KAPPAS[0], dtype)
+            work = {"A + 1": lambda A=A: A + 1, "forward": runner(fastsqrtm.sqrtm, A, None),
+                    "forward+backward": runner(fastsqrtm.sqrtm, A, G)}  # fmt: skip
+            ns = {key: 1e9 * median(times) / batch for key, times in time_in_turn(work, seconds).items()}
+            rows.append({"dtype": str(dtype).removeprefix("torch."), "batch": batch, "n": n, "ns": ns})
+    return rows
+
+
+def fresh_table(record: dict) -> str:
+    """What the passes take over `A + 1`, and over the memory traffic: 2.5 times that for both passes."""
+    out = ["| batch x n | dtype | forward over `A + 1` | both over traffic |", "|---|---|---|---|"]
+    for row in record["fresh"]:
+        ns = row["ns"]
+        over, both = ns["forward"] / ns["A + 1"], ns["forward+backward"] / (2.5 * ns["A + 1"])
+        out.append(f"| {row['batch']} x {row['n']} | {row['dtype']} | {over:.1f} | {both:.1f} |")
+    return "\n".join(out)
+
+
 def measure(seconds: float, cases: list[tuple[int, int]]) -> dict:
     record = about({"threads": torch.get_num_threads(), "seconds": seconds})
+    record["fresh"] = fresh(seconds, [case for case in cases if case[1] <= LARGEST_FRESH])
+    keep_memory()
     rows = []
     bar = tqdm(total=len(cases) * len(KAPPAS) * 2, file=sys.stderr)
     for dtype in (torch.float32, torch.float64):
@@ -74,7 +114,33 @@ def measure(seconds: float, cases: list[tuple[int, int]]) -> dict:
                 rows.append(row)
                 bar.update()
     bar.close()
-    return {**record, "sizes": rows}
+    return {**record, "sizes": rows, "host": host(3 * seconds)}
+
+
+def host(seconds: float) -> list[dict]:
+    """One 4 x 4 matrix, which takes the machine less than a microsecond: the rest is the way of a call to it."""
+    A, G = (x[0] for x in make(1, 4, KAPPAS[0], torch.float32))
+    called = {
+        "torch.linalg.inv": torch.linalg.inv,
+        "sqrtm": fastsqrtm.sqrtm,
+        "inv_sqrtm": fastsqrtm.inv_sqrtm,
+        "mpa_lya": fastsqrtm.mpa_lya,
+        "inv": fastsqrtm.inv,
+    }
+    times = {mode: time_in_turn({name: runner(f, A, cotangent) for name, f in called.items()}, seconds)
+             for mode, cotangent in (("forward", None), ("forward+backward", G))}  # fmt: skip
+    return [{"function": name, "mode": mode, "us": 1e6 * median(of_mode[name]), "spread": spread(of_mode[name])}
+            for mode, of_mode in times.items() for name in called]  # fmt: skip
+
+
+def host_table(record: dict) -> str:
+    us = {(row["function"], row["mode"]): row["us"] for row in record["host"]}
+    out = ["| one 4 x 4 | forward, us | both, us | both, times that of `torch.linalg.inv` |", "|---|---|---|---|"]
+    for name in dict.fromkeys(name for name, _ in us):
+        forward, both = us[name, "forward"], us[name, "forward+backward"]
+        ratio = both / us["torch.linalg.inv", "forward+backward"]
+        out.append(f"| `{name}` | {forward:.1f} | {both:.1f} | {ratio:.2f} |")
+    return "\n".join(out)
 
 
 def floors(record: dict) -> list[dict[str, float]]:
@@ -118,6 +184,10 @@ def table(record: dict) -> str:
             cells += [f"{line[kind, kappa, 'eigh']:.2g}" for kappa in KAPPAS]
         out.append("| " + " | ".join(cells) + " |")
     return "\n".join(out)
+
+
+def tables(record: dict) -> str:
+    return "\n\n".join(f(record) for f in (table, fresh_table, host_table))
 
 
 def means(record: dict) -> str:
@@ -178,10 +248,10 @@ def main(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     if options.source:
         record, output = json.loads(options.source.read_text()), options.source
-        print(table(record))
+        print(tables(record))
     else:
         record, output = measure(options.seconds, QUICK if options.quick else CASES), options.output
-        finish(record, " ".join(["python -m bench sizes", *argv]), output, table(record))
+        finish(record, " ".join(["python -m bench sizes", *argv]), output, tables(record))
     print(means(record))
     if output:
         draw(record, output.with_suffix(".png"))

@@ -281,12 +281,20 @@ def test_sizes_next_to_their_floors(tmp_path, capsys):
         assert floor["forward"] <= max(by_product, row["ns"]["A + 1"]) * (1 + 1e-12)
         assert row["flops"]["forward+backward"] > row["flops"]["forward"] + 4
     of_docs = json.loads((run.ROOT / "bench/results/intel-xeon-processor-avx512-2-threads-sizes.json").read_text())
-    assert sizes.table(of_docs) in (run.ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    for table in (sizes.table(of_docs), sizes.fresh_table(of_docs), sizes.host_table(of_docs)):
+        assert table in (run.ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    assert [row["n"] for row in record["fresh"]] == [3, 3]
+    assert {row["mode"] for row in record["host"]} == {"forward", "forward+backward"}
+    assert all(row["us"] > 0.1 for row in record["host"])  # a call cannot be faster
     slower = json.loads(json.dumps(record))
     slower["sizes"][0]["ns"]["forward"] *= 10
     (tmp_path / "b.json").write_text(json.dumps(slower))
     assert compare.main([str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == compare.SLOWER
     assert compare.main([str(tmp_path / "a.json"), str(tmp_path / "a.json")]) == 0
+    slower = json.loads(json.dumps(record))
+    next(row for row in slower["host"] if row["function"] == "sqrtm")["us"] *= 10
+    (tmp_path / "b.json").write_text(json.dumps(slower))
+    assert compare.main([str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == compare.SLOWER
 
 
 def test_the_contenders_of_shampoo_compute_the_same():
