@@ -70,7 +70,7 @@ sanitize: $(VENV)/test.stamp $(VENV)/dev.stamp  ## the tests under AddressSaniti
 	rm -rf build/sanitize/site && mkdir build/sanitize/site && cp -r fastsqrtm build/sanitize/site
 	$(cmake) --install build/sanitize --component python --prefix build/sanitize/site/fastsqrtm
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/site \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/site \
 	  FASTSQRTM_REQUIRE_NATIVE=1 $(bin)/pytest -m "not slow" -k "not as_accurate_as" $(sanitized) $(ARGS)
 
 # A CUDA torch that matches the nvcc at hand, in an environment of its own.

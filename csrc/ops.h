@@ -50,8 +50,10 @@ class Call {
     if (!is_index) TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(first_->get(), &dtype));
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(first_->get(), &device));
     AtenTensorHandle made = nullptr;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype, device,
-                                                    first_->get_device_index(), &made));
+    if (aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype, device,
+                                 first_->get_device_index(), &made) != AOTI_TORCH_SUCCESS)
+      fail(op_.name, "the result for " + shape_name(*first_) + " must fit into the memory of " + device_name(*first_),
+           "no memory");
     return Tensor(made);
   }
   void take(const Tensor& A) {

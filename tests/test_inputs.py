@@ -286,6 +286,15 @@ def test_the_result_is_new_memory(path, name):
     assert len({x.data_ptr() for x in (*tensors, *found)}) == len(tensors) + len(found)
 
 
+@pytest.mark.usefixtures("native_only")
+@pytest.mark.parametrize("name", OF_ONE_MATRIX)
+def test_a_result_that_fits_no_memory(name):
+    """A view of one matrix as more of them than an address space has bytes for."""
+    A = torch.eye(3).expand(2**46, 3, 3)
+    text = failure(getattr(torch.ops.fastsqrtm, name), A)
+    assert text == f"fastsqrtm.{name}: the result for {tuple(A.shape)} must fit into the memory of cpu, got no memory"
+
+
 A = torch.eye(3)
 BAD_CALLS = {
     "sqrtm: A must be a tensor, got list": lambda: fastsqrtm.sqrtm([[1.0]]),
