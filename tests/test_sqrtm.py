@@ -323,6 +323,23 @@ def test_singular_matrices(path, n, spectrum, dtype):
     assert path("sqrtm_and_inv_backward")(S, Z, G, G).isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", LARGEST_KAPPA)
+@pytest.mark.parametrize("n", [65, 100, 130, 200, 255])
+def test_eigenvalues_far_below_rounding(path, n, dtype):
+    """Rank one, and a spectrum that falls below every rounding within a few eigenvalues: the steps of the
+    eigendecomposition bring the rounding of the largest one to all others, and must come to an end there.
+    """
+    generator = torch.Generator().manual_seed(n)
+    u = torch.randn(16, n, 1, dtype=torch.float64, generator=generator)
+    Q = torch.linalg.qr(torch.randn(16, n, n, dtype=torch.float64, generator=generator)).Q
+    falling = (Q * 10.0 ** (-4.0 * torch.arange(n, dtype=torch.float64))) @ Q.mT
+    A = torch.cat([u @ u.mT, falling]).to(dtype)
+    S, Z = path("sqrtm_and_inv")(A)
+    norm, eps = torch.linalg.matrix_norm(A.double(), 2), torch.finfo(dtype).eps
+    assert (torch.linalg.matrix_norm(S.double() @ S.double() - A.double(), 2) <= 4 * n**0.5 * eps * norm).all()
+    assert (torch.linalg.matrix_norm(Z.double(), 2) * norm.sqrt() <= 1.01 * eps**-0.5).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_covariances(path, dtype):
     """Rounded to half precision they are indefinite, by more than float32 explains."""

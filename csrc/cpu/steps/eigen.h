@@ -214,9 +214,10 @@ bool diagonalise(const Team& team, Wide<T>* d, Wide<T>* e, const Rows<T>& V, T* 
   using W = Wide<T>;
   const int n = V.n;
   // Entries beside the diagonal that change no eigenvalue of a matrix of norm 1 or 2 by more than rounding are zero.
-  constexpr W precision = std::numeric_limits<T>::epsilon();
-  constexpr W relative = std::max(precision / 8, W(2) * std::numeric_limits<W>::epsilon()),
-              least = precision * precision;
+  // The least of them must be above the rounding of a step, which the largest eigenvalues bring to the smallest ones.
+  constexpr W precision = std::numeric_limits<T>::epsilon(), own = std::numeric_limits<W>::epsilon();
+  constexpr W relative = std::max(precision / 8, 2 * own),
+              least = std::max(precision * precision, std::min(64 * own, precision / 8));
   constexpr int most_steps = 60;
   Rotations<T> rotations(n, V.stride, space);
   for (int first = 0; first < n; ++first) {
