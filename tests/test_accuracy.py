@@ -120,20 +120,24 @@ def test_float64(name, n):
 @pytest.mark.usefixtures("native_only")
 @pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set(capability):
-    """The tests above and those of the views with the kernels of other processors."""
+    """The tests above, those of the views and those of the roots with the kernels of other processors."""
     if ANOTHER_PROCESSOR:
         pytest.skip("runs inside of itself")
     if native.C.cpu_capability() in (capability, "baseline"):
         pytest.skip("this one is what runs here, or the only one")
     tests = os.path.dirname(__file__)
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
-    run = subprocess.run(
-        [*command, f"{tests}/test_accuracy.py", f"{tests}/test_inputs.py", "-k", "float or views and op"],
-        env={**os.environ, "FASTSQRTM_CPU_CAPABILITY": capability},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
+    for chosen in (
+        (f"{tests}/test_accuracy.py", f"{tests}/test_inputs.py", "-k", "float or views and op"),
+        (f"{tests}/test_sqrtm.py", "-m", "not slow"),
+    ):
+        run = subprocess.run(
+            [*command, *chosen],
+            env={**os.environ, "FASTSQRTM_CPU_CAPABILITY": capability},
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
 
 
 @pytest.mark.parametrize("kappa", [1e3, 1e6])
