@@ -10,7 +10,7 @@ from ._ops import check as _check
 from ._ops import sharding
 from ._ops.hermitian import embedded, restored
 from ._ops.route import call, call_all, under_autocast, without_autocast
-from ._ops.table import OPS, PUBLIC_DTYPES
+from ._ops.table import OPS
 from ._reference.eigen import eigenvalues_are_faster
 from ._reference.matrix import identity_like
 from ._reference.pseudo import pseudo_inverse_root
@@ -249,7 +249,7 @@ def root_info(A: Tensor, S: Tensor | None = None, Z: Tensor | None = None, *, rt
         >>> bool(info.converged.all()), bool((info.residual < 1e-5).all())
         (True, True)
     """
-    _check.real_or_complex("root_info", OPS["sqrtm"].tensors[0], A)
+    _check.real_or_complex("root_info", _A, A)
     for name, root in (("S", S), ("Z", Z)):
         if root is not None:
             _check.strided("root_info", name, root)
@@ -291,7 +291,7 @@ def prepared(function: str, A: Tensor, eps: float, rel_eps: float = 0.0) -> Tens
     """A as the ops take it, with its ridges on its diagonal: real; in float32 under autocast, and with a ridge at half
     precisions, which would lose it. `in_dtype` is the way back.
     """
-    _check.first(function, _A, A, PUBLIC_DTYPES)
+    _check.real_or_complex(function, _A, A)
     if not (type(eps) is type(rel_eps) is float and eps == rel_eps == 0):  # as in most calls, which need not wait
         for name, ridge in (("eps", eps), ("rel_eps", rel_eps)):
             _check.kind(function, name, ridge)

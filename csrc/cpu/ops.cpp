@@ -98,9 +98,9 @@ struct Tiny {
 };
 
 // Memory for one call; a little of it lies on the stack, where it costs nothing.
-class Workspace {
+class Buffer {
  public:
-  explicit Workspace(int64_t bytes) {
+  explicit Buffer(int64_t bytes) {
     if (bytes <= int64_t(sizeof near_)) return;
     far_.reset(std::aligned_alloc(64, bytes));
     if (!far_) throw std::bad_alloc();
@@ -137,7 +137,7 @@ struct Cpu {
     const int64_t batch = first.numel() / (int64_t(m) * n);
     const Demand demand = kernel.demand(element, m, n, pass);
     const CpuPlan plan = plan_cpu(batch, m, n, compute_bytes(element), int(torch::stable::get_num_threads()), demand);
-    const Workspace buffer(plan.workspace_bytes);
+    const Buffer buffer(plan.workspace_bytes);
     const int64_t own_bytes = plan.workspace_bytes / plan.workers;
     char* const workspace = buffer.get();
     if (plan.path == Path::tiny && kernel.run_tiny != nullptr) {
