@@ -550,8 +550,16 @@ def test_the_largest_eigenvalue_is_far_from_the_largest_entry(path, n, excess, d
     A[0, 0] += 2
     A[1:, 1:] += 1
     A = A.to(dtype)
-    w, V = torch.linalg.eigh(A.double())
-    S, Z = (V * w.sqrt()) @ V.T, (V * w.rsqrt()) @ V.T
+    smallest = A[1, 1].double() - 1  # an eigenvalue n - 2 times; an eigendecomposition would find it less accurately
+    largest = smallest + n - 1
+
+    def exact(power):
+        root = torch.eye(n, dtype=torch.float64) * smallest**power
+        root[1:, 1:] += (largest**power - smallest**power) / (n - 1)
+        root[0, 0] = A[0, 0].double() ** power
+        return root
+
+    S, Z = exact(0.5), exact(-0.5)
     unit = torch.finfo(dtype).eps
     both = path("sqrtm_and_inv")(A)
     for root in (both[0], path("sqrtm")(A)):
