@@ -56,17 +56,31 @@ Mask<T> in_all_lanes(bool condition) {
   return condition ? all_lanes<T>() : Mask<T>{};
 }
 
+// By whole vectors, which may reach into the next row, but not behind the matrix.
 template <class T>
 void load_rows(const GroupIn<T>& in, VectorRows<T>& A) {
+  constexpr int lanes = Simd<T>::lanes;
   A.set_order(in.order);
-  for (int i = 0; i < A.order; ++i) {
-    A.row(i)[A.blocks - 1] = Vector<T>{};
-    std::memcpy(A.row(i), in.matrices + i * A.order, A.order * sizeof(T));
-  }
+  const int n = A.order;
+  const auto valid = Simd<T>::lane_index() < T(n - (A.blocks - 1) * lanes) - Vector<T>{};
+  for (int i = 0; i < n; ++i)
+    for (int b = 0; b < A.blocks; ++b) {
+      const int at = i * n + b * lanes;
+      Vector<T> x = {};
+      std::memcpy(&x, in.matrices + at, at + lanes <= n * n ? sizeof x : (n * n - at) * sizeof(T));
+      if (b + 1 == A.blocks) x = valid ? x : Vector<T>{};
+      A.row(i)[b] = x;
+    }
 }
 template <class T>
 void store_rows(const VectorRows<T>& A, T* matrix) {
-  for (int i = 0; i < A.order; ++i) std::memcpy(matrix + i * A.order, A.row(i), A.order * sizeof(T));
+  constexpr int lanes = Simd<T>::lanes;
+  const int n = A.order;
+  for (int i = 0; i < n; ++i)
+    for (int b = 0; b < A.blocks; ++b) {
+      const int at = i * n + b * lanes;
+      std::memcpy(matrix + at, A.row(i) + b, at + lanes <= n * n ? sizeof(Vector<T>) : (n * n - at) * sizeof(T));
+    }
 }
 // The lower triangle, as the lanes have it.
 template <class T>
@@ -151,14 +165,60 @@ struct ProductAlone {
   }
 };
 
+// What p pivots, from `first` on, do to one vector of each row.
+template <class T, int p>
+struct PivotsOfColumns {
+  static constexpr int lanes = Simd<T>::lanes, most_columns = VectorRows<T>::most_blocks * lanes;
+  alignas(64) T left[p][most_columns], right[p][most_columns], swept[p][most_columns];
+
+  // Rows begin, ..., end - 1 of the columns from `column` on. Under the diagonal row i has the factors left[i] and
+  // column j right[j], above it the other way round. The columns of the pivots themselves are put into the vectors:
+  // writes of single numbers would make the next read of the vector wait.
+  enum class Where { above, on, below };
+  template <Where where, bool with_pivots>
+  void update(VectorRows<T>& H, int first, int column, int begin, int end) const {
+    const int stride = H.blocks;
+    Vector<T>* x = H.row(begin) + column / lanes;
+    Vector<T> of_left[p], of_right[p];
+    Mask<T> of_pivot[p];
+    for (int k = 0; k < p; ++k) {
+      of_left[k] = load(left[k] + column);
+      of_right[k] = load(right[k] + column);
+      of_pivot[k] = Simd<T>::lane_is(first + k - column);
+    }
+    Vector<T> lane = Simd<T>::lane_index();
+    for (int i = begin; i < end; ++i, x += stride) {
+      Vector<T> under = *x, over = under;
+      for (int k = 0; k < p; ++k) {
+        if (where != Where::above) under -= left[k][i] * of_right[k];
+        if (where != Where::below) over -= right[k][i] * of_left[k];
+      }
+      if (where == Where::on) {
+        over = lane > 0 ? over : under;
+        lane -= T(1);
+      }
+      Vector<T> result = where == Where::below ? under : over;
+      if (with_pivots)
+        for (int k = 0; k < p; ++k) result = of_pivot[k] ? broadcast(swept[k][i]) : result;
+      *x = result;
+    }
+  }
+  template <bool with_pivots>
+  void update(VectorRows<T>& H, int first, int column) const {
+    const int end = column + lanes < H.order ? column + lanes : H.order;
+    update<Where::above, with_pivots>(H, first, column, 0, column);
+    update<Where::on, with_pivots>(H, first, column, column, end);
+    update<Where::below, with_pivots>(H, first, column, end, H.order);
+  }
+};
+
 template <Swept result>
 struct SweepAlone {
   template <class T>
   static inline void run(Symmetric<T, alone>& H, Mask<T>& positive, Vector<T>*& pivots) {
-    constexpr int lanes = Simd<T>::lanes, most_blocks = VectorRows<T>::most_blocks;
-    const int n = H.order;
+    constexpr int lanes = Simd<T>::lanes;
     positive = all_lanes<T>();
-    each_part(n, [&](int first, auto part) {
+    each_part(H.order, [&](int first, auto part) {
       constexpr int p = decltype(part)::value;
       SweptPivots<T, p> block;
       for (int s = 0; s < p; ++s)
@@ -168,47 +228,31 @@ struct SweepAlone {
         positive &= block.pivot[k] > 0;
         if (pivots) pivots[first + k] = block.pivot[k];
       }
-      Vector<T> left[p][most_blocks], right[p][most_blocks], swept[p][most_blocks];
+      PivotsOfColumns<T, p> columns;
       for (int b = 0; b < H.blocks; ++b) {
-        Vector<T> x[p], below[p], above[p];
+        Vector<T> x[p], left[p], right[p];
         for (int k = 0; k < p; ++k) x[k] = H.row(first + k)[b];
-        block.sweep_row(x, below, above);
-        for (int k = 0; k < p; ++k) left[k][b] = below[k], right[k][b] = above[k], swept[k][b] = x[k];
+        block.sweep_row(x, left, right);
+        for (int k = 0; k < p; ++k) {
+          store(columns.left[k] + b * lanes, left[k]);
+          store(columns.right[k] + b * lanes, right[k]);
+          store(columns.swept[k] + b * lanes, x[k]);
+        }
+        asm("" ::: "memory");  // or the compiler makes copies of rows that are equal by calls of memcpy
       }
-      // Under the diagonal row i has the factors left[i] and column j right[j], above it the other way round. This goes
-      // through the rows and columns of the pivots as well, which are written afterwards.
-      const auto number = [](const Vector<T>(&x)[p][most_blocks], int k, int i) {
-        return reinterpret_cast<const T*>(x[k])[i];
-      };
       for (int b = 0; b < H.blocks; ++b) {
-        Vector<T> above[p], below[p];
-        for (int k = 0; k < p; ++k) above[k] = left[k][b], below[k] = right[k][b];
-        const int begin = b * lanes, end = begin + lanes < n ? begin + lanes : n;
-        for (int i = 0; i < begin; ++i) {
-          Vector<T> sum = H.row(i)[b];
-          for (int k = 0; k < p; ++k) sum -= number(right, k, i) * above[k];
-          H.row(i)[b] = sum;
-        }
-        for (int i = begin; i < end; ++i) {
-          Vector<T> lower = H.row(i)[b], upper = lower;
-          for (int k = 0; k < p; ++k) {
-            lower -= number(left, k, i) * below[k];
-            upper -= number(right, k, i) * above[k];
-          }
-          H.row(i)[b] = Simd<T>::lane_index() > T(i - begin) - Vector<T>{} ? upper : lower;
-        }
-        for (int i = end; i < n; ++i) {
-          Vector<T> sum = H.row(i)[b];
-          for (int k = 0; k < p; ++k) sum -= number(left, k, i) * below[k];
-          H.row(i)[b] = sum;
+        const bool with_pivots = b * lanes < first + p && first < (b + 1) * lanes;
+        if (with_pivots)
+          columns.template update<true>(H, first, b * lanes);
+        else
+          columns.template update<false>(H, first, b * lanes);
+        for (int k = 0; k < p; ++k) {
+          Vector<T> x = load(columns.swept[k] + b * lanes);
+          if (with_pivots)
+            for (int t = 0; t < p; ++t) x = Simd<T>::lane_is(first + t - b * lanes) ? block.own[k][t] : x;
+          H.row(first + k)[b] = x;
         }
       }
-      for (int k = 0; k < p; ++k)
-        for (int b = 0; b < H.blocks; ++b) H.row(first + k)[b] = swept[k][b];
-      for (int i = 0; i < n; ++i)
-        for (int k = 0; k < p; ++k) H.number(i, first + k) = number(swept, k, i);
-      for (int s = 0; s < p; ++s)
-        for (int t = 0; t < p; ++t) H.number(first + s, first + t) = block.own[s][t][0];
     });
   }
 };
