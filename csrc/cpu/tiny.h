@@ -85,12 +85,27 @@ uint32_t run_one_by_one(const TinyPass<T>& pass, Lanes<T> group, int count, cons
 template <class T, class Storage>
 void run_groups(Element element, const Batch& batch, int64_t first, int64_t last, const TinyPass<T>& pass,
                 void* workspace) {
-  constexpr int lanes = Simd<T>::lanes, largest = lanes * largest_tiny_order * largest_tiny_order + lanes;
-  alignas(64) T loaded[max_inputs][largest], stored[max_outputs][largest];
-  const int n = batch.n;
+  constexpr int lanes = Simd<T>::lanes;
+  const int n = batch.n, size = lanes * n * n;  // of a group
+  T *loaded[max_inputs] = {}, *stored[max_outputs] = {};
   int out_numbers[max_outputs];
-  for (int k = 0; k < max_outputs; ++k) out_numbers[k] = int(batch.out[k].bytes / int64_t(sizeof(Storage)));
-  for (auto& buffer : loaded) std::fill_n(buffer + lanes * n * n, lanes, T(0));  // behind the group
+  int64_t buffers = 0;
+  for (const BatchIn& in : batch.in) buffers += in.data != nullptr;
+  for (const Batch::Out& out : batch.out) buffers += out.data != nullptr;
+  // On the stack, of threads that may have little of it, lie the buffers of those tensors that there are.
+  T* room = static_cast<T*>(__builtin_alloca_with_align(buffers * (size + lanes) * sizeof(T), 512));
+  for (int k = 0; k < max_inputs; ++k) {
+    if (!batch.in[k].data) continue;
+    loaded[k] = room;
+    std::fill_n(room + size, lanes, T(0));  // behind the group
+    room += size + lanes;
+  }
+  for (int k = 0; k < max_outputs; ++k) {
+    out_numbers[k] = int(batch.out[k].bytes / int64_t(sizeof(Storage)));
+    if (!batch.out[k].data) continue;
+    stored[k] = room;
+    room += size + lanes;
+  }
   for (int64_t at = first; at < last; at += lanes) {
     const int count = int(std::min<int64_t>(lanes, last - at));
     Lanes<T> group = {};

@@ -98,9 +98,7 @@ struct RootsBackward {
         if (!S) X = congruence(X, normalised);
       } else {
         W *= broadcast(T(-1));
-        const T tolerance = T(arguments.tolerance);
-        plain &=
-            S ? solve_newton(tolerance, normalised, W, right, X) : solve_newton(tolerance, W, normalised, right, X);
+        plain &= solve_newton(T(arguments.tolerance), S ? normalised : W, S ? W : normalised, right, X);
       }
       if (S) {
         X *= factor * inverse;

@@ -128,12 +128,13 @@ FASTSQRTM_LANE LaneDual<T, n, differentiated> newton_schulz(int steps, bool inve
     if (single) {
       P = Dual::combination(T(-0.5), M, T(0), M, T(1.5));
     } else {
-      const Dual F = Dual::combination(T(1), M, T(0), M, T(-1));
-      const Vector<T> size = smaller(frobenius(F.value), one_norm(F.value));
+      P = Dual::combination(T(1), M, T(0), M, T(-1));  // F = M - I
+      const Vector<T> size = smaller(frobenius(P.value), one_norm(P.value));
       last = ~(size * size > Limits<T>::epsilon);
-      const Dual F2 = Dual::square(F);
-      const Dual H = Dual::combination(T(1.0 / 16), F2, T(-5.0 / 16), M, T(11.0 / 16));
-      P = Dual::combination(T(1), Dual::product(F2, H), T(-0.5), M, T(1.5));
+      const Dual F2 = Dual::square(P);
+      P = Dual::combination(T(1.0 / 16), F2, T(-5.0 / 16), M, T(11.0 / 16));
+      P = Dual::product(F2, P);
+      P = Dual::combination(T(1), P, T(-0.5), M, T(1.5));
     }
     left -= single ? 1 : 2;
     const Dual next = first && inverse ? P : Dual::product(Y, P);
