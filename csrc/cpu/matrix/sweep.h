@@ -97,27 +97,32 @@ __attribute__((noinline)) void sweep_few(T* block, int first, int order, PivotFa
   sweep_rows(0, first);
   sweep_rows(first + few, lanes);
 }
+// So many rows are swept of a pivot block of which `order` belong to the matrix: at its edge half of them may suffice.
+template <class T>
+constexpr int swept_rows(int order) {
+  constexpr int lanes = Simd<T>::lanes, half = lanes / 2;
+  return half >= few<T> && order <= half ? half : lanes;
+}
 template <class T, Swept result>
 void sweep_block(T* block, int order, PivotFactors<T>& factors) {
-  for (int first = 0; first < Simd<T>::lanes; first += few<T>) sweep_few<T, result>(block, first, order, factors);
+  for (int first = 0; first < swept_rows<T>(order); first += few<T>) sweep_few<T, result>(block, first, order, factors);
 }
 
 // With U one block in the block row of the pivot block M = I + D: `eliminated` is L^-1 U and
 // `scaled` is diag(d)^-1 L^-1 U, so that U^T M^-1 U = eliminated^T scaled without the explicit inverse of M, whose
-// error would grow with its condition number. Turns U into M^-1 U.
-template <class T>
+// error would grow with its condition number. Turns U into M^-1 U. M has as many rows as were swept.
+template <class T, int rows>
 void eliminate(const PivotFactors<T>& factors, Block<T>& U, T* eliminated, T* scaled) {
-  constexpr int lanes = Simd<T>::lanes;
 #pragma GCC unroll 16
-  for (int k = 0; k < lanes; ++k)
+  for (int k = 0; k < rows; ++k)
 #pragma GCC unroll 16
-    for (int i = k + 1; i < lanes; ++i) U.row[i] -= factors.column[k][i] * U.row[k];
+    for (int i = k + 1; i < rows; ++i) U.row[i] -= factors.column[k][i] * U.row[k];
   U.store(eliminated);
 #pragma GCC unroll 16
-  for (int k = 0; k < lanes; ++k) U.row[k] *= factors.inverse[k];
+  for (int k = 0; k < rows; ++k) U.row[k] *= factors.inverse[k];
   U.store(scaled);
 #pragma GCC unroll 16
-  for (int i = lanes - 1; i > 0; --i)
+  for (int i = rows - 1; i > 0; --i)
 #pragma GCC unroll 16
     for (int k = 0; k < i; ++k) U.row[k] -= factors.column[k][i] * U.row[i];
 }
@@ -125,10 +130,10 @@ void eliminate(const PivotFactors<T>& factors, Block<T>& U, T* eliminated, T* sc
 // So many rows are swept before the rest of the matrix is updated, for all of them at once: few updates, because each
 // of a large matrix moves it through the caches.
 constexpr int rows_of_large_sweep = 64;
+constexpr int64_t largest_small_sweep = 256 * 1024;  // bytes; measured: from here on the large sweep is faster
 template <class T>
 constexpr int swept_together(int n) {
-  constexpr int large_bytes = 256 * 1024;  // measured: from here on the large sweep is faster
-  return int64_t(n) * n * int(sizeof(T)) <= large_bytes ? Simd<T>::lanes : rows_of_large_sweep;
+  return int64_t(n) * n * int(sizeof(T)) <= largest_small_sweep ? Simd<T>::lanes : rows_of_large_sweep;
 }
 
 // Two strips of as many rows, panel after panel, in the memory of one matrix: a matrix of more than one block has the
@@ -142,8 +147,9 @@ struct SweepStrips {
         scaled(memory.data + int64_t(swept_together<T>(memory.n)) * memory.width * memory.panels()) {}
 };
 
-// P -= eliminated^T scaled for tile_rows rows from row i on and `vectors` blocks from block J on.
-template <class T, int vectors, int most_steps>
+// P -= eliminated^T scaled for tile_rows rows from row i on and `vectors` blocks from block J on, by `steps` times
+// `depth` rows of the strips.
+template <class T, int vectors, int most_steps, int depth>
 inline void update_tile(const Panels<T>& P, const T* left, const T* right, int steps, int i, int J) {
   T* target = P.at(i, J * P.lanes);
   Tile<T, vectors> tile;
@@ -154,8 +160,8 @@ inline void update_tile(const Panels<T>& P, const T* left, const T* right, int s
     tile.clear();
   else
     tile.load(target, P.width);
-  for (int s = 0; s < (most_steps == 1 ? 1 : steps); ++s, left += P.lanes * P.width, right += P.lanes * P.width)
-    tile.template multiply<-1>(left, P.width, right, P.width, P.lanes);
+  for (int s = 0; s < (most_steps == 1 ? 1 : steps); ++s, left += depth * P.width, right += depth * P.width)
+    tile.template multiply<-1>(left, P.width, right, P.width, depth);
   if (apart) tile.add(target, P.width);
   tile.store(target, P.width);
 }
@@ -176,19 +182,20 @@ struct SweepSteps {
   static T* strip_block(T* strip, int J, int k) {
     return strip + ((J / 2) * rows + k * lanes) * width + (J % 2) * lanes;
   }
-  // Block J of block row K; right of the diagonal it is read from under the diagonal.
+  // Block J of block row K, of which `depth` rows were swept; right of the diagonal it is read from under the diagonal.
+  template <int depth = lanes>
   void eliminate_block(const Panels<T>& P, const PivotFactors<T>& factors, int K, int J, int k) const {
     Block<T> block;
     T* place = J < K ? P.block(K, J) : P.block(J, K);
     block.load(place);
     if (J > K) block.transpose();
-    eliminate(factors, block, strip_block(strips.eliminated, J, k), strip_block(strips.scaled, J, k));
+    eliminate<T, depth>(factors, block, strip_block(strips.eliminated, J, k), strip_block(strips.scaled, J, k));
     if (J > K) block.transpose();
     block.store(place);
   }
   // Block row I in these block columns, but not right of the diagonal nor in block column `skipped`, for `count` rows
-  // from k on of those swept together.
-  template <class F>
+  // blocks from k on of those swept together, of each `depth` rows.
+  template <int depth = lanes, class F>
   void update(const Panels<T>& P, int I, Blocks columns, int skipped, int k, int count, F&& between) const {
     const int end = columns.end < I + 1 ? columns.end : I + 1;
     for (int r = 0; r < lanes && I * lanes + r < P.n; r += tile_rows) {
@@ -197,9 +204,9 @@ struct SweepSteps {
         const int first = J == skipped ? J + 1 : J, last = J + 1 >= end || J + 1 == skipped ? J : J + 1;
         const T* right = strip_block(strips.scaled, first, k);
         if (first < last)
-          update_tile<T, 2, step>(P, left, right, count, I * lanes + r, first);
+          update_tile<T, 2, step, depth>(P, left, right, count, I * lanes + r, first);
         else if (first == last)
-          update_tile<T, 1, step>(P, left, right, count, I * lanes + r, first);
+          update_tile<T, 1, step, depth>(P, left, right, count, I * lanes + r, first);
       }
       between();
     }
@@ -207,35 +214,24 @@ struct SweepSteps {
   void update(const Panels<T>& P, int I, Blocks columns, int skipped, int k, int count) const {
     update(P, I, columns, skipped, k, count, [] {});
   }
-  // Everything but the pivot block K, where the rows swept together are those of a block. One thread sweeps the next
+  // Everything but the pivot block K, where the rows swept together are the first `depth` of a block. Sweeps the next
   // pivot block as well, in pieces between the updates, which do not wait for its divisions.
-  template <Swept result>
+  template <Swept result, int depth>
   void sweep_rest(const Panels<T>& P, const PivotFactors<T>& factors, int K, PivotFactors<T>& next_factors) const {
     const int blocks = P.blocks(), next = K + 1;
-    // A panel needs of the other panels only what is above.
-    team.each([&](int member) {
-      for (int p = member; 2 * p < blocks; p = team.next(p))
-        for (int I = 2 * p; I < 2 * p + 2 && I < blocks; ++I)
-          if (I != K) eliminate_block(P, factors, K, I, 0);
-    });
-    if (next < blocks) update(P, next, {next, blocks}, -1, 0, 1);
-    int first = next < blocks ? 0 : lanes;
+    for (int I = 0; I < blocks; ++I)
+      if (I != K) eliminate_block<depth>(P, factors, K, I, 0);
+    const int order = P.n - next * lanes, end = next < blocks ? swept_rows<T>(order) : 0;
+    int first = 0;
     const auto sweep_next = [&] {
-      if (first >= lanes) return;
-      sweep_few<T, result>(P.block(next, next), first, P.n - next * lanes, next_factors);
+      if (first >= end) return;
+      sweep_few<T, result>(P.block(next, next), first, order, next_factors);
       first += few<T>;
     };
-    if (team.threads == 1) {
-      for (int I = 0; I < blocks; ++I)
-        if (I != K) update(P, I, {0, I == next ? next : blocks}, K, 0, 1, sweep_next);
-    } else {
-      team.each([&](int member) {
-        for (int p = member; 2 * p < blocks; p = team.next(p))
-          for (int I = 2 * p; I < blocks; ++I)
-            if (I != K) update(P, I, {2 * p, I == next && next < 2 * p + 2 ? next : 2 * p + 2}, K, 0, 1);
-      });
-    }
-    while (first < lanes) sweep_next();
+    if (next < blocks) update<depth>(P, next, {next, blocks}, -1, 0, 1, [] {});
+    for (int I = 0; I < blocks; ++I)
+      if (I != K) update<depth>(P, I, {0, I == next ? next : blocks}, K, 0, 1, sweep_next);
+    while (first < end) sweep_next();
   }
   // Where the rows swept together meet their columns.
   template <Swept result>
@@ -281,18 +277,25 @@ void add_logarithms(const PivotFactors<T>& factors, int order, double* sum) {
   for (int i = 0; sum && i < Simd<T>::lanes && i < order; ++i) *sum -= std::log(double(factors.inverse[i]));
 }
 
+// By one thread: threads share only larger matrices.
 template <class T, Swept result>
-__attribute__((noinline)) bool sweep_small(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips,
-                                           double* log_determinant) {
-  const SweepSteps<T, Simd<T>::lanes> steps{team, strips};
+__attribute__((noinline)) bool sweep_small(const Panels<T>& P, const SweepStrips<T>& strips, double* log_determinant) {
+  static_assert(largest_small_sweep < smallest_shared_bytes);
+  constexpr int lanes = Simd<T>::lanes;
+  const Team alone;
+  const SweepSteps<T, lanes> steps{alone, strips};
   PivotFactors<T> factors[2];
   bool positive = true;
   sweep_block<T, result>(P.block(0, 0), P.n, factors[0]);
   for (int K = 0; K < P.blocks(); ++K) {
     const PivotFactors<T>& own = factors[K % 2];
-    steps.template sweep_rest<result>(P, own, K, factors[(K + 1) % 2]);
+    PivotFactors<T>& next = factors[(K + 1) % 2];
+    if (swept_rows<T>(P.n - K * lanes) == lanes)
+      steps.template sweep_rest<result, lanes>(P, own, K, next);
+    else
+      steps.template sweep_rest<result, lanes / 2>(P, own, K, next);
     positive = positive && own.positive;
-    add_logarithms(own, P.n - K * Simd<T>::lanes, log_determinant);
+    add_logarithms(own, P.n - K * lanes, log_determinant);
   }
   return positive;
 }
@@ -321,7 +324,7 @@ __attribute__((noinline)) bool sweep_large(const Team& team, const Panels<T>& P,
 // positive. Adds the logarithms of the pivots to `log_determinant` unless it is null.
 template <class T, Swept result>
 bool sweep(const Team& team, const Panels<T>& P, const SweepStrips<T>& strips, double* log_determinant = nullptr) {
-  return swept_together<T>(P.n) == Simd<T>::lanes ? sweep_small<T, result>(team, P, strips, log_determinant)
+  return swept_together<T>(P.n) == Simd<T>::lanes ? sweep_small<T, result>(P, strips, log_determinant)
                                                   : sweep_large<T, result>(team, P, strips, log_determinant);
 }
 
