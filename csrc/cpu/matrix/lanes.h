@@ -338,11 +338,22 @@ FASTSQRTM_LANE Mask<T> is_zero(const Square<T, n>& A) {
   return found;
 }
 
+// Calls body(i, chain) for i = 0, ..., count - 1. A step of a chain waits for the one before it, so many steps make
+// four of them; the result must be the same.
+template <int n, class F>
+FASTSQRTM_LANE inline void each_in_chains(int count, F&& body) {
+  int i = 0;
+  if constexpr (n > largest_unrolled_order)
+    for (; i + 4 <= count; i += 4)
+      FASTSQRTM_UNROLLED (4, int c = 0; c < 4; ++c) body(i + c, c);
+  for (; i < count; ++i) body(i, 0);
+}
+
 template <class T, int n>
 FASTSQRTM_LANE Vector<T> largest_entry(const Symmetric<T, n>& A) {
-  Vector<T> largest = {};
-  for (int i = 0; i < A.entries; ++i) largest = larger(absolute(A.entry[i]), largest);
-  return largest;
+  Vector<T> largest[4] = {};
+  each_in_chains<n>(A.entries, [&](int i, int c) { largest[c] = larger(absolute(A.entry[i]), largest[c]); });
+  return larger(larger(largest[0], largest[1]), larger(largest[2], largest[3]));
 }
 
 #ifndef FASTSQRTM_ONE_LANE

@@ -47,14 +47,6 @@ struct ProductInTiles {
     constexpr bool triangle = std::is_same<C<T, any_order>, Symmetric<T, any_order>>::value;
     const int n = a.order;
     c.set_order(n);
-    Vector<T> copy[std::is_same<B, Symmetric<T, any_order>>::value ? any_order * any_order : 1];
-    const Vector<T>* right = copy;
-    if constexpr (std::is_same<B, Symmetric<T, any_order>>::value) {
-      for (int i = 0; i < n; ++i)
-        for (int j = 0; j <= i; ++j) copy[i * n + j] = copy[j * n + i] = b(i, j);
-    } else {
-      right = b.entry;
-    }
     Vector<T> left[any_order][rows];
     for (int from = 0; from < n; from += rows) {
       const int i = from + rows <= n ? from : n - rows;
@@ -63,10 +55,21 @@ struct ProductInTiles {
       for (int at = 0; at < (triangle ? i + rows : n); at += columns) {
         const int j = at + columns <= n ? at : n - columns;
         Vector<T> sum[rows][columns] = {};
-        for (int k = 0; k < n; ++k) {
-          const Vector<T>* row = right + k * n + j;
-          FASTSQRTM_UNROLLED (4, int r = 0; r < rows; ++r)
-            FASTSQRTM_UNROLLED (4, int s = 0; s < columns; ++s) sum[r][s] += left[k][r] * row[s];
+        const auto add = [&](int begin, int end, const auto& right) {
+          for (int k = begin; k < end; ++k)
+            FASTSQRTM_UNROLLED (4, int s = 0; s < columns; ++s) {
+              const Vector<T> factor = right(k, s);
+              FASTSQRTM_UNROLLED (4, int r = 0; r < rows; ++r) sum[r][s] += left[k][r] * factor;
+            }
+        };
+        if constexpr (std::is_same<B, Symmetric<T, any_order>>::value) {
+          const Vector<T>* row[columns];  // of the triangle
+          FASTSQRTM_UNROLLED (4, int s = 0; s < columns; ++s) row[s] = &b(j + s, 0);
+          add(0, j, [&](int k, int s) { return row[s][k]; });
+          add(j, j + columns, [&](int k, int s) { return b(k, j + s); });
+          add(j + columns, n, [&](int k, int s) { return (&b(k, j))[s]; });
+        } else {
+          add(0, n, [&](int k, int s) { return b.entry[k * n + j + s]; });
         }
         FASTSQRTM_UNROLLED (4, int r = 0; r < rows; ++r)
           FASTSQRTM_UNROLLED (4, int s = 0; s < columns; ++s)
@@ -131,9 +134,9 @@ FASTSQRTM_LANE Symmetric<T, n> plus_transposed(const Square<T, n>& U) {
 // False where there is NaN or Inf.
 template <class T, int n>
 FASTSQRTM_LANE Mask<T> is_finite(const Symmetric<T, n>& A) {
-  Vector<T> zero = {};
-  for (int i = 0; i < A.entries; ++i) zero += A.entry[i] * Vector<T>{};
-  return zero == 0;
+  Vector<T> zero[4] = {};
+  each_in_chains<n>(A.entries, [&](int i, int c) { zero[c] += A.entry[i] * Vector<T>{}; });
+  return (zero[0] + zero[1]) + (zero[2] + zero[3]) == 0;
 }
 
 template <class T, int n>
@@ -184,7 +187,30 @@ FASTSQRTM_LANE Vector<T> frobenius(const Symmetric<T, n>& A) {
 template <class T, int n>
 FASTSQRTM_LANE Vector<T> one_norm(const Symmetric<T, n>& A) {
   Vector<T> sum[n], largest = {};
-  FASTSQRTM_UNROLLED (8, int i = 0; i < A.order; ++i) {
+  int first = 0;
+  if constexpr (n > largest_unrolled_order)  // by four rows, so that the sums of columns are read and written once
+    for (; first + 4 <= A.order; first += 4) {
+      Vector<T> own[4] = {};
+      for (int j = 0; j < first; ++j) {
+        Vector<T> of_column = sum[j];
+        FASTSQRTM_UNROLLED (4, int r = 0; r < 4; ++r) {
+          const Vector<T> size = absolute(A(first + r, j));
+          own[r] += size;
+          of_column += size;
+        }
+        sum[j] = of_column;
+      }
+      FASTSQRTM_UNROLLED (4, int r = 0; r < 4; ++r) {
+        FASTSQRTM_UNROLLED (4, int s = 0; s < r; ++s) {
+          const Vector<T> size = absolute(A(first + r, first + s));
+          own[r] += size;
+          own[s] += size;
+        }
+        own[r] += absolute(A(first + r, first + r));
+      }
+      FASTSQRTM_UNROLLED (4, int r = 0; r < 4; ++r) sum[first + r] = own[r];
+    }
+  FASTSQRTM_UNROLLED (8, int i = first; i < A.order; ++i) {
     sum[i] = Vector<T>{};
     FASTSQRTM_UNROLLED (8, int j = 0; j < i; ++j) {
       const Vector<T> size = absolute(A(i, j));
