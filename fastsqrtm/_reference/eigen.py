@@ -143,19 +143,13 @@ def _save_both(A: Tensor, S: Tensor, Z: Tensor, s: Tensor, V: Tensor) -> tuple[T
     return S, Z, s, V
 
 
-def _finite(Z: Tensor, s: Tensor) -> Tensor:
-    """Z, and 0 for that of the zero matrix, where every derivative is 0."""
-    return torch.where(s[..., :1, None].isinf(), 0, Z)
-
-
 def _both_roots_vjp(S: Tensor, Z: Tensor, s: Tensor, V: Tensor, numbers: tuple, G: Tensor, H: Tensor) -> Tensor:
-    Z = _finite(Z, s)
-    return _solve(S, s, V, numbers, G - Z @ symmetric_part(H) @ Z)
+    return _solve(S, s, V, numbers, G + call("inv_backward", Z, H))
 
 
 def _both_roots_jvp(S: Tensor, Z: Tensor, s: Tensor, V: Tensor, numbers: tuple, dA: Tensor) -> tuple[Tensor, Tensor]:
-    dS, Z = _solve(S, s, V, numbers, dA), _finite(Z, s)
-    return dS, -Z @ dS @ Z
+    dS = _solve(S, s, V, numbers, dA)
+    return dS, call("inv_backward", Z, dS)
 
 
 sqrtm_and_inv_by_eigenvalues.rule = Rule(_save_both, _both_roots_vjp, _both_roots_jvp)
