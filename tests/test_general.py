@@ -35,12 +35,12 @@ def by_scipy(A):
     return torch.from_numpy(root if A.is_complex() else root.real.copy())
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 16, 33])
+@pytest.mark.parametrize("n", [1, 2, 5, 10, 16, 33])
 @pytest.mark.parametrize("kind", ["shifted", "exponential", "triangular", "graded"])
 @pytest.mark.parametrize("dtype", [DOUBLE, COMPLEX])
 def test_the_residual_is_no_larger_than_scipys(kind, n, dtype):
-    if kind == "triangular" and n == 33:
-        pytest.skip("no method has its root: the condition number is 1e40")
+    if kind == "triangular" and n > 10:
+        pytest.skip("singular to working precision: the condition number is 1e18 and more")
     A = matrices(n, kind, dtype=dtype)
     X = sqrtm_general(A)
     assert X.dtype == dtype
@@ -145,9 +145,16 @@ def test_transforms_and_compiled_graphs(dtype):
 
 def test_large_matrices_go_one_by_one_on_a_cpu():
     A = matrices(130, batch=(1, 2))
-    X = sqrtm_general(A)
+    leaf = A.clone().requires_grad_()
+    X = sqrtm_general(leaf)
     assert general_root_info(A, X).converged.all()
-    assert torch.equal(X[0, 0], sqrtm_general(A[0, 0]))
+    G = torch.randn_like(A)
+    (gradient,) = torch.autograd.grad(X, leaf, G)
+    for i in (0, 1):
+        own = A[0, i].clone().requires_grad_()
+        alone = sqrtm_general(own)
+        assert torch.equal(X[0, i], alone)
+        assert torch.equal(gradient[0, i], torch.autograd.grad(alone, own, G[0, i])[0])
 
 
 def test_scales_and_empty_matrices():

@@ -8,6 +8,8 @@ Control 32, 1980).
 """
 
 import math
+from collections.abc import Callable
+from functools import wraps
 
 import torch
 from torch import Tensor
@@ -18,20 +20,32 @@ from .matrix import anticommutator, identity_like, may_stop
 
 STEPS = 30  # near the end the error squares; an eigenvalue at an angle d from the negative axis takes log2(1/d) before
 WANTED = (1e-9, torch.finfo(torch.float64).eps)  # residuals in float32 and in float64, in units of ||X||^2
-LARGEST_BATCHED_LU = 128  # MKL's batched LU in float64 may hang from 200 on
+# From here on matrices go one by one on a CPU, with as many steps as each needs. MKL's batched LU in float64 may hang
+# from 200 on, and its products may round a matrix by its place in the batch.
+SMALLEST_ONE_BY_ONE = 128
+
+
+def _one_by_one(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`function`, of each large matrix on a CPU by itself and in memory of its own."""
+
+    @wraps(function)
+    def wrapped(*tensors: Tensor) -> Tensor:
+        A = tensors[0]
+        n = A.shape[-1]
+        if A.is_cuda or n < SMALLEST_ONE_BY_ONE or A.numel() == 0:
+            return function(*tensors)
+        of_each = zip(*(x.reshape(-1, n, n) for x in tensors), strict=True)
+        return torch.stack([function(*(x.clone() for x in own)) for own in of_each]).reshape(A.shape)
+
+    return wrapped
 
 
 def _inverse(A: Tensor) -> tuple[Tensor, Tensor]:
     """A^-1 and |det A|^(-1/n), (..., 1, 1), by LU; Inf or NaN where A is singular."""
-    n = A.shape[-1]
-    if A.is_cuda or n < LARGEST_BATCHED_LU or A.dim() == 2:
-        factors, pivots, _ = torch.linalg.lu_factor_ex(A)
-        diagonal = factors.diagonal(dim1=-2, dim2=-1).abs()
-        inverse = torch.linalg.lu_solve(factors, pivots, identity_like(A).expand_as(A))
-        return inverse, (-diagonal.log().mean(-1)).exp()[..., None, None]
-    found = [_inverse(matrix) for matrix in A.reshape(-1, n, n)]
-    inverse, scale = (torch.stack(x) for x in zip(*found, strict=True))
-    return inverse.reshape(A.shape), scale.reshape(*A.shape[:-2], 1, 1)
+    factors, pivots, _ = torch.linalg.lu_factor_ex(A)
+    diagonal = factors.diagonal(dim1=-2, dim2=-1).abs()
+    inverse = torch.linalg.lu_solve(factors, pivots, identity_like(A).expand_as(A))
+    return inverse, (-diagonal.log().mean(-1)).exp()[..., None, None]
 
 
 def _norm(A: Tensor) -> Tensor:
@@ -77,6 +91,7 @@ def denman_beavers(A: Tensor) -> Tensor:
 
 
 @torch_op("(Tensor A) -> Tensor", "nn -> nn")
+@_one_by_one
 def sqrtm_general(A: Tensor) -> Tensor:
     """X = A^(1/2), eigenvalues in the right half plane; NaN where A has one on the negative axis or is singular."""
     finite = A.isfinite().all(-1, True).all(-2, True)
@@ -105,6 +120,7 @@ sqrtm_general.rule = Rule(
 
 
 @torch_op("(Tensor B, Tensor C) -> Tensor", "nn, nn -> nn")
+@_one_by_one
 def sylvester(B: Tensor, C: Tensor) -> Tensor:
     """X with B X + X B = C, for eigenvalues of B in the right half plane; 0 for B = 0."""
     zero = (B == 0).all(-1, True).all(-2, True)
