@@ -113,7 +113,8 @@ def spd_on(device: str, n: int, batch: int, dtype: torch.dtype, seed: int) -> Te
     """Covariances of 2n samples and a multiple of I, made on the device: condition number about 5 for large n."""
     generator = torch.Generator(device).manual_seed(seed)
     samples = torch.randn(batch, n, 2 * n, generator=generator, device=device, dtype=torch.float64)
-    return (samples @ samples.mT / (2 * n) + 0.6 * torch.eye(n, device=device, dtype=torch.float64)).to(dtype)
+    product = samples @ samples.mT / (4 * n)
+    return (product + product.mT + 0.6 * torch.eye(n, device=device, dtype=torch.float64)).to(dtype)
 
 
 def op_inputs(name: str, n: int, batch: int, dtype: torch.dtype, device: str = "cuda") -> list[Tensor]:

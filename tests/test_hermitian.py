@@ -66,7 +66,7 @@ def test_products_in_double_precision(kappa):
     assert (relative_error(inverse @ A, identity) <= 2e-15 * kappa + 1e-13).all()
     expected = torch.linalg.eigvalsh(A).log().sum(-1)
     assert logdet.dtype == torch.float64
-    assert torch.allclose(logdet, expected, rtol=1e-13, atol=1e-15 * kappa)
+    assert torch.allclose(logdet, expected, rtol=1e-13, atol=24 * torch.finfo(DOUBLE).eps * kappa)
     info = fastsqrtm.root_info(A, S, Z)
     assert info.converged.all()
     assert not fastsqrtm.root_info(A, 1.01 * S).converged.any()

@@ -79,8 +79,8 @@ def norm_errors(found, expected):
     *((DOUBLE, n, kappa) for n in (5, 12) for kappa in (2.0, 1e4, 1e8, 1e12)),
 ])  # fmt: skip
 def test_as_accurate_as_eigh(dtype, n, kappa):
-    """At most twice its error, or a few roundings, which the logarithm has of each root twice or four times; beyond
-    exponents of 1/2 the error of the root, which is larger.
+    """At most twice its error, or a few roundings, which the logarithm has of each root twice or four times; from
+    exponents of 1/2 on the error of the root, which is larger.
     """
     A, G = problem(n, kappa, dtype)
     for exponent in (None, *EXPONENTS):
@@ -90,7 +90,7 @@ def test_as_accurate_as_eigh(dtype, n, kappa):
         eigh = norm_errors(by_eigh(A, G, exponent), expected)
         eps = torch.finfo(dtype).eps
         few = (8 if exponent is not None else 32 if dtype == DOUBLE else 16) * eps
-        root = (0.4 if n <= 8 else 0.2) * math.sqrt(kappa) * eps if exponent is not None and exponent > 0.5 else 0
+        root = (0.4 if n <= 8 else 0.2) * math.sqrt(kappa) * eps if exponent is not None and exponent >= 0.5 else 0
         assert ours[0] <= max(2 * eigh[0], few, root), (exponent, ours, eigh)
         # The gradient of a polynomial is known better than that of a root, from which it is not made.
         assert ours[1] <= max(2 * eigh[1], 16 * eps, 4 * math.sqrt(kappa) * root), (exponent, ours, eigh)

@@ -125,8 +125,11 @@ def test_diagonal_matrices_are_exact(path, dtype):
     for n in (1, 2, 7, 40):
         assert torch.equal(path("sqrtm")(torch.eye(n, dtype=dtype)), torch.eye(n, dtype=dtype))
         assert torch.equal(path("inv_sqrtm")(torch.eye(n, dtype=dtype)), torch.eye(n, dtype=dtype))
-    A = torch.tensor([4.0, 1.0, 1e-20, 0.0], dtype=dtype).diag_embed()
-    assert torch.equal(path("sqrtm")(A), A.sqrt())
+    A = torch.tensor([4.0, 1.0, 1e-20, 0.0], dtype=dtype)
+    # On some processors those of torch, which the reference has, are not always the nearest numbers.
+    roots = torch.tensor([math.sqrt(a) for a in A.tolist()], dtype=dtype), A.sqrt()
+    S = path("sqrtm")(A.diag_embed())
+    assert any(torch.equal(S, root.diag_embed()) for root in roots)
     assert path("sqrtm")(torch.tensor([1.0, -0.1], dtype=dtype).diag_embed()).isnan().all()
     assert torch.equal(
         path("sqrtm")(torch.tensor([1.0, -0.01], dtype=dtype).diag_embed()),
