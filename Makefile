@@ -15,7 +15,8 @@ cpp_files = $(shell find csrc tests examples -name '*.h' -o -name '*.cpp' -o -na
 cmake := $(or $(shell command -v cmake),$(bin)/cmake)
 ninja := $(or $(shell command -v ninja),$(abspath $(bin))/ninja)
 configure = $(cmake) -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(ninja) -DPython_EXECUTABLE=$(abspath $(bin))/python
-# The tests that take every kernel through its shapes, strides and dtypes; the others would only be slow.
+# The tests that take every kernel through its shapes, strides and dtypes; the others, and the twins in Python, would
+# only be slow.
 sanitized := $(patsubst %,tests/test_%.py,forward backward lyapunov dtypes inputs invariance random sqrtm users_cases)
 
 .PHONY: demo test test-all bench quality docs wheel sanitize cuda-check gpu-check clean FORCE
@@ -71,11 +72,12 @@ sanitize: $(VENV)/test.stamp $(VENV)/dev.stamp  ## the tests under AddressSaniti
 	$(cmake) --install build/sanitize --component python --prefix build/sanitize/site/fastsqrtm
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize/site \
-	  FASTSQRTM_REQUIRE_NATIVE=1 $(bin)/pytest -m "not slow" -k "not as_accurate_as" $(sanitized) $(ARGS)
+	  FASTSQRTM_REQUIRE_NATIVE=1 $(bin)/pytest -m "not slow" -k "not as_accurate_as and not reference" $(sanitized) $(ARGS)
 
 # A CUDA torch that matches the nvcc at hand, in an environment of its own.
 CUDA_TORCH ?= torch==2.14.1
-cuda_checked := $(patsubst %,tests/test_%.py,packaging fallback without_gpu inputs func compile cpp)
+cuda_checked := $(patsubst %,tests/test_%.py,packaging fallback without_gpu inputs func compile cpp) \
+  -k "not opcheck and not tangents_from_outside and not (compile and True) and not (inputs and reference)"
 # The sources must compile against the oldest torch.
 OLDEST_TORCH ?= torch==2.11.0
 oldest := build/oldest
@@ -85,7 +87,7 @@ cuda-check:  ## without a GPU: the CUDA half compiled, warnings as errors, impor
 	$(cuda_make) $(VENV)-cuda/test.stamp
 	rm -rf $(oldest) && $(VENV)-cuda/bin/python -m pip download --quiet --no-deps --dest $(oldest) '$(OLDEST_TORCH)'
 	$(VENV)-cuda/bin/python build_tools/compile_against.py $(oldest)/*.whl
-	$(cuda_make) test ARGS='$(cuda_checked) -k "not opcheck and not tangents_from_outside and not (compile and True)"'
+	$(cuda_make) test ARGS='$(cuda_checked)'
 	$(VENV)-cuda/bin/python build_tools/fat_binary.py
 
 # With the environment of PYTHON as it is, its CUDA torch and build tools: a machine with a GPU may have no network.

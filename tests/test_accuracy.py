@@ -129,7 +129,7 @@ def test_every_instruction_set(capability):
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
     for chosen in (
         (f"{tests}/test_accuracy.py", f"{tests}/test_inputs.py", "-k", "float or views and op"),
-        (f"{tests}/test_sqrtm.py", "-m", "not slow"),
+        (f"{tests}/test_sqrtm.py", "-m", "not slow", "-k", "not reference"),
     ):
         run = subprocess.run(
             [*command, *chosen],
