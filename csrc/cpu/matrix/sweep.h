@@ -13,6 +13,7 @@
 #include "cpu/matrix/panel.h"
 #include "cpu/matrix/product.h"
 #include "cpu/matrix/symmetric.h"
+#include "path.h"
 
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
