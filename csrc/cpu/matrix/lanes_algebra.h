@@ -64,10 +64,10 @@ struct ProductInTiles {
         };
         if constexpr (std::is_same<B, Symmetric<T, any_order>>::value) {
           const Vector<T>* row[columns];  // of the triangle
-          FASTSQRTM_UNROLLED (4, int s = 0; s < columns; ++s) row[s] = &b(j + s, 0);
+          FASTSQRTM_UNROLLED (4, int s = 0; s < columns; ++s) row[s] = b.entry + b.place(j + s, 0);
           add(0, j, [&](int k, int s) { return row[s][k]; });
-          add(j, j + columns, [&](int k, int s) { return b(k, j + s); });
-          add(j + columns, n, [&](int k, int s) { return (&b(k, j))[s]; });
+          add(j, j + columns, [&](int k, int s) { return *(b.entry + b.place(k, j + s)); });
+          add(j + columns, n, [&](int k, int s) { return *(b.entry + b.place(k, j) + s); });
         } else {
           add(0, n, [&](int k, int s) { return b.entry[k * n + j + s]; });
         }
