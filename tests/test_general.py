@@ -39,8 +39,8 @@ def by_scipy(A):
 @pytest.mark.parametrize("kind", ["shifted", "exponential", "triangular", "graded"])
 @pytest.mark.parametrize("dtype", [DOUBLE, COMPLEX])
 def test_the_residual_is_no_larger_than_scipys(kind, n, dtype):
-    if kind == "triangular" and n > 10:
-        pytest.skip("singular to working precision: the condition number is 1e18 and more")
+    if kind == "triangular" and (n == 33 or (n == 16 and dtype == COMPLEX)):
+        pytest.skip("singular to working precision: the condition number is 5e18, or 1e40")
     A = matrices(n, kind, dtype=dtype)
     X = sqrtm_general(A)
     assert X.dtype == dtype

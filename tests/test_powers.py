@@ -79,18 +79,22 @@ def norm_errors(found, expected):
     *((DOUBLE, n, kappa) for n in (5, 12) for kappa in (2.0, 1e4, 1e8, 1e12)),
 ])  # fmt: skip
 def test_as_accurate_as_eigh(dtype, n, kappa):
-    """At most twice its error, or a few roundings, which the logarithm has of each root twice or four times; from
-    exponents of 1/2 on the error of the root, which is larger.
+    """At most twice its error, or a few roundings, which the logarithm has of each root twice or four times; beyond
+    exponents of 1/2 the error of the root, which is larger. Its error is a matter of luck, such as the order of the
+    rows: that of a square root at condition number 1e12 and n = 5 goes from 1.2e-11 to 7.8e-11. So it has three orders.
     """
     A, G = problem(n, kappa, dtype)
     for exponent in (None, *EXPONENTS):
         function = fastsqrtm.logm if exponent is None else power(exponent)
         expected = exact(A, G, exponent)
         ours = norm_errors(value_and_gradient(function, A, G), expected)
-        eigh = norm_errors(by_eigh(A, G, exponent), expected)
+        eigh = [0.0, 0.0]
+        for shift in range(3):
+            rolled = [tuple(x.roll((shift, shift), (1, 2)) for x in pair) for pair in ((A, G), expected)]
+            eigh = list(map(max, eigh, norm_errors(by_eigh(*rolled[0], exponent), rolled[1])))
         eps = torch.finfo(dtype).eps
         few = (8 if exponent is not None else 32 if dtype == DOUBLE else 16) * eps
-        root = (0.4 if n <= 8 else 0.2) * math.sqrt(kappa) * eps if exponent is not None and exponent >= 0.5 else 0
+        root = (0.4 if n <= 8 else 0.2) * math.sqrt(kappa) * eps if exponent is not None and exponent > 0.5 else 0
         assert ours[0] <= max(2 * eigh[0], few, root), (exponent, ours, eigh)
         # The gradient of a polynomial is known better than that of a root, from which it is not made.
         assert ours[1] <= max(2 * eigh[1], 16 * eps, 4 * math.sqrt(kappa) * root), (exponent, ours, eigh)

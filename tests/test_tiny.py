@@ -1,6 +1,9 @@
 """Matrices of the tiny path, many side by side: each is as if it were alone, whatever its neighbours are."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -28,6 +31,31 @@ def test_plan():
 def test_few_matrices_are_spread_over_the_threads():
     workers = {batch: native.C.plan(batch, 24, 4, 2)["workers"] for batch in (1, 2, 1000)}
     assert workers == {1: 1, 2: 2, 1000: 2}
+
+
+def test_threads_with_a_small_stack():
+    """Groups of the largest order lie on the stack: every op is content with 2 MiB, a quarter of what Linux gives."""
+    code = """
+import threading
+import torch
+import op_cases
+
+def run():
+    for name in op_cases.OPS:
+        for dtype in (torch.float32, torch.float64):
+            for batch in (1, 40):
+                op_cases.dispatched(name)(*op_cases.inputs(name, 40, (batch,), 5.0, dtype))
+    print("done")
+
+torch.set_num_threads(1)
+threading.stack_size(2 * 1024 * 1024)
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+"""
+    tests = os.path.dirname(__file__)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tests, capture_output=True, text=True)  # it may crash
+    assert done.stdout == "done\n", (done.returncode, done.stderr[-1000:])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])

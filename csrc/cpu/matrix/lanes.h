@@ -338,8 +338,8 @@ FASTSQRTM_LANE Mask<T> is_zero(const Square<T, n>& A) {
   return found;
 }
 
-// Calls body(i, chain) for i = 0, ..., count - 1. A step of a chain waits for the one before it, so many steps make
-// four of them; the result must be the same.
+// Calls body(i, chain) for i = 0, ..., count - 1, where the order does not matter. A step waits for the one before it
+// in its chain, so many steps have four chains.
 template <int n, class F>
 FASTSQRTM_LANE inline void each_in_chains(int count, F&& body) {
   int i = 0;

@@ -283,8 +283,8 @@ template <class T, Swept result>
 __attribute__((noinline)) bool sweep_small(const Panels<T>& P, const SweepStrips<T>& strips, double* log_determinant) {
   static_assert(largest_small_sweep < smallest_shared_bytes);
   constexpr int lanes = Simd<T>::lanes;
-  const Team alone;
-  const SweepSteps<T, lanes> steps{alone, strips};
+  const Team one;
+  const SweepSteps<T, lanes> steps{one, strips};
   PivotFactors<T> factors[2];
   bool positive = true;
   sweep_block<T, result>(P.block(0, 0), P.n, factors[0]);
