@@ -1,6 +1,7 @@
 import os
 
 os.environ.setdefault("FASTSQRTM_FALLBACK", "silent")  # the suite also runs where there is no native library
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait starve tests beside them
 
 import pytest
 import torch
