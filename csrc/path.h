@@ -10,15 +10,15 @@ namespace fastsqrtm {
 // library: by library calls, for matrices that do not fit a block.
 enum class Path { tiny, block, library };
 
-// Up to this order square matrices take Path::tiny on the CPU. Measured on a Xeon: larger ones in
-// float64, of which a group leaves the L1, gain nothing by it.
-constexpr int largest_tiny_order = 40;
+// Up to this order square matrices take Path::tiny on the CPU. Measured on a Zen 5: of larger ones a group leaves the
+// L2.
+constexpr int largest_tiny_order = 64;
 
 // Up to this order the code for them has loops of constant length.
 constexpr int largest_unrolled_order = 8;
 
 // So few larger ones take less time one by one than side by side, which costs the same however many there are.
-constexpr int few_matrices(int lanes, int n) { return n > largest_unrolled_order ? lanes * (n + 8) / 80 : 0; }
+constexpr int few_matrices(int lanes, int n) { return n > largest_unrolled_order ? (lanes + 2) * (n + 16) / 160 : 0; }
 
 // From this order on the sums over a matrix have parts, which threads of the CPU can share.
 constexpr int smallest_order_in_parts = 192;

@@ -46,7 +46,7 @@ void run(Element element, const Task* tasks, int count, const typename Pass::Arg
 
 template <class Pass>
 void run_tiny(Element element, const Batch& batch, int64_t first, int64_t last,
-              const typename Pass::Arguments& arguments, void* workspace) {
+              const typename Pass::Arguments& arguments, void* workspace, int64_t workspace_bytes) {
   const auto run_one = [](Element element, const Task& task, const void* arguments, void* workspace) {
     run<Pass>(element, &task, 1, *static_cast<const typename Pass::Arguments*>(arguments), workspace, Team());
   };
@@ -56,13 +56,13 @@ void run_tiny(Element element, const Batch& batch, int64_t first, int64_t last,
   };
   switch (element) {
     case Element::float32:
-      return run_groups<float, float>(element, batch, first, last, in_type(0.f), workspace);
+      return run_groups<float, float>(element, batch, first, last, in_type(0.f), workspace, workspace_bytes);
     case Element::float64:
-      return run_groups<double, double>(element, batch, first, last, in_type(0.), workspace);
+      return run_groups<double, double>(element, batch, first, last, in_type(0.), workspace, workspace_bytes);
     case Element::float16:
-      return run_groups<float, Half>(element, batch, first, last, in_type(0.f), workspace);
+      return run_groups<float, Half>(element, batch, first, last, in_type(0.f), workspace, workspace_bytes);
     case Element::bfloat16:
-      return run_groups<float, BFloat16>(element, batch, first, last, in_type(0.f), workspace);
+      return run_groups<float, BFloat16>(element, batch, first, last, in_type(0.f), workspace, workspace_bytes);
   }
 }
 

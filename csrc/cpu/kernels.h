@@ -48,7 +48,9 @@ struct Kernel {
   Demand (*demand)(Element, int m, int n, const Arguments&);
   void (*run)(Element, const Task* tasks, int count, const Arguments&, void* workspace, const Team&);
   // Path::tiny: matrices first, ..., last - 1, side by side in the lanes of vectors. nullptr if `run` does that itself.
-  void (*run_tiny)(Element, const Batch&, int64_t first, int64_t last, const Arguments&, void* workspace);
+  // The workspace is for those that go by `run`, and is zeroed for the first of them.
+  void (*run_tiny)(Element, const Batch&, int64_t first, int64_t last, const Arguments&, void* workspace,
+                   int64_t workspace_bytes);
 };
 
 struct Kernels {

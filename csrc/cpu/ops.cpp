@@ -143,10 +143,8 @@ struct Cpu {
     if (plan.path == Path::tiny && kernel.run_tiny != nullptr) {
       const Tiny tiny(n, batch, in, out);
       spread(plan.workers, [&](int64_t worker) {
-        char* own = workspace + worker * own_bytes;
-        std::memset(own, 0, own_bytes);
         kernel.run_tiny(element, tiny.batch, batch * worker / plan.workers, batch * (worker + 1) / plan.workers, pass,
-                        own);
+                        workspace + worker * own_bytes, own_bytes);
       });
       return;
     }

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <type_traits>
 #include <utility>
 
@@ -40,16 +41,16 @@ uint32_t run_group(const void* arguments, const Lanes<T>& lanes) {
   return bits;
 }
 
-// Matrices at, ..., at + count - 1 of an input, one after the other, and copies of the first up to a whole group. Reads
-// up to a vector behind it.
+// Matrices at, ..., at + count - 1 of an input, one after the other. Those that go side by side are followed by copies
+// of the first up to a whole group, and by a vector to be read.
 template <class T, class Storage>
-const T* group_of(const Batch& batch, const BatchIn& in, int64_t at, int count, T* buffer) {
+const T* group_of(const Batch& batch, const BatchIn& in, int64_t at, int count, bool one_by_one, T* buffer) {
   constexpr int lanes = Simd<T>::lanes;
   const int n = batch.n, numbers = n * n;
   const Storage* data = static_cast<const Storage*>(in.data) + at * in.matrix_stride;
   const bool contiguous = in.matrix_stride == numbers && in.row_stride == n && in.column_stride == 1;
   if constexpr (std::is_same<T, Storage>::value)
-    if (contiguous && (at + lanes) * numbers + lanes <= batch.matrices * numbers) return data;
+    if (contiguous && (one_by_one || (at + lanes) * numbers + lanes <= batch.matrices * numbers)) return data;
   if (contiguous)
     for (int i = 0; i < count * numbers; ++i) buffer[i] = decode(data[i]);
   else
@@ -58,7 +59,7 @@ const T* group_of(const Batch& batch, const BatchIn& in, int64_t at, int count, 
         for (int j = 0; j < n; ++j)
           buffer[m * numbers + i * n + j] =
               decode(data[m * in.matrix_stride + i * in.row_stride + j * in.column_stride]);
-  for (int m = count; m < lanes; ++m) std::copy(buffer, buffer + numbers, buffer + m * numbers);
+  for (int m = count; m < lanes && !one_by_one; ++m) std::copy(buffer, buffer + numbers, buffer + m * numbers);
   return buffer;
 }
 
@@ -84,53 +85,42 @@ uint32_t run_one_by_one(const TinyPass<T>& pass, Lanes<T> group, int count, cons
 
 template <class T, class Storage>
 void run_groups(Element element, const Batch& batch, int64_t first, int64_t last, const TinyPass<T>& pass,
-                void* workspace) {
+                void* workspace, int64_t workspace_bytes) {
   constexpr int lanes = Simd<T>::lanes;
   const int n = batch.n, size = lanes * n * n;  // of a group
-  T *loaded[max_inputs] = {}, *stored[max_outputs] = {};
+  Slots::of_this_thread().set_size(Group<T, any_order>::vectors(n) * sizeof(Vector<T>));
+  const Slot<T> loaded[max_inputs], stored[max_outputs];
   int out_numbers[max_outputs];
-  int64_t buffers = 0;
-  for (const BatchIn& in : batch.in) buffers += in.data != nullptr;
-  for (const Batch::Out& out : batch.out) buffers += out.data != nullptr;
-  // On the stack, of threads that may have little of it, lie the buffers of those tensors that there are.
-  T* room = static_cast<T*>(__builtin_alloca_with_align(buffers * (size + lanes) * sizeof(T), 512));
-  for (int k = 0; k < max_inputs; ++k) {
-    if (!batch.in[k].data) continue;
-    loaded[k] = room;
-    std::fill_n(room + size, lanes, T(0));  // behind the group
-    room += size + lanes;
-  }
-  for (int k = 0; k < max_outputs; ++k) {
-    out_numbers[k] = int(batch.out[k].bytes / int64_t(sizeof(Storage)));
-    if (!batch.out[k].data) continue;
-    stored[k] = room;
-    room += size + lanes;
-  }
+  for (const Slot<T>& group : loaded) std::fill_n(group.entry + size, lanes, T(0));  // behind it
+  for (int k = 0; k < max_outputs; ++k) out_numbers[k] = int(batch.out[k].bytes / int64_t(sizeof(Storage)));
   for (int64_t at = first; at < last; at += lanes) {
     const int count = int(std::min<int64_t>(lanes, last - at));
+    const bool one_by_one = count <= few_matrices(lanes, n);
     Lanes<T> group = {};
     for (int k = 0; k < max_inputs; ++k)
-      if (batch.in[k].data) group.in[k] = {group_of<T, Storage>(batch, batch.in[k], at, count, loaded[k]), n};
+      if (batch.in[k].data)
+        group.in[k] = {group_of<T, Storage>(batch, batch.in[k], at, count, one_by_one, loaded[k].entry), n};
     const auto target = [&](int k) { return static_cast<char*>(batch.out[k].data) + at * batch.out[k].bytes; };
     for (int k = 0; k < max_outputs; ++k) {
       if (!batch.out[k].data) continue;
       // Where the rows of a group are whole vectors, nothing is written behind it.
-      const bool in_place = std::is_same<T, Storage>::value && count == lanes &&
-                            batch.out[k].bytes == n * n * int(sizeof(T)) &&
-                            (lanes % (n * n) == 0 || n * n % lanes == 0);
-      group.out[k] = in_place ? reinterpret_cast<T*>(target(k)) : stored[k];
+      const bool fits = one_by_one || (count == lanes && (lanes % (n * n) == 0 || n * n % lanes == 0));
+      const bool in_place = std::is_same<T, Storage>::value && batch.out[k].bytes == n * n * int(sizeof(T)) && fits;
+      group.out[k] = in_place ? reinterpret_cast<T*>(target(k)) : stored[k].entry;
       if (n > largest_unrolled_order) fetch_for_writing(target(k), count * batch.out[k].bytes);
     }
-    const uint32_t done = count <= few_matrices(lanes, n) ? run_one_by_one(pass, group, count, out_numbers)
-                                                          : pass.run_group(pass.arguments, group);
+    const uint32_t done =
+        one_by_one ? run_one_by_one(pass, group, count, out_numbers) : pass.run_group(pass.arguments, group);
     for (int k = 0; k < max_outputs; ++k) {
-      if (group.out[k] != stored[k]) continue;
+      if (group.out[k] != stored[k].entry) continue;
       const int64_t numbers = count * batch.out[k].bytes / int64_t(sizeof(Storage));
       Storage* out = reinterpret_cast<Storage*>(target(k));
-      for (int64_t i = 0; i < numbers; ++i) encode(stored[k][i], out[i]);
+      for (int64_t i = 0; i < numbers; ++i) encode(stored[k].entry[i], out[i]);
     }
     for (int m = 0; m < count; ++m) {
       if (done >> m & 1) continue;
+      std::memset(workspace, 0, workspace_bytes);
+      workspace_bytes = 0;
       Task task = {n, n, {}, {}};
       for (int k = 0; k < max_inputs; ++k) {
         const BatchIn& in = batch.in[k];

@@ -12,13 +12,15 @@ namespace FASTSQRTM_ISA {
 
 // The rows of a matrix, each of whole vectors.
 template <class T>
-struct VectorRows {
+struct VectorRows : Slot<Numbers<T>> {
   static constexpr int lanes = Simd<T>::lanes, most_blocks = (any_order + lanes - 1) / lanes;
+  using Slot<Numbers<T>>::entry;
   int order = 0, entries = 0, blocks = 0;  // entries: vectors; blocks: of a row
-  Vector<T> entry[any_order * most_blocks];
 
-  VectorRows() {}
-  VectorRows(const VectorRows& A) { *this = A; }
+  VectorRows() = default;
+  VectorRows(VectorRows&&) = default;
+  VectorRows& operator=(VectorRows&&) = default;
+  VectorRows(const VectorRows& A) : VectorRows() { *this = A; }
   VectorRows& operator=(const VectorRows& A) {
     set_order(A.order);
     for (int i = 0; i < entries; ++i) entry[i] = A.entry[i];
@@ -29,8 +31,8 @@ struct VectorRows {
     blocks = (n + lanes - 1) / lanes;
     entries = n * blocks;
   }
-  Vector<T>* row(int i) { return entry + i * blocks; }
-  const Vector<T>* row(int i) const { return entry + i * blocks; }
+  Numbers<T>* row(int i) { return entry + i * blocks; }
+  const Numbers<T>* row(int i) const { return entry + i * blocks; }
   T& number(int i, int j) { return reinterpret_cast<T*>(row(i))[j]; }
   const T& number(int i, int j) const { return reinterpret_cast<const T*>(row(i))[j]; }
 
@@ -82,13 +84,6 @@ void store_rows(const VectorRows<T>& A, T* matrix) {
       std::memcpy(matrix + at, A.row(i) + b, at + lanes <= n * n ? sizeof(Vector<T>) : (n * n - at) * sizeof(T));
     }
 }
-// The lower triangle, as the lanes have it.
-template <class T>
-void make_symmetric(VectorRows<T>& A) {
-  for (int i = 0; i < A.order; ++i)
-    for (int j = 0; j < i; ++j) A.number(i, j) = A.number(j, i) = T(0.5) * A.number(i, j) + T(0.5) * A.number(j, i);
-}
-
 // Block (I, J) of A, transposed.
 template <class T>
 inline void load_transposed(const VectorRows<T>& A, int I, int J, Vector<T> (&block)[Simd<T>::lanes]) {
@@ -106,10 +101,25 @@ __attribute__((noinline)) void mirror(VectorRows<T>& A) {
     for (int J = 0; J <= I; ++J) {
       load_transposed(A, I, J, block);
       for (int r = 0; r < lanes && J * lanes + r < A.order; ++r) {
-        Vector<T>& row = A.row(J * lanes + r)[I];
+        Numbers<T>& row = A.row(J * lanes + r)[I];
         row = I > J ? block[r] : Simd<T>::lane_index() > T(r) - Vector<T>{} ? block[r] : row;
       }
     }
+}
+// (A + A^T)/2
+template <class T>
+void make_symmetric(VectorRows<T>& A) {
+  constexpr int lanes = Simd<T>::lanes;
+  Vector<T> block[lanes];
+  for (int I = 0; I < A.blocks; ++I)
+    for (int J = 0; J <= I; ++J) {
+      load_transposed(A, J, I, block);
+      for (int r = 0; r < lanes && I * lanes + r < A.order; ++r) {
+        Numbers<T>& row = A.row(I * lanes + r)[J];
+        row = T(0.5) * row + T(0.5) * block[r];
+      }
+    }
+  mirror(A);
 }
 // U + U^T
 template <class T>
@@ -165,95 +175,98 @@ struct ProductAlone {
   }
 };
 
-// What p pivots, from `first` on, do to one vector of each row.
+// The numbers (first + k, j), ..., (first + k, j + lanes - 1) of a symmetric matrix of which only the lower triangle is
+// right, zero behind the last column.
 template <class T, int p>
-struct PivotsOfColumns {
-  static constexpr int lanes = Simd<T>::lanes, most_columns = VectorRows<T>::most_blocks * lanes;
-  alignas(64) T left[p][most_columns], right[p][most_columns], swept[p][most_columns];
-
-  // Rows begin, ..., end - 1 of the columns from `column` on. Under the diagonal row i has the factors left[i] and
-  // column j right[j], above it the other way round. The columns of the pivots themselves are put into the vectors:
-  // writes of single numbers would make the next read of the vector wait.
-  enum class Where { above, on, below };
-  template <Where where, bool with_pivots>
-  void update(VectorRows<T>& H, int first, int column, int begin, int end) const {
-    const int stride = H.blocks;
-    Vector<T>* x = H.row(begin) + column / lanes;
-    Vector<T> of_left[p], of_right[p];
-    Mask<T> of_pivot[p];
+inline void load_pivots(const Symmetric<T, alone>& H, int first, int block, Vector<T> (&x)[p]) {
+  constexpr int lanes = Simd<T>::lanes;
+  const int j = block * lanes;
+  for (int k = 0; k < p; ++k) x[k] = H.row(first + k)[block];
+  if (j + lanes - 1 <= first) return;
+  Vector<T> column[4];
+  if constexpr (lanes >= 4) {
+    load_columns<T>(&H.number(j, first), H.blocks * lanes, column);
+  } else {
     for (int k = 0; k < p; ++k) {
-      of_left[k] = load(left[k] + column);
-      of_right[k] = load(right[k] + column);
-      of_pivot[k] = Simd<T>::lane_is(first + k - column);
-    }
-    Vector<T> lane = Simd<T>::lane_index();
-    for (int i = begin; i < end; ++i, x += stride) {
-      Vector<T> under = *x, over = under;
-      for (int k = 0; k < p; ++k) {
-        if (where != Where::above) under -= left[k][i] * of_right[k];
-        if (where != Where::below) over -= right[k][i] * of_left[k];
-      }
-      if (where == Where::on) {
-        over = lane > 0 ? over : under;
-        lane -= T(1);
-      }
-      Vector<T> result = where == Where::below ? under : over;
-      if (with_pivots)
-        for (int k = 0; k < p; ++k) result = of_pivot[k] ? broadcast(swept[k][i]) : result;
-      *x = result;
+      alignas(64) T numbers[lanes];
+      for (int c = 0; c < lanes; ++c) numbers[c] = H.number(j + c, first + k);
+      column[k] = load(numbers);
     }
   }
-  template <bool with_pivots>
-  void update(VectorRows<T>& H, int first, int column) const {
-    const int end = column + lanes < H.order ? column + lanes : H.order;
-    update<Where::above, with_pivots>(H, first, column, 0, column);
-    update<Where::on, with_pivots>(H, first, column, column, end);
-    update<Where::below, with_pivots>(H, first, column, end, H.order);
+  const Vector<T> index = Simd<T>::lane_index();
+  for (int k = 0; k < p; ++k) {
+    x[k] = index > T(first + k - j) - Vector<T>{} ? column[k] : x[k];
+    x[k] = index < T(H.order - j) - Vector<T>{} ? x[k] : Vector<T>{};
   }
-};
+}
 
+// The lower triangle as in the lanes, whole vectors to the one with the diagonal.
 template <Swept result>
 struct SweepAlone {
   template <class T>
-  static inline void run(Symmetric<T, alone>& H, Mask<T>& positive, Vector<T>*& pivots) {
-    constexpr int lanes = Simd<T>::lanes;
+  static inline void run(const Symmetric<T, alone>& A, Symmetric<T, alone>& H, Mask<T>& positive, Vector<T>*& pivots) {
+    constexpr int lanes = Simd<T>::lanes, most_blocks = VectorRows<T>::most_blocks;
     positive = all_lanes<T>();
+    H.set_order(A.order);
     each_part(H.order, [&](int first, auto part) {
       constexpr int p = decltype(part)::value;
+      const Symmetric<T, alone>& from = first == 0 ? A : H;
+      const int after = first + p;
+      const int own = first / lanes, last = (after - 1) / lanes;  // the blocks with the columns of the pivots
       SweptPivots<T, p> block;
       for (int s = 0; s < p; ++s)
-        for (int t = 0; t < p; ++t) block.own[s][t] = broadcast(H(first + s, first + t));
+        for (int t = 0; t <= s; ++t) block.own[s][t] = block.own[t][s] = broadcast(from(first + s, first + t));
       block.template sweep<result>();
       for (int k = 0; k < p; ++k) {
         positive &= block.pivot[k] > 0;
         if (pivots) pivots[first + k] = block.pivot[k];
       }
-      PivotsOfColumns<T, p> columns;
+      // Numbers of the other rows: their factors, and what they have in the columns of the pivots.
+      Vector<T> left[p][most_blocks], right[p][most_blocks], swept[p][most_blocks];
       for (int b = 0; b < H.blocks; ++b) {
-        Vector<T> x[p], left[p], right[p];
-        for (int k = 0; k < p; ++k) x[k] = H.row(first + k)[b];
-        block.sweep_row(x, left, right);
+        Vector<T> x[p], of_left[p], of_right[p];
+        load_pivots(from, first, b, x);
+        block.sweep_row(x, of_left, of_right);
         for (int k = 0; k < p; ++k) {
-          store(columns.left[k] + b * lanes, left[k]);
-          store(columns.right[k] + b * lanes, right[k]);
-          store(columns.swept[k] + b * lanes, x[k]);
+          left[k][b] = of_left[k];
+          right[k][b] = of_right[k];
+          swept[k][b] = x[k];
         }
-        asm("" ::: "memory");  // or the compiler makes copies of rows that are equal by calls of memcpy
       }
-      for (int b = 0; b < H.blocks; ++b) {
-        const bool with_pivots = b * lanes < first + p && first < (b + 1) * lanes;
-        if (with_pivots)
-          columns.template update<true>(H, first, b * lanes);
-        else
-          columns.template update<false>(H, first, b * lanes);
+      // A block of columns, from the diagonal on, of all rows: those of the pivots come last.
+      const auto number = [](const Vector<T>* x, int i) { return broadcast(reinterpret_cast<const T*>(x)[i]); };
+      const auto update = [&](int b, auto with_pivots) {
+        Vector<T> factor[p];
+        Mask<T> of_pivot[p];
         for (int k = 0; k < p; ++k) {
-          Vector<T> x = load(columns.swept[k] + b * lanes);
+          factor[k] = right[k][b];
+          of_pivot[k] = Simd<T>::lane_is(first + k - b * lanes);
+        }
+        const Numbers<T>* read = from.row(b * lanes) + b;
+        Numbers<T>* x = H.row(b * lanes) + b;
+        for (int i = b * lanes; i < H.order; ++i, x += H.blocks, read += H.blocks) {
+          Vector<T> sum = *read;
+          for (int k = 0; k < p; ++k) sum -= number(left[k], i) * factor[k];
+          // Into the vector: writes of single numbers would make the next read of it wait.
           if (with_pivots)
+            for (int k = 0; k < p; ++k) sum = of_pivot[k] ? number(swept[k], i) : sum;
+          *x = sum;
+        }
+      };
+      for (int b = 0; b < H.blocks; ++b)
+        if (own <= b && b <= last)
+          update(b, std::true_type());
+        else
+          update(b, std::false_type());
+      for (int b = 0; b <= last; ++b)
+        for (int k = 0; k < p; ++k) {
+          Vector<T> x = swept[k][b];
+          if (b >= own)
             for (int t = 0; t < p; ++t) x = Simd<T>::lane_is(first + t - b * lanes) ? block.own[k][t] : x;
           H.row(first + k)[b] = x;
         }
-      }
     });
+    mirror(H);
   }
 };
 

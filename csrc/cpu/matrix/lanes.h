@@ -7,12 +7,14 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #if defined(__x86_64__) && !defined(FASTSQRTM_ONE_LANE)
 #include <immintrin.h>
 #endif
 
 #include "cpu/matrix/simd.h"
+#include "cpu/matrix/slots.h"
 #include "passes.h"
 #include "path.h"
 
@@ -120,31 +122,34 @@ struct Size<any_order> {
   }
 };
 
-// The triangle under the diagonal, row after row.
-template <class T, int n>
+// The numbers of n x n matrices, row after row: all of them, or the triangle under the diagonal.
+template <class T, int n, bool all>
 struct Entries : Size<n> {
-  Vector<T> entry[n * (n + 1) / 2];
+  Numbers<T> entry[all ? n * n : n * (n + 1) / 2];
 };
-// Of an order known at run time: copies no more than it holds. Without an order it counts as zero.
-template <class T>
-struct Entries<T, any_order> : Size<any_order> {
-  Vector<T> entry[any_order * (any_order + 1) / 2];
+#ifndef FASTSQRTM_ONE_LANE
+// Of an order known at run time, in a slot. Without an order it counts as zero.
+template <class T, bool all>
+struct Entries<T, any_order, all> : Size<any_order>, Slot<Numbers<T>> {
+  using Slot<Numbers<T>>::entry;
 
-  FASTSQRTM_LANE Entries() {}
-  FASTSQRTM_LANE Entries(const Entries& A) { *this = A; }
-  FASTSQRTM_LANE Entries& operator=(const Entries& A) {
+  Entries() = default;
+  Entries(Entries&&) = default;
+  Entries& operator=(Entries&&) = default;
+  Entries(const Entries& A) : Entries() { *this = A; }
+  Entries& operator=(const Entries& A) {
     set_order(A.order);
-    for (int i = 0; i < entries; ++i) entry[i] = A.entry[i];
+    for (int i = 0; i < (all ? order * order : entries); ++i) entry[i] = A.entry[i];
     return *this;
   }
 };
+#endif
 
-// n x n matrices, symmetric.
 template <class T, int n>
-struct Symmetric : Entries<T, n> {
+struct Symmetric : Entries<T, n, false> {
   FASTSQRTM_LANE static constexpr int place(int i, int j) { return i >= j ? i * (i + 1) / 2 + j : j * (j + 1) / 2 + i; }
-  FASTSQRTM_LANE Vector<T>& operator()(int i, int j) { return this->entry[place(i, j)]; }
-  FASTSQRTM_LANE const Vector<T>& operator()(int i, int j) const { return this->entry[place(i, j)]; }
+  FASTSQRTM_LANE Numbers<T>& operator()(int i, int j) { return this->entry[place(i, j)]; }
+  FASTSQRTM_LANE const Numbers<T>& operator()(int i, int j) const { return this->entry[place(i, j)]; }
 
   FASTSQRTM_LANE Symmetric& operator*=(Vector<T> factor) {
     for (int i = 0; i < this->entries; ++i) this->entry[i] *= factor;
@@ -153,13 +158,11 @@ struct Symmetric : Entries<T, n> {
 };
 
 template <class T, int n>
-struct Square : Size<n> {
-  Vector<T> entry[n * n];
-
+struct Square : Entries<T, n, true> {
   FASTSQRTM_LANE int size() const { return this->order * this->order; }
 
-  FASTSQRTM_LANE Vector<T>& operator()(int i, int j) { return entry[i * this->order + j]; }
-  FASTSQRTM_LANE const Vector<T>& operator()(int i, int j) const { return entry[i * this->order + j]; }
+  FASTSQRTM_LANE Numbers<T>& operator()(int i, int j) { return this->entry[i * this->order + j]; }
+  FASTSQRTM_LANE const Numbers<T>& operator()(int i, int j) const { return this->entry[i * this->order + j]; }
 };
 
 // A matrix read transposed.
@@ -212,18 +215,22 @@ template <class T>
 struct Group<T, alone> {
   static constexpr int matrix_of_lane(int lane) { return lane; }
 };
+#ifndef FASTSQRTM_ONE_LANE
 template <class T>
 struct Group<T, any_order> {
   static constexpr int lanes = Simd<T>::lanes;
-  FASTSQRTM_LANE static constexpr int matrix_of_lane(int lane) { return lane; }
+  static constexpr int matrix_of_lane(int lane) { return lane; }
 
-  Vector<T> number[any_order * any_order];  // of fewer numbers as well, in whole vectors
+  // So many vectors at most: of the numbers of a matrix in whole vectors, or of a group in memory.
+  static constexpr int vectors(int order) { return (order * order + lanes - 1) / lanes * lanes + 1; }
+  const Slot<Numbers<T>> slot;
+  Numbers<T>* const number = slot.entry;
 
-  FASTSQRTM_LANE void clear_behind(int order) {
+  void clear_behind(int order) {
     for (int i = order * order; i % lanes != 0; ++i) number[i] = Vector<T>{};
   }
 
-  FASTSQRTM_LANE void load(const T* matrices, int order) {
+  void load(const T* matrices, int order) {
     const int numbers = order * order;
     for (int at = 0; at < numbers; at += lanes) {
       FASTSQRTM_UNROLLED (16, int r = 0; r < lanes; ++r)
@@ -231,7 +238,7 @@ struct Group<T, any_order> {
       transpose<Simd<T>>(number + at);
     }
   }
-  FASTSQRTM_LANE void store(T* matrices, int order) {
+  void store(T* matrices, int order) {
     const int numbers = order * order;
     for (int at = (numbers - 1) / lanes * lanes; at >= 0; at -= lanes) {
       transpose<Simd<T>>(number + at);
@@ -240,6 +247,7 @@ struct Group<T, any_order> {
     }
   }
 };
+#endif
 
 // Where the matrices of a group lie.
 template <class T>

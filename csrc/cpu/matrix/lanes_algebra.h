@@ -18,24 +18,34 @@ FASTSQRTM_LANE inline auto entry_of_product(const A& a, const B& b, int i, int j
   return sum;
 }
 
-// to[r][j] -= sum_k left[r][k] right[k][j] for begin <= j < end
+// to[r][j] = from[r][j] - sum_k left[r][k] right[k][j] for begin <= j < end
 template <class V, int rows, int terms>
-FASTSQRTM_LANE inline void subtract_products(V* const (&to)[rows], const V (&left)[rows][terms],
-                                             const V* const (&right)[terms], int begin, int end) {
+FASTSQRTM_LANE __attribute__((always_inline)) inline void subtract_products(V* const (&to)[rows],
+                                                                            const V* const (&from)[rows],
+                                                                            const V (&left)[rows][terms],
+                                                                            const V* const (&right)[terms], int begin,
+                                                                            int end) {
   for (int j = begin; j < end; ++j)
     FASTSQRTM_UNROLLED (4, int r = 0; r < rows; ++r) {
-      V sum = to[r][j];
+      V sum = from[r][j];
       FASTSQRTM_UNROLLED (4, int k = 0; k < terms; ++k) sum -= left[r][k] * right[k][j];
       to[r][j] = sum;
     }
 }
 
-// Calls body(i, rows) for pairs of rows, and for the last one if it is left over, rows a constant.
+// Calls body(i, rows) for the rows of a matrix but those of the pivots: as many at a time as registers hold their
+// factors, and those left over one by one, rows a constant.
 template <class F>
-FASTSQRTM_LANE inline void each_pair(int begin, int end, F&& body) {
-  int i = begin;
-  for (; i + 1 < end; i += 2) body(i, std::integral_constant<int, 2>());
-  if (i < end) body(i, std::integral_constant<int, 1>());
+FASTSQRTM_LANE __attribute__((always_inline)) inline void each_rows_beside(int first, int after, int order, F&& body) {
+  constexpr int most = FASTSQRTM_VECTOR_BYTES == 64 ? 4 : 2;
+  for (int i = first > 0 ? 0 : after; i < order; i = i == first ? after : i) {
+    const bool fits = i + most <= (i < first ? first : order);
+    if (fits)
+      body(i, std::integral_constant<int, most>());
+    else
+      body(i, std::integral_constant<int, 1>());
+    i += fits ? most : 1;
+  }
 }
 
 // The product of larger matrices: 4 x `columns` entries in registers at a time. The last of them may overlap.
@@ -146,17 +156,49 @@ FASTSQRTM_LANE Vector<T> trace(const Symmetric<T, n>& A) {
   return sum;
 }
 
+// The sums down each column of a symmetric matrix, to which add(sum, i, j) adds entry (i, j), i >= j, once for column j
+// and once for column i; from the top to the bottom.
+template <int n, class V, class F>
+FASTSQRTM_LANE inline void sum_columns(int order, V (&sum)[n], F&& add) {
+  int first = 0;
+  if constexpr (n > largest_unrolled_order)  // by four rows, so that the sums are read and written once for them
+    for (; first + 4 <= order; first += 4) {
+      V own[4] = {};
+      for (int j = 0; j < first; ++j) {
+        V of_column = sum[j];
+        FASTSQRTM_UNROLLED (4, int r = 0; r < 4; ++r) {
+          add(own[r], first + r, j);
+          add(of_column, first + r, j);
+        }
+        sum[j] = of_column;
+      }
+      FASTSQRTM_UNROLLED (4, int r = 0; r < 4; ++r) {
+        FASTSQRTM_UNROLLED (4, int s = 0; s < r; ++s) {
+          add(own[r], first + r, first + s);
+          add(own[s], first + r, first + s);
+        }
+        add(own[r], first + r, first + r);
+      }
+      FASTSQRTM_UNROLLED (4, int r = 0; r < 4; ++r) sum[first + r] = own[r];
+    }
+  FASTSQRTM_UNROLLED (8, int i = first; i < order; ++i) {
+    sum[i] = V{};
+    FASTSQRTM_UNROLLED (8, int j = 0; j < i; ++j) {
+      add(sum[i], i, j);
+      add(sum[j], i, j);
+    }
+    add(sum[i], i, i);
+  }
+}
+
 // sum_ij a_ij b_ij. From n = 9 on column by column, as they lie side by side in alone.h.
 template <class T, int n>
 FASTSQRTM_LANE Vector<T> inner_product(const Symmetric<T, n>& A, const Symmetric<T, n>& B) {
   if constexpr (n > largest_unrolled_order) {
     constexpr int lanes = Simd<T>::lanes;
-    Vector<T> part[lanes] = {};
-    for (int j = 0; j < A.order; ++j) {
-      Vector<T> sum = {};
-      for (int i = 0; i < A.order; ++i) sum += A(i, j) * B(i, j);
-      part[j % lanes] += sum;
-    }
+    Vector<T> sum[n], part[lanes] = {};
+    sum_columns(A.order, sum, [&](Vector<T>& to, int i, int j) { to += A(i, j) * B(i, j); });
+    for (int j = 0; j < A.order; ++j) part[j % lanes] += sum[j];
     for (int half = lanes / 2; half > 0; half /= 2)
       for (int c = 0; c < half; ++c) part[c] += part[c + half];
     return part[0];
@@ -187,42 +229,19 @@ FASTSQRTM_LANE Vector<T> frobenius(const Symmetric<T, n>& A) {
 template <class T, int n>
 FASTSQRTM_LANE Vector<T> one_norm(const Symmetric<T, n>& A) {
   Vector<T> sum[n], largest = {};
-  int first = 0;
-  if constexpr (n > largest_unrolled_order)  // by four rows, so that the sums of columns are read and written once
-    for (; first + 4 <= A.order; first += 4) {
-      Vector<T> own[4] = {};
-      for (int j = 0; j < first; ++j) {
-        Vector<T> of_column = sum[j];
-        FASTSQRTM_UNROLLED (4, int r = 0; r < 4; ++r) {
-          const Vector<T> size = absolute(A(first + r, j));
-          own[r] += size;
-          of_column += size;
-        }
-        sum[j] = of_column;
-      }
-      FASTSQRTM_UNROLLED (4, int r = 0; r < 4; ++r) {
-        FASTSQRTM_UNROLLED (4, int s = 0; s < r; ++s) {
-          const Vector<T> size = absolute(A(first + r, first + s));
-          own[r] += size;
-          own[s] += size;
-        }
-        own[r] += absolute(A(first + r, first + r));
-      }
-      FASTSQRTM_UNROLLED (4, int r = 0; r < 4; ++r) sum[first + r] = own[r];
-    }
-  FASTSQRTM_UNROLLED (8, int i = first; i < A.order; ++i) {
-    sum[i] = Vector<T>{};
-    FASTSQRTM_UNROLLED (8, int j = 0; j < i; ++j) {
-      const Vector<T> size = absolute(A(i, j));
-      sum[i] += size;
-      sum[j] += size;
-    }
-    sum[i] += absolute(A(i, i));
-  }
+  sum_columns(A.order, sum, [&](Vector<T>& to, int i, int j) { to += absolute(A(i, j)); });
   FASTSQRTM_UNROLLED (8, int i = 0; i < A.order; ++i) largest = larger(sum[i], largest);
   return largest;
 }
 
+// a A
+template <class T, int n>
+FASTSQRTM_LANE Symmetric<T, n> times(Vector<T> a, const Symmetric<T, n>& A) {
+  Symmetric<T, n> C;
+  C.set_order(A.order);
+  for (int i = 0; i < C.entries; ++i) C.entry[i] = a * A.entry[i];
+  return C;
+}
 // a A + b B
 template <class T, int n>
 FASTSQRTM_LANE Symmetric<T, n> linear(Vector<T> a, const Symmetric<T, n>& A, Vector<T> b, const Symmetric<T, n>& B) {
@@ -262,51 +281,64 @@ FASTSQRTM_LANE void assign(Symmetric<T, n>& to, Mask<T> where, const Symmetric<T
 
 template <Swept result>
 struct Sweep {
-  // The same operations, the other rows and columns for three or four pivots at once.
+  // The same operations, the other rows and columns for three or four pivots at once. Reads A, which may be H, until
+  // the first of them are done.
   template <class T>
-  FASTSQRTM_LANE static inline void run(Symmetric<T, any_order>& H, Mask<T>& positive, Vector<T>*& pivots) {
+  FASTSQRTM_LANE static inline void run(const Symmetric<T, any_order>& A, Symmetric<T, any_order>& H, Mask<T>& positive,
+                                        Vector<T>*& pivots) {
     positive = all_lanes<T>();
+    H.set_order(A.order);
     each_part(H.order, [&](int first, auto part) {
-      constexpr int p = decltype(part)::value;
-      const int after = first + p;
-      SweptPivots<T, p> block;
-      for (int s = 0; s < p; ++s)
-        for (int t = 0; t < p; ++t) block.own[s][t] = H(first + s, first + t);
-      block.template sweep<result>();
-      for (int k = 0; k < p; ++k) {
-        positive &= block.pivot[k] > 0;
-        if (pivots) pivots[first + k] = block.pivot[k];
-      }
-      for (int s = 0; s < p; ++s)
-        for (int t = 0; t <= s; ++t) H(first + s, first + t) = block.own[s][t];
-      Vector<T> right[p][any_order];
-      // Rows i and i + 1 in the columns of the pivots, and then up to the diagonal: no row needs another one below it.
-      const auto update = [&](int i, auto pair) {
-        constexpr int rows = decltype(pair)::value;
-        Vector<T>* to[rows];
-        Vector<T> left[rows][p];
-        const Vector<T>* above[p];
-        for (int k = 0; k < p; ++k) above[k] = right[k];
-        for (int r = 0; r < rows; ++r) {
-          Vector<T> x[p], factors[p];
-          for (int k = 0; k < p; ++k) x[k] = H(i + r, first + k);
-          block.sweep_row(x, left[r], factors);
-          for (int k = 0; k < p; ++k) right[k][i + r] = factors[k], H(i + r, first + k) = x[k];
-          to[r] = &H(i + r, 0);
-        }
-        const int begin = i < first ? 0 : after;
-        if (begin > 0) subtract_products(to, left, above, 0, first);
-        subtract_products(to, left, above, begin, i + 1);
-        for (int r = 1; r < rows; ++r)
-          for (int k = 0; k < p; ++k) to[r][i + 1] -= left[r][k] * right[k][i + 1];
-      };
-      each_pair(0, first, update);
-      each_pair(after, H.order, update);
+      sweep_part(part, first, first == 0 ? A.entry : H.entry, H, positive, pivots);
     });
   }
+  template <int p, class T>
+  FASTSQRTM_LANE static inline void sweep_part(std::integral_constant<int, p>, int first, const Numbers<T>* from,
+                                               Symmetric<T, any_order>& H, Mask<T>& positive, Vector<T>* pivots) {
+    const int after = first + p;
+    SweptPivots<T, p> block;
+    for (int s = 0; s < p; ++s)
+      for (int t = 0; t < p; ++t) block.own[s][t] = from[H.place(first + s, first + t)];
+    block.template sweep<result>();
+    for (int k = 0; k < p; ++k) {
+      positive &= block.pivot[k] > 0;
+      if (pivots) pivots[first + k] = block.pivot[k];
+    }
+    for (int s = 0; s < p; ++s)
+      for (int t = 0; t <= s; ++t) H(first + s, first + t) = block.own[s][t];
+    Vector<T> right[p][any_order];
+    // A few rows from i on in the columns of the pivots, and then up to the diagonal: no row needs one below them.
+    const auto update = [&](int i, auto some) __attribute__((always_inline)) {
+      constexpr int rows = decltype(some)::value;
+      const Numbers<T>* read[rows];
+      Vector<T>* to[rows];
+      Vector<T> left[rows][p];
+      const Vector<T>* above[p];
+      for (int k = 0; k < p; ++k) above[k] = right[k];
+      for (int r = 0; r < rows; ++r) {
+        read[r] = from + H.place(i + r, 0);
+        to[r] = H.entry + H.place(i + r, 0);
+        Vector<T> x[p], factors[p];
+        for (int k = 0; k < p; ++k) x[k] = from[H.place(i + r, first + k)];
+        block.sweep_row(x, left[r], factors);
+        for (int k = 0; k < p; ++k) right[k][i + r] = factors[k], H(i + r, first + k) = x[k];
+      }
+      subtract_products(to, read, left, above, 0, i < first ? i + 1 : first);
+      subtract_products(to, read, left, above, after, i + 1);
+      FASTSQRTM_UNROLLED (4, int r = 1; r < rows; ++r)
+        FASTSQRTM_UNROLLED (4, int j = i + 1; j <= i + r; ++j) {
+          Vector<T> sum = read[r][j];
+          FASTSQRTM_UNROLLED (4, int k = 0; k < p; ++k) sum -= left[r][k] * right[k][j];
+          to[r][j] = sum;
+        }
+    };
+    each_rows_beside(first, after, H.order, update);
+  }
   template <class T, int n>
-  FASTSQRTM_LANE static inline void run(Symmetric<T, n>& H, Mask<T>& positive, Vector<T>*& pivots) {
+  FASTSQRTM_LANE static inline void run(const Symmetric<T, n>& A, Symmetric<T, n>& H, Mask<T>& positive,
+                                        Vector<T>*& pivots) {
     positive = all_lanes<T>();
+    H = A;
     FASTSQRTM_UNROLLED (8, int k = 0; k < n; ++k) {
       const Vector<T> own = H(k, k), pivot = result == Swept::minus_own_inverse ? own : T(1) + own;
       const Vector<T> inverse = T(1) / pivot;
@@ -326,19 +358,23 @@ struct Sweep {
 template <Swept result, int n>
 using SweepBy = std::conditional_t<n == alone, SweepAlone<result>, Sweep<result>>;
 
-// The sweep of matrix/sweep.h, in place. Returns where all pivots were positive.
+// The sweep of matrix/sweep.h. Returns where all pivots were positive.
+template <Swept result, class T, int n>
+FASTSQRTM_LANE Mask<T> sweep(const Symmetric<T, n>& A, Symmetric<T, n>& H, Vector<T>* pivots = nullptr) {
+  Mask<T> positive;
+  run_by_order<SweepBy<result, n>, n>(A, H, positive, pivots);
+  return positive;
+}
+// In place.
 template <Swept result, class T, int n>
 FASTSQRTM_LANE Mask<T> sweep(Symmetric<T, n>& H, Vector<T>* pivots = nullptr) {
-  Mask<T> positive;
-  run_by_order<SweepBy<result, n>, n>(H, positive, pivots);
-  return positive;
+  return sweep<result>(H, H, pivots);
 }
 
 // W <- -P^-1
 template <class T, int n>
 FASTSQRTM_LANE Mask<T> minus_inverse(const Symmetric<T, n>& P, Symmetric<T, n>& W) {
-  W = P;
-  return sweep<Swept::minus_own_inverse>(W);
+  return sweep<Swept::minus_own_inverse>(P, W);
 }
 
 // The matrices divided by a power of four, so that their largest entries lie in [1, 4), and what else there is to know

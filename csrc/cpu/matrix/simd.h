@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <utility>
 
 #include "cpu/matrix/layout.h"
@@ -37,6 +38,8 @@ namespace FASTSQRTM_ISA {
 template <class T, int bytes = FASTSQRTM_VECTOR_BYTES>
 struct Simd {
   typedef T Vector __attribute__((vector_size(bytes), may_alias));
+  // The same in memory that holds nothing but T: to the compiler a store of it changes no pointer.
+  typedef T Numbers __attribute__((vector_size(bytes)));
   using Scalar = T;
   static constexpr int lanes = bytes / int(sizeof(T));
   static constexpr int tile_rows = fastsqrtm::tile_rows(FASTSQRTM_VECTOR_BYTES, sizeof(T));
@@ -65,6 +68,8 @@ struct DoubleLanes<double> {
 
 template <class T>
 using Vector = typename Simd<T>::Vector;
+template <class T>
+using Numbers = typename Simd<T>::Numbers;
 
 template <class T>
 inline Vector<T> load(const T* p) {
@@ -105,6 +110,49 @@ inline void transpose_stages(typename S::Vector* row) {
       if (!(r & h)) exchange<S, h>(row[r], row[r + h], std::make_integer_sequence<int, S::lanes>{});
     transpose_stages<S, 2 * h, rows>(row);
   }
+}
+
+// row: a lanes x 4 block, row after row; column: its columns.
+template <class S, int... lane>
+inline void transpose_four(const typename S::Vector (&row)[4], typename S::Vector (&column)[4],
+                           std::integer_sequence<int, lane...>) {
+  constexpr int half = S::lanes / 2;
+#pragma GCC unroll 2
+  for (int pair = 0; pair < 2; ++pair) {
+    const auto two_columns = [&](int q) {
+      return pair == 0 ? __builtin_shufflevector(row[q], row[q + 1], (lane % half * 4 + lane / half)...)
+                       : __builtin_shufflevector(row[q], row[q + 1], (lane % half * 4 + lane / half + 2)...);
+    };
+    const typename S::Vector low = two_columns(0), high = two_columns(2);
+    column[2 * pair] = __builtin_shufflevector(low, high, (lane < half ? lane : lane + half)...);
+    column[2 * pair + 1] = __builtin_shufflevector(low, high, (lane < half ? lane + half : lane + 2 * half)...);
+  }
+}
+
+// `count` rows of four numbers, one after the other in a vector.
+template <class Half, int... lane>
+inline auto concatenated(const Half& low, const Half& high, std::integer_sequence<int, lane...>) {
+  return __builtin_shufflevector(low, high, lane...);
+}
+template <class T, int count>
+inline auto load_fours(const T* at, int stride) {
+  if constexpr (count == 1) {
+    typename Simd<T, 4 * sizeof(T)>::Vector x;
+    std::memcpy(&x, at, sizeof x);
+    return x;
+  } else {
+    return concatenated(load_fours<T, count / 2>(at, stride), load_fours<T, count / 2>(at + count / 2 * stride, stride),
+                        std::make_integer_sequence<int, 4 * count>{});
+  }
+}
+
+// Four columns of as many rows as a vector has lanes.
+template <class T>
+inline void load_columns(const T* at, int stride, Vector<T> (&column)[4]) {
+  constexpr int lanes = Simd<T>::lanes, each = lanes / 4;
+  Vector<T> row[4];
+  for (int q = 0; q < 4; ++q) row[q] = load_fours<T, each>(at + q * each * stride, stride);
+  transpose_four<Simd<T>>(row, column, std::make_integer_sequence<int, lanes>{});
 }
 
 // lanes x lanes block, one vector a row, in registers.

@@ -50,7 +50,8 @@ struct SweptPivots {
 
   // x: the numbers of another row in these columns. From its number j all pivots subtract the sum of left[k] times the
   // right[k] of row j.
-  inline void sweep_row(Vector<T> (&x)[p], Vector<T> (&left)[p], Vector<T> (&right)[p]) const {
+  __attribute__((always_inline)) inline void sweep_row(Vector<T> (&x)[p], Vector<T> (&left)[p],
+                                                       Vector<T> (&right)[p]) const {
 #pragma GCC unroll 4
     for (int k = 0; k < p; ++k) {
       left[k] = x[k];

@@ -44,9 +44,8 @@ struct LyapunovNewton {
       B *= factor;
       Symmetric<T, n> W, X;
       const Mask<T> symmetric = is_zero(load_part<T, n>(lanes.in[1], T(-1))), positive = minus_inverse(B, W);
-      W *= broadcast(T(-1));
-      const Symmetric<T, n> C = load_symmetric<T, n>(lanes.in[1]);
-      const Mask<T> good = solve_newton(T(arguments.tolerance), B, W, C, X);
+      Symmetric<T, n> C = load_symmetric<T, n>(lanes.in[1]);
+      const Mask<T> good = solve_newton(T(arguments.tolerance), T(-1), B, W, C, X);
       X *= factor;
       X *= scaled.scale.inverse;
       store_matrices(X, lanes.out[0]);

@@ -100,8 +100,7 @@ struct Roots {
     }
     if constexpr (n > 2) {
       const Vector<T> norm = smaller(frobenius(A), one_norm(A)), factor = T(1) / norm;
-      Symmetric<T, n> normalised = A;
-      normalised *= factor;
+      const Symmetric<T, n> normalised = times(factor, A);
       const Wanted wanted = {lanes.out[0] != nullptr, lanes.out[1] != nullptr};
       plain = scaled.regular & ~is_diagonal(A) & newton_roots(arguments.design, wanted, normalised, S, Z);
       if (wanted.root) {  // the error of the design is to one side, as above

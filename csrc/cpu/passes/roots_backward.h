@@ -88,17 +88,21 @@ struct RootsBackward {
       // errors that T has in the directions of small eigenvalues do not show in X.
       constexpr bool eliminated = n <= largest_eliminated_order;
       const Vector<T> factor = T(1) / frobenius(B);
-      Symmetric<T, n> normalised = B, W;
-      normalised *= factor;
+      Symmetric<T, n> normalised = times(factor, B), W;
       plain = scaled.regular & minus_inverse(normalised, W);
       plain &= inner_product(W, W) * Limits<T>::epsilon <= 1;
-      const Symmetric<T, n> right = S ? C : congruence(C, normalised);
+      Symmetric<T, n> right;
+      if (!S)
+        right = congruence(C, normalised);
+      else if (n <= largest_unrolled_order)
+        right = C;
+      Symmetric<T, n>& D = S && n > largest_unrolled_order ? C : right;  // Newton steps overwrite it
       if constexpr (eliminated) {
-        X = solve_by_elimination(normalised, right);
+        X = solve_by_elimination(normalised, D);
         if (!S) X = congruence(X, normalised);
       } else {
-        W *= broadcast(T(-1));
-        plain &= solve_newton(T(arguments.tolerance), S ? normalised : W, S ? W : normalised, right, X);
+        if (!S) W *= broadcast(T(-1));
+        plain &= solve_newton(T(arguments.tolerance), T(S ? -1 : 1), S ? normalised : W, S ? W : normalised, D, X);
       }
       if (S) {
         X *= factor * inverse;

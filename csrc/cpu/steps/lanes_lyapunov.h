@@ -9,31 +9,31 @@
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
 
-// X for symmetric C and W = B^-1. Returns where all inverses existed.
+// X for symmetric C and W = sign B^-1, all of which it overwrites. Returns where all inverses existed.
 template <class T, int n>
-FASTSQRTM_LANE_APART Mask<T> solve_newton(T tolerance, Symmetric<T, n> B, Symmetric<T, n> W, Symmetric<T, n> C,
-                                          Symmetric<T, n>& X) {
+FASTSQRTM_LANE_APART Mask<T> solve_newton(T tolerance, T sign, Symmetric<T, n>& B, Symmetric<T, n>& W,
+                                          Symmetric<T, n>& C, Symmetric<T, n>& X) {
   constexpr int most_steps = 12, most_corrections = 6;
-  const Vector<T> one = broadcast(T(1));
   Mask<T> good = all_lanes<T>(), done = {};
   for (int step = 1;; ++step) {
     const Vector<T> mu = square_root(one_norm(W) / one_norm(B)), half = T(0.5) * mu, inverse = T(0.5) / mu;
     combine_where<T, n>(~done, inverse, congruence(C, W), half, C);
-    combine_where<T, n>(~done, inverse, W, half, B);
+    const Vector<T> of_W = sign * inverse;
+    for (int i = 0; i < B.entries; ++i)  // into W as well, for its norms
+      W.entry[i] = B.entry[i] = done ? B.entry[i] : of_W * W.entry[i] + half * B.entry[i];
+    sign = T(-1);
     const Vector<T> theta = trace(B) * T(1.0 / B.order);
-    W = B;  // for its norms
     add_identity(W, -theta);
     const Vector<T> bound = smaller(one_norm(W), frobenius(W)) / theta;
     done |= ~(bound * bound * bound > tolerance);
     if (step == most_steps || !any(~done)) break;
     const Mask<T> positive = minus_inverse(B, W);
     good &= positive | done;
-    W *= -one;
   }
   const Vector<T> half = T(0.5) / (trace(B) * T(1.0 / B.order));
   add_identity(B, trace(B) * T(-1.0 / B.order));
-  C *= half;
-  X = C;
+  X.set_order(C.order);
+  for (int i = 0; i < C.entries; ++i) X.entry[i] = C.entry[i] *= half;
   const Vector<T> size = frobenius(C);
   Vector<T> contraction = {};
   done = Mask<T>{};

@@ -65,6 +65,7 @@ struct Lane {
 template <class T, int bytes = 0>
 struct Simd {
   using Vector = Lane<T>;
+  using Numbers = Lane<T>;
   using Scalar = T;
   static constexpr int lanes = 1, tile_rows = 1, panel = 2;
 };
@@ -74,6 +75,8 @@ struct DoubleLanes {
 };
 template <class T>
 using Vector = Lane<T>;
+template <class T>
+using Numbers = Lane<T>;
 
 template <class T>
 FASTSQRTM_LANE Lane<T> broadcast(T x) {
@@ -106,6 +109,8 @@ template <class S, int h, int rows>
 FASTSQRTM_LANE void transpose_stages(typename S::Vector*) {}
 template <class S>
 FASTSQRTM_LANE void transpose(typename S::Vector*) {}
+template <class T>
+FASTSQRTM_LANE void load_columns(const T*, int, Lane<T> (&)[4]) {}
 
 template <class T>
 struct PowerOfFour {
