@@ -101,6 +101,11 @@ def _sizes_times(record: dict) -> Iterator[tuple[str, Time]]:
         for name, ns in row["ns"].items():
             ours = name in ("inverse", "forward", "forward+backward")
             yield f"{name} {place}", Time(ns / 1e6, ns / row["ns"]["product"], row["spread"][name], ours)
+    for row in record.get("paper", []):
+        yield (
+            f"{row['op']} {row['dtype']} {row['batch']} x {row['n']}",
+            Time(row["ns"] / 1e6, None, row["spread"], True),
+        )
     for row in record.get("host", []):
         ours = row["function"] != "torch.linalg.inv"
         yield f"host {row['function']} {row['mode']}", Time(row["us"] / 1e3, None, row["spread"], ours)

@@ -9,6 +9,8 @@ eigenvalues or in closed form.
 The process keeps the memory that tensors leave behind. glibc gives large ones back to the system at once, and then
 every result, that of `A + 1` too, costs its pages anew: of the smallest matrices the record has such calls as well.
 
+The paper's ops stand next to the floor of their operations at the same rate.
+
 Beside them the host's time of a call, which is all there is to one small matrix, next to that of `torch.linalg.inv`.
 """
 
@@ -35,13 +37,16 @@ CASES = [
     *((1_000_000, n) for n in (2, 3, 4)),
     *((100_000, n) for n in (6, 8)),
     *((20_000, 12), (4096, 16), (2048, 24), (1024, 32), (256, 48), (256, 64), (64, 96), (64, 128)),
-    *((16, 256), (4, 512), (1, 1024), (1, 2048)),
+    *((32, 200), (16, 256), (4, 512), (1, 1024), (1, 2048)),
 ]
 QUICK = [(10_000, 3), (64, 16)]
 KAPPAS = (1e2, 1e6)
 LARGEST_FRESH = 4
 DISTINCT = 10_000  # matrices, repeated to fill a batch
 EIGH = 20_000  # matrices that the eigendecomposition is measured on, as it takes the same time for each
+# The paper's ops and the orders they are measured at; their operations in units of n^3.
+PAPER = {"mpa": 5, "sqrtm_lya_backward": 46, "mtp": 5, "mpa_backward": 20, "ns": 10, "ns_backward": 30}
+PAPER_ORDERS = range(12, 97)
 FORWARD_FLOPS = {torch.float32: 6, torch.float64: 10}  # in units of n^3; the docstring of sqrtm
 
 
@@ -114,7 +119,38 @@ def measure(seconds: float, cases: list[tuple[int, int]]) -> dict:
                 rows.append(row)
                 bar.update()
     bar.close()
-    return {**record, "sizes": rows, "host": host(3 * seconds)}
+    of_paper = paper(seconds, [case for case in cases if case[1] in PAPER_ORDERS])
+    return {**record, "sizes": rows, "paper": of_paper, "host": host(3 * seconds)}
+
+
+def paper(seconds: float, cases: list[tuple[int, int]]) -> list[dict]:
+    ops = torch.ops.fastsqrtm
+    rows = []
+    for dtype in (torch.float32, torch.float64):
+        for batch, n in cases:
+            A, G = make(batch, n, KAPPAS[0], dtype)
+            S = ops.mpa(A)
+            work = {"mpa": lambda A=A: ops.mpa(A), "mtp": lambda A=A: ops.mtp(A), "ns": lambda A=A: ops.ns(A),
+                    "sqrtm_lya_backward": lambda A=A, S=S, G=G: ops.sqrtm_lya_backward(A, S, G),
+                    "mpa_backward": lambda A=A, G=G: ops.mpa_backward(A, G),
+                    "ns_backward": lambda A=A, G=G: ops.ns_backward(A, G)}  # fmt: skip
+            times = time_in_turn(work, seconds)
+            rows += [{"op": op, "dtype": str(dtype).removeprefix("torch."), "batch": batch, "n": n,
+                      "ns": 1e9 * median(times[op]) / batch, "spread": spread(times[op])} for op in PAPER]  # fmt: skip
+    return rows
+
+
+def paper_table(record: dict) -> str:
+    """How many times the floor each of the paper's ops takes."""
+    rate = rates(record)
+    lines: dict[tuple, dict] = {}
+    for row in record["paper"]:
+        floor = PAPER[row["op"]] * row["n"] ** 3 / rate[row["dtype"]]
+        lines.setdefault((row["dtype"], row["batch"], row["n"]), {})[row["op"]] = row["ns"] / floor
+    out = ["| dtype, batch x n | " + " | ".join(f"`{op}`" for op in PAPER) + " |", "|---" * (1 + len(PAPER)) + "|"]
+    for (dtype, batch, n), over in lines.items():
+        out.append(f"| {dtype}, {batch} x {n} | " + " | ".join(f"{over[op]:.1f}" for op in PAPER) + " |")
+    return "\n".join(out)
 
 
 def host(seconds: float) -> list[dict]:
@@ -143,15 +179,21 @@ def host_table(record: dict) -> str:
     return "\n".join(out)
 
 
-def floors(record: dict) -> list[dict[str, float]]:
-    """For each row the floors of forward and of forward and backward, in ns a matrix."""
-    rates: dict[str, float] = {}
+def rates(record: dict) -> dict[str, float]:
+    """The best rate of a product or an inverse at any size, in GFLOP/s."""
+    best: dict[str, float] = {}
     for row in record["sizes"]:
         rate = max(2 * row["n"] ** 3 / row["ns"]["product"], row["n"] ** 3 / row["ns"]["inverse"])
-        rates[row["dtype"]] = max(rates.get(row["dtype"], 0), rate)
+        best[row["dtype"]] = max(best.get(row["dtype"], 0), rate)
+    return best
+
+
+def floors(record: dict) -> list[dict[str, float]]:
+    """For each row the floors of forward and of forward and backward, in ns a matrix."""
+    rate = rates(record)
     matrices = {"forward": 1.0, "forward+backward": 2.5}  # of the two that A + 1 moves
     return [
-        {mode: max(row["flops"][mode] * row["n"] ** 3 / rates[row["dtype"]], moved * row["ns"]["A + 1"])
+        {mode: max(row["flops"][mode] * row["n"] ** 3 / rate[row["dtype"]], moved * row["ns"]["A + 1"])
          for mode, moved in matrices.items()}
         for row in record["sizes"]
     ]  # fmt: skip
@@ -187,7 +229,10 @@ def table(record: dict) -> str:
 
 
 def tables(record: dict) -> str:
-    return "\n\n".join(f(record) for f in (table, fresh_table, host_table))
+    found = [table, fresh_table, host_table]
+    if record.get("paper"):
+        found.insert(1, paper_table)
+    return "\n\n".join(f(record) for f in found)
 
 
 def means(record: dict) -> str:

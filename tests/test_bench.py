@@ -282,10 +282,12 @@ def test_sizes_next_to_their_floors(tmp_path, capsys, monkeypatch):
         assert floor["forward"] <= max(by_product, row["ns"]["A + 1"]) * (1 + 1e-12)
         assert row["flops"]["forward+backward"] > row["flops"]["forward"] + 4
     of_docs = json.loads((run.ROOT / "bench/results/amd-epyc-avx512-2-threads-sizes.json").read_text())
-    for table in (sizes.table(of_docs), sizes.fresh_table(of_docs), sizes.host_table(of_docs)):
+    for table in sizes.tables(of_docs).split("\n\n"):
         assert table in (run.ROOT / "docs/performance.md").read_text(encoding="utf-8")
     assert [row["n"] for row in record["fresh"]] == [3, 3]
     assert {row["mode"] for row in record["host"]} == {"forward", "forward+backward"}
+    assert {(row["op"], row["n"]) for row in record["paper"]} == {(op, 17) for op in sizes.PAPER}
+    assert sizes.paper_table(record).count("\n") == 3
     assert all(row["us"] > 0.1 for row in record["host"])  # a call cannot be faster
     slower = json.loads(json.dumps(record))
     slower["sizes"][0]["ns"]["forward"] *= 10
