@@ -9,6 +9,19 @@
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
 
+// False where invert_root might replace eigenvalues of B, which has Frobenius norm 1 and the inverse W: by bounds of
+// the spectral norms.
+template <class T, int n>
+FASTSQRTM_LANE Mask<T> is_regular_root(const Symmetric<T, n>& B, const Symmetric<T, n>& W) {
+  Mask<T> regular = inner_product(W, W) * Limits<T>::epsilon <= 1;
+  if constexpr (n > largest_unrolled_order)
+    if (any(~regular)) {
+      const Vector<T> of_B = frobenius(symmetric_product<T, n>(B, B)), of_W = frobenius(symmetric_product<T, n>(W, W));
+      regular |= of_B * of_W * Limits<T>::epsilon <= 1;
+    }
+  return regular;
+}
+
 struct RootsBackward {
   using Arguments = passes::RootsBackward;
   static constexpr int matrices = 5;  // of workspace
@@ -90,7 +103,7 @@ struct RootsBackward {
       const Vector<T> factor = T(1) / frobenius(B);
       Symmetric<T, n> normalised = times(factor, B), W;
       plain = scaled.regular & minus_inverse(normalised, W);
-      plain &= inner_product(W, W) * Limits<T>::epsilon <= 1;
+      plain &= is_regular_root(normalised, W);
       Symmetric<T, n> right;
       if (!S)
         right = congruence(C, normalised);
