@@ -161,7 +161,7 @@ FASTSQRTM_LANE Vector<T> trace(const Symmetric<T, n>& A) {
 template <int n, class V, class F>
 FASTSQRTM_LANE inline void sum_columns(int order, V (&sum)[n], F&& add) {
   int first = 0;
-  if constexpr (n > largest_unrolled_order)  // by four rows, so that the sums are read and written once for them
+  if constexpr (n > largest_unrolled_order) {  // by four rows, so that the sums are read and written once for them
     for (; first + 4 <= order; first += 4) {
       V own[4] = {};
       for (int j = 0; j < first; ++j) {
@@ -181,6 +181,7 @@ FASTSQRTM_LANE inline void sum_columns(int order, V (&sum)[n], F&& add) {
       }
       FASTSQRTM_UNROLLED (4, int r = 0; r < 4; ++r) sum[first + r] = own[r];
     }
+  }
   FASTSQRTM_UNROLLED (8, int i = first; i < order; ++i) {
     sum[i] = V{};
     FASTSQRTM_UNROLLED (8, int j = 0; j < i; ++j) {
