@@ -104,18 +104,21 @@ struct RootsBackward {
       Symmetric<T, n> normalised = times(factor, B), W;
       plain = scaled.regular & minus_inverse(normalised, W);
       plain &= is_regular_root(normalised, W);
-      Symmetric<T, n> right;
+      // The solvers overwrite their right side. Up to n = 8 singular lanes need C once more.
+      constexpr bool needs_C = n <= largest_unrolled_order;
+      Symmetric<T, n> other_side;
       if (!S)
-        right = congruence(C, normalised);
-      else if (n <= largest_unrolled_order)
-        right = C;
-      Symmetric<T, n>& D = S && n > largest_unrolled_order ? C : right;  // Newton steps overwrite it
+        other_side = congruence(C, normalised);
+      else if (needs_C)
+        other_side = C;
+      Symmetric<T, n>& right_side = S && !needs_C ? C : other_side;
       if constexpr (eliminated) {
-        X = solve_by_elimination(normalised, D);
+        X = solve_by_elimination(normalised, right_side);
         if (!S) X = congruence(X, normalised);
       } else {
         if (!S) W *= broadcast(T(-1));
-        plain &= solve_newton(T(arguments.tolerance), T(S ? -1 : 1), S ? normalised : W, S ? W : normalised, D, X);
+        plain &=
+            solve_newton(T(arguments.tolerance), T(S ? -1 : 1), S ? normalised : W, S ? W : normalised, right_side, X);
       }
       if (S) {
         X *= factor * inverse;
