@@ -20,7 +20,7 @@ from bench.accurate import runner
 from bench.run import about, finish
 from fastsqrtm.testing import spd, time_in_turn
 
-ORDERS = [128, 192, 224, 256, 320, 384, 512, 768, 1024]
+ORDERS = [128, 192, 224, 256, 320, 384, 512, 640, 768, 1024]
 ROOTS: dict[str, Callable[[Tensor], Tensor]] = {
     "steps": lambda A: torch.ops.fastsqrtm.sqrtm(A, 0.0),
     "eigenvalues": lambda A: torch.ops.fastsqrtm.sqrtm_by_eigenvalues(A)[0],

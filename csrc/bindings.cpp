@@ -106,6 +106,7 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "cpu_capability", [] { return cpu_capability().name; },
       "The instruction set the CPU kernels use on this machine.");
+  m.def("cpu_family", &cpu_family, "Vendor and family of the processor, as CPUID has them.");
   m.def("plan", &plan, py::arg("batch"), py::arg("n"), py::arg("element_bytes"), py::arg("threads"),
         "How a batch is computed: see CpuPlan in csrc/cpu/plan.h. Half types have the element_bytes of float32, 4.");
   m.def("plan_cuda", &plan_cuda, py::arg("name"), py::arg("batch"), py::arg("n"), py::arg("element_bytes"),

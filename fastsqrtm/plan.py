@@ -57,7 +57,7 @@ class CudaKernel:
 class Plan:
     """The path of `sqrtm` and its backward for a tensor.
 
-    path: "tiny", the native kernels for small matrices, on a CPU up to n = 40, a matrix each lane of a vector, on a GPU
+    path: "tiny", the native kernels for small matrices, on a CPU up to n = 64, a matrix each lane of a vector, on a GPU
         up to n = 4, a matrix each thread; "block", the native kernels, a matrix each team of threads; "library",
         matrices beyond a block of a GPU by cuBLAS and cuSOLVER, and on a CPU large matrices in float64 by LAPACK's
         eigendecomposition, which also serves the backward; "reference", plain torch, for the `reason`.

@@ -4,6 +4,11 @@ The rule is lowered to small orders here, where every promise can be tested.
 """
 
 import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +16,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import fastsqrtm
 from fastsqrtm import testing
+from fastsqrtm._ops.native import native
 from fastsqrtm._reference import eigen
 
 NAMES = ("sqrtm", "inv_sqrtm")
@@ -41,6 +47,21 @@ def test_the_plan_tells_the_rule():
     float32, float64 = torch.float32, torch.float64
     for n, dtype, rtol in ((order - 1, float64, None), (order, float32, None), (order, float64, 1e-3)):
         assert fastsqrtm.plan(torch.empty(n, n, dtype=dtype), rtol).design is not None
+
+
+@pytest.mark.skipif(native.C is None, reason="plain torch has the rule of most processors")
+def test_the_rule_is_that_of_the_processor():
+    family = native.C.cpu_family()
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    told = re.search(r"vendor_id\s*: (\w+)\ncpu family\s*: (\d+)", cpuinfo)
+    if told:
+        assert family in (" ".join(told.groups()), "unknown")
+    orders = []
+    for capability in ("avx512", "avx2"):
+        program = "from fastsqrtm._reference import eigen; print(eigen.SMALLEST_ORDER)"
+        environment = {**os.environ, "FASTSQRTM_CPU_CAPABILITY": capability}
+        orders.append(int(subprocess.check_output([sys.executable, "-c", program], env=environment)))
+    assert orders == [640 if family == "AuthenticAMD 26" else 256, 256]
 
 
 def test_the_functions_follow_the_rule():

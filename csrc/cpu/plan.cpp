@@ -4,6 +4,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#ifdef FASTSQRTM_HAVE_X86_ISAS
+#include <cpuid.h>
+#endif
+
 #include "cpu/matrix/layout.h"
 
 namespace fastsqrtm {
@@ -34,6 +38,18 @@ constexpr int64_t smallest_shared_work = 192 * 192 * 192;
 const CpuCapability& cpu_capability() {
   static const CpuCapability capability = find_capability();
   return capability;
+}
+
+std::string cpu_family() {
+#ifdef FASTSQRTM_HAVE_X86_ISAS
+  unsigned a, vendor[3], c, d;
+  if (__get_cpuid(0, &a, &vendor[0], &vendor[2], &vendor[1]) && __get_cpuid(1, &a, &d, &c, &d)) {
+    const unsigned family = a >> 8 & 0xf, extended = a >> 20 & 0xff;
+    const std::string name(reinterpret_cast<const char*>(vendor), sizeof(vendor));
+    return name + ' ' + std::to_string(family == 0xf ? family + extended : family);
+  }
+#endif
+  return "unknown";
 }
 
 CpuPlan plan_cpu(int64_t batch, int64_t m, int64_t n, int element_bytes, int threads, const Demand& demand) {

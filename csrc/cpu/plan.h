@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "path.h"
 
@@ -15,6 +16,9 @@ struct CpuCapability {
   int vector_bytes;
 };
 const CpuCapability& cpu_capability();
+
+// Vendor and family as CPUID has them, "AuthenticAMD 26", and "unknown" where there is no CPUID.
+std::string cpu_family();
 
 struct CpuPlan {
   Path path;
