@@ -56,7 +56,8 @@ py::dict plan(int64_t batch, int64_t n, int element_bytes, int threads) {
   const CpuPlan plan = plan_cpu(batch, n, n, element_bytes, threads, demand_of(n, vector_bytes / element_bytes, bytes));
   return py::dict(py::arg("path") = path_name(plan.path), py::arg("capability") = plan.capability,
                   py::arg("alone") = plan.alone, py::arg("shared") = plan.shared, py::arg("threads") = plan.threads,
-                  py::arg("workers") = plan.workers, py::arg("workspace_bytes") = plan.workspace_bytes);
+                  py::arg("team") = plan.team, py::arg("workers") = plan.workers,
+                  py::arg("workspace_bytes") = plan.workspace_bytes);
 }
 
 py::dict design(double rtol, int element_bytes) {

@@ -29,13 +29,14 @@ class Design:
 
 @dataclass(frozen=True)
 class CpuPlan:
-    """The instruction set of the kernels; how many matrices are computed by one thread each (alone) and how many by all
-    threads together (shared); how many threads compute; the workspace.
+    """The instruction set of the kernels; how many matrices are computed by one thread each (alone) and how many by a
+    team of threads (shared), one after the other; the threads of that team and of torch; the workspace.
     """
 
     capability: str
     alone: int
     shared: int
+    team: int
     threads: int
     workspace_bytes: int
 
@@ -82,7 +83,9 @@ class Plan:
         parts = [f"path {self.path}", steps]
         if self.cpu:
             cpu = self.cpu
-            parts.append(f"{cpu.capability}, {cpu.alone} alone and {cpu.shared} shared on {cpu.threads} threads")
+            parts.append(
+                f"{cpu.capability}, {cpu.alone} alone and {cpu.shared} shared by {cpu.team} on {cpu.threads} threads"
+            )
             parts.append(f"workspace {cpu.workspace_bytes} bytes")
         for name, kernel in (("forward", self.forward), ("backward", self.backward)):
             if kernel:

@@ -98,6 +98,22 @@ def test_scalars_of_the_methods():
 
 
 @needs_native
+def test_matrices_left_over_are_shared_where_that_is_shorter():
+    """By as many threads as have enough to do, and not where each can have a thread of its own."""
+    expected = {
+        (1, 128, 64): (1, 0, 1),
+        (1, 320, 64): (0, 1, 9),
+        (40, 320, 64): (40, 0, 9),
+        (40, 2048, 64): (0, 40, 64),
+        (72, 320, 64): (64, 8, 9),
+        (5, 1024, 2): (4, 1, 2),
+    }
+    for (batch, n, threads), shared in expected.items():
+        plan = native.C.plan(batch, n, 4, threads)
+        assert (plan["alone"], plan["shared"], plan["team"]) == shared
+
+
+@needs_native
 def test_plan_accounts_for_every_matrix():
     for batch, n, threads in [(0, 5, 2), (1, 1, 4), (7, 64, 2), (3, 1024, 2)]:
         plan = native.C.plan(batch, n, 4, threads)

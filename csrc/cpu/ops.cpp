@@ -180,7 +180,7 @@ struct Cpu {
       for (int64_t i = runs * worker / plan.workers; i < runs * (worker + 1) / plan.workers; ++i)
         run_some(i * together, std::min((i + 1) * together, plan.alone), own, Team());
     });
-    for (int64_t i = plan.alone; i < batch; ++i) run_some(i, i + 1, workspace, Team{plan.threads, parallel});
+    for (int64_t i = plan.alone; i < batch; ++i) run_some(i, i + 1, workspace, Team{plan.team, parallel});
   }
 
  private:

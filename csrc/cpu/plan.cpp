@@ -30,8 +30,9 @@ CpuCapability find_capability() {
 // costs far more.
 constexpr int64_t smallest_share = 1 << 14;
 
-// Of one matrix that threads share: the steps of a flat one are short.
-constexpr int64_t smallest_shared_work = 192 * 192 * 192;
+// What a thread is worth that shares a matrix: half of the smallest one that two share with a gain. The steps of a
+// flat matrix are short.
+constexpr double smallest_part = 192 * 192 * 192 / 2;
 
 }  // namespace
 
@@ -54,20 +55,17 @@ std::string cpu_family() {
 
 CpuPlan plan_cpu(int64_t batch, int64_t m, int64_t n, int element_bytes, int threads, const Demand& demand) {
   const double work = double(m) * n * std::min(m, n);
-  const bool shares = work >= smallest_shared_work && m * n * element_bytes >= smallest_shared_bytes;
-  const int64_t alone = shares ? batch / threads * threads : batch;
+  const bool large = m * n * element_bytes >= smallest_shared_bytes;
+  const int team = large ? int(std::clamp(work / smallest_part, 1.0, double(threads))) : 1;
+  // The matrices left over take the time of one if each has a thread, else as many parts of it as there are.
+  const int64_t left = batch % threads, alone = left < team ? batch - left : batch;
   const bool one_by_one = alone <= demand.few * threads;
   const int64_t runs = one_by_one ? alone : (alone + demand.matrices - 1) / demand.matrices;
   const int64_t worth = std::min(runs, static_cast<int64_t>(1 + alone * work / smallest_share));
   const int workers = int(std::clamp<int64_t>(worth, 1, threads));
   const Path path = demand.matrices > 1 ? Path::tiny : Path::block;
-  return {path,
-          cpu_capability().name,
-          alone,
-          batch - alone,
-          threads,
-          workers,
-          workers * round_up(demand.workspace_bytes, 64)};
+  const int64_t bytes = workers * round_up(demand.workspace_bytes, 64);
+  return {path, cpu_capability().name, alone, batch - alone, threads, team, workers, bytes};
 }
 
 }  // namespace fastsqrtm

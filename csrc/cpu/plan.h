@@ -24,8 +24,9 @@ struct CpuPlan {
   Path path;
   const char* capability;
   int64_t alone;   // matrices computed by one thread, side by side or each by itself, spread over the workers
-  int64_t shared;  // matrices on which all threads work together, one after the other
+  int64_t shared;  // matrices on which a team of threads works together, one after the other
   int threads;
+  int team;
   int workers;
   int64_t workspace_bytes;  // of all workers; workers on one matrix share the first one's
 };
