@@ -351,7 +351,7 @@ FASTSQRTM_LANE Mask<T> is_zero(const Square<T, n>& A) {
 template <int n, class F>
 FASTSQRTM_LANE inline void each_in_chains(int count, F&& body) {
   int i = 0;
-  if constexpr (n > largest_unrolled_order)
+  if constexpr (n > 4)
     for (; i + 4 <= count; i += 4)
       FASTSQRTM_UNROLLED (4, int c = 0; c < 4; ++c) body(i + c, c);
   for (; i < count; ++i) body(i, 0);

@@ -204,12 +204,14 @@ FASTSQRTM_LANE Vector<T> inner_product(const Symmetric<T, n>& A, const Symmetric
       for (int c = 0; c < half; ++c) part[c] += part[c + half];
     return part[0];
   } else {
-    Vector<T> beside = {}, on = {};
+    constexpr int chains = n > 4 ? 3 : 1;  // a step waits for the one before it
+    Vector<T> beside[chains] = {}, on = {};
     FASTSQRTM_UNROLLED (8, int i = 0; i < A.order; ++i) {
       on += A(i, i) * B(i, i);
-      FASTSQRTM_UNROLLED (8, int j = 0; j < i; ++j) beside += A(i, j) * B(i, j);
+      FASTSQRTM_UNROLLED (8, int j = 0; j < i; ++j) beside[j % chains] += A(i, j) * B(i, j);
     }
-    return on + (beside + beside);
+    for (int c = 1; c < chains; ++c) beside[0] += beside[c];
+    return on + (beside[0] + beside[0]);
   }
 }
 
@@ -335,24 +337,61 @@ struct Sweep {
     };
     each_rows_beside(first, after, H.order, update);
   }
+  // The same for orders that are unrolled.
+  template <int first, int p, class T, int n>
+  FASTSQRTM_LANE static __attribute__((always_inline)) inline void sweep_part(const Symmetric<T, n>& from,
+                                                                              Symmetric<T, n>& H, Mask<T>& positive,
+                                                                              Vector<T>* pivots) {
+    const auto beside = [](int i) { return i < first || i >= first + p; };
+    SweptPivots<T, p> block;
+    FASTSQRTM_UNROLLED (4, int s = 0; s < p; ++s)
+      FASTSQRTM_UNROLLED (4, int t = 0; t <= s; ++t) block.own[s][t] = block.own[t][s] = from(first + s, first + t);
+    block.template sweep_here<result>();
+    FASTSQRTM_UNROLLED (4, int k = 0; k < p; ++k) {
+      positive &= block.pivot[k] > 0;
+      if (pivots) pivots[first + k] = block.pivot[k];
+    }
+    Vector<T> right[p][n];
+    FASTSQRTM_UNROLLED (8, int i = 0; i < n; ++i)
+      if (beside(i)) {
+        Vector<T> x[p], left[p], factors[p];
+        FASTSQRTM_UNROLLED (4, int k = 0; k < p; ++k) x[k] = from(i, first + k);
+        block.sweep_row(x, left, factors);
+        FASTSQRTM_UNROLLED (4, int k = 0; k < p; ++k) right[k][i] = factors[k], H(i, first + k) = x[k];
+        FASTSQRTM_UNROLLED (8, int j = 0; j <= i; ++j)
+          if (beside(j)) {
+            Vector<T> sum = from(i, j);
+            FASTSQRTM_UNROLLED (4, int k = 0; k < p; ++k) sum -= left[k] * right[k][j];
+            H(i, j) = sum;
+          }
+      }
+    FASTSQRTM_UNROLLED (4, int s = 0; s < p; ++s)
+      FASTSQRTM_UNROLLED (4, int t = 0; t <= s; ++t) H(first + s, first + t) = block.own[s][t];
+  }
   template <class T, int n>
   FASTSQRTM_LANE static inline void run(const Symmetric<T, n>& A, Symmetric<T, n>& H, Mask<T>& positive,
                                         Vector<T>*& pivots) {
     positive = all_lanes<T>();
-    H = A;
-    FASTSQRTM_UNROLLED (8, int k = 0; k < n; ++k) {
-      const Vector<T> own = H(k, k), pivot = result == Swept::minus_own_inverse ? own : T(1) + own;
-      const Vector<T> inverse = T(1) / pivot;
-      positive &= pivot > 0;
-      if (pivots) pivots[k] = pivot;
-      Vector<T> scaled[n];
-      FASTSQRTM_UNROLLED (8, int i = 0; i < n; ++i) scaled[i] = H(i, k) * inverse;
-      FASTSQRTM_UNROLLED (8, int i = 0; i < n; ++i)
-        FASTSQRTM_UNROLLED (8, int j = 0; j <= i; ++j)
-          if (i != k && j != k) H(i, j) -= H(i, k) * scaled[j];
-      FASTSQRTM_UNROLLED (8, int i = 0; i < n; ++i)
-        if (i != k) H(i, k) = scaled[i];
-      H(k, k) = result == Swept::quotient ? scaled[k] : -inverse;
+    if constexpr (n > 4) {
+      constexpr int p = (n + 1) / 2;
+      sweep_part<0, p>(A, H, positive, pivots);
+      sweep_part<p, n - p>(H, H, positive, pivots);
+    } else {
+      H = A;
+      FASTSQRTM_UNROLLED (4, int k = 0; k < n; ++k) {
+        const Vector<T> own = H(k, k), pivot = result == Swept::minus_own_inverse ? own : T(1) + own;
+        const Vector<T> inverse = T(1) / pivot;
+        positive &= pivot > 0;
+        if (pivots) pivots[k] = pivot;
+        Vector<T> scaled[n];
+        FASTSQRTM_UNROLLED (4, int i = 0; i < n; ++i) scaled[i] = H(i, k) * inverse;
+        FASTSQRTM_UNROLLED (4, int i = 0; i < n; ++i)
+          FASTSQRTM_UNROLLED (4, int j = 0; j <= i; ++j)
+            if (i != k && j != k) H(i, j) -= H(i, k) * scaled[j];
+        FASTSQRTM_UNROLLED (4, int i = 0; i < n; ++i)
+          if (i != k) H(i, k) = scaled[i];
+        H(k, k) = result == Swept::quotient ? scaled[k] : -inverse;
+      }
     }
   }
 };

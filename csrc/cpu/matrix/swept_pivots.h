@@ -31,6 +31,10 @@ struct SweptPivots {
   // Out of line: the compiler decides which of two products it fuses with a sum, and should do it once for all callers.
   template <Swept result>
   __attribute__((noinline)) void sweep() {
+    sweep_here<result>();
+  }
+  template <Swept result>
+  __attribute__((always_inline)) inline void sweep_here() {
 #pragma GCC unroll 4
     for (int k = 0; k < p; ++k) {
       pivot[k] = result == Swept::minus_own_inverse ? own[k][k] : T(1) + own[k][k];

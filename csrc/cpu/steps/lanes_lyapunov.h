@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "cpu/matrix/eliminated_system.h"
 #include "cpu/matrix/lanes_algebra.h"
 
 namespace fastsqrtm {
@@ -65,8 +66,8 @@ struct Pairs {
   }
 };
 
-// Up to this order an elimination is faster than Newton steps: its unknowns, n(n - 1)/2, are then at most 15.
-constexpr int largest_eliminated_order = 6;
+// Up to this order an elimination is faster than Newton steps: its unknowns, n(n - 1)/2, are then at most 28.
+constexpr int largest_eliminated_order = 8;
 
 // B X + X B = C by elimination. With one equation for each entry of X on and under the diagonal, those on it halved,
 // the system is symmetric and positive definite, so it needs no pivots:
@@ -76,50 +77,45 @@ constexpr int largest_eliminated_order = 6;
 struct Eliminate {
   template <class T, int n>
   FASTSQRTM_LANE static inline void run(const Symmetric<T, n>& B, const Symmetric<T, n>& C, Symmetric<T, n>& X) {
-    constexpr Pairs<n> pairs;
-    constexpr int count = pairs.count;
+    constexpr int count = Pairs<n>::count;
+    constexpr std::make_integer_sequence<int, count> all;
     Vector<T> inverse[n], half[n];
     FASTSQRTM_UNROLLED (8, int i = 0; i < n; ++i) {
       inverse[i] = T(1) / B(i, i);
       half[i] = T(0.5) * C(i, i) * inverse[i];
     }
-    Vector<T> K[count + 1][count + 1], x[count + 1];
-    FASTSQRTM_UNROLLED (15, int p = 0; p < count; ++p) {
-      const int i = pairs.i[p], j = pairs.j[p];
-      x[p] = C(i, j) - B(i, j) * (half[i] + half[j]);
-      FASTSQRTM_UNROLLED (15, int q = 0; q <= p; ++q) {
-        const int k = pairs.i[q], l = pairs.j[q];
-        const auto with = [&](int shared, int a, int b) {
-          return B(a, b) - B(shared, a) * B(shared, b) * inverse[shared];
-        };
-        K[p][q] = p == q   ? with(i, j, j) + with(j, i, i)
-                  : i == k ? with(i, j, l)
-                  : i == l ? with(i, j, k)
-                  : j == k ? with(j, i, l)
-                  : j == l ? with(j, i, k)
-                           : Vector<T>{};
-      }
-    }
-    FASTSQRTM_UNROLLED (15, int k = 0; k < count; ++k) {
-      const Vector<T> pivot = T(1) / K[k][k];
-      FASTSQRTM_UNROLLED (15, int p = k + 1; p < count; ++p) {
-        const Vector<T> factor = K[p][k] * pivot;
-        x[p] -= factor * x[k];
-        FASTSQRTM_UNROLLED (15, int q = k + 1; q <= p; ++q) K[p][q] -= factor * K[q][k];
-      }
-      K[k][k] = pivot;
-    }
-    FASTSQRTM_UNROLLED (15, int k = count - 1; k >= 0; --k) {
-      FASTSQRTM_UNROLLED (15, int p = k + 1; p < count; ++p) x[k] -= K[p][k] * x[p];
-      x[k] *= K[k][k];
-    }
+    EliminatedSystem<T, count> system;
+    each_constant(all, [&](auto p) {
+      constexpr int i = Pairs<n>().i[p], j = Pairs<n>().j[p];
+      const auto with = [&](int shared, int a, int b) {
+        return B(a, b) - B(shared, a) * B(shared, b) * inverse[shared];
+      };
+      system.row(count)[p] = C(i, j) - B(i, j) * (half[i] + half[j]);
+      system.row(p)[p] = with(i, j, j) + with(j, i, i);
+      each_constant(std::make_integer_sequence<int, p>(), [&](auto q) {
+        constexpr int k = Pairs<n>().i[q], l = Pairs<n>().j[q];
+        if constexpr (i == k)
+          system.row(p)[q] = with(i, j, l);
+        else if constexpr (i == l)
+          system.row(p)[q] = with(i, j, k);
+        else if constexpr (j == k)
+          system.row(p)[q] = with(j, i, l);
+        else if constexpr (j == l)
+          system.row(p)[q] = with(j, i, k);
+        else
+          system.row(p)[q] = Vector<T>{};
+      });
+    });
+    system.row(count)[count] = Vector<T>{};
+    Vector<T> x[count + 1];
+    system.solve(x);
     FASTSQRTM_UNROLLED (8, int i = 0; i < n; ++i) X(i, i) = half[i];
-    FASTSQRTM_UNROLLED (15, int p = 0; p < count; ++p) {
-      const int i = pairs.i[p], j = pairs.j[p];
+    each_constant(all, [&](auto p) {
+      constexpr int i = Pairs<n>().i[p], j = Pairs<n>().j[p];
       X(i, j) = x[p];
       X(i, i) -= B(i, j) * inverse[i] * x[p];
       X(j, j) -= B(i, j) * inverse[j] * x[p];
-    }
+    });
   }
 };
 template <class T, int n>
