@@ -61,17 +61,17 @@ struct EliminatedSystem {
       constexpr int rows = decltype(some)::value;
       Vector<T>* to[rows];
       Vector<T> left[rows][p];
-      const Vector<T>* above[p];
+      const Vector<T>*from[rows], *above[p];
       FASTSQRTM_UNROLLED (6, int k = 0; k < p; ++k) above[k] = right[k];
       FASTSQRTM_UNROLLED (4, int r = 0; r < rows; ++r) {
-        to[r] = row(i + r);
+        from[r] = to[r] = row(i + r);
         FASTSQRTM_UNROLLED (6, int k = 0; k < p; ++k) left[r][k] = to[r][first + k];
         FASTSQRTM_UNROLLED (6, int k = 0; k < p; ++k) {
           FASTSQRTM_UNROLLED (6, int s = k + 1; s < p; ++s) left[r][s] -= left[r][k] * factor[s][k];
           to[r][first + k] = right[k][i + r] = left[r][k] * inverse[k];
         }
       }
-      subtract_products(to, to, left, above, after, i + 1);
+      subtract_products(to, from, left, above, after, i + 1);
       FASTSQRTM_UNROLLED (4, int r = 1; r < rows; ++r)
         FASTSQRTM_UNROLLED (4, int j = i + 1; j <= i + r; ++j)
           FASTSQRTM_UNROLLED (6, int k = 0; k < p; ++k) to[r][j] -= left[r][k] * right[k][j];

@@ -85,15 +85,15 @@ struct Eliminate {
       half[i] = T(0.5) * C(i, i) * inverse[i];
     }
     EliminatedSystem<T, count> system;
-    each_constant(all, [&](auto p) {
-      constexpr int i = Pairs<n>().i[p], j = Pairs<n>().j[p];
+    each_constant(all, [&](auto of_pair) {
+      constexpr int p = decltype(of_pair)::value, i = Pairs<n>().i[p], j = Pairs<n>().j[p];
       const auto with = [&](int shared, int a, int b) {
         return B(a, b) - B(shared, a) * B(shared, b) * inverse[shared];
       };
       system.row(count)[p] = C(i, j) - B(i, j) * (half[i] + half[j]);
       system.row(p)[p] = with(i, j, j) + with(j, i, i);
-      each_constant(std::make_integer_sequence<int, p>(), [&](auto q) {
-        constexpr int k = Pairs<n>().i[q], l = Pairs<n>().j[q];
+      each_constant(std::make_integer_sequence<int, p>(), [&](auto of_other) {
+        constexpr int q = decltype(of_other)::value, k = Pairs<n>().i[q], l = Pairs<n>().j[q];
         if constexpr (i == k)
           system.row(p)[q] = with(i, j, l);
         else if constexpr (i == l)
@@ -110,8 +110,8 @@ struct Eliminate {
     Vector<T> x[count + 1];
     system.solve(x);
     FASTSQRTM_UNROLLED (8, int i = 0; i < n; ++i) X(i, i) = half[i];
-    each_constant(all, [&](auto p) {
-      constexpr int i = Pairs<n>().i[p], j = Pairs<n>().j[p];
+    each_constant(all, [&](auto of_pair) {
+      constexpr int p = decltype(of_pair)::value, i = Pairs<n>().i[p], j = Pairs<n>().j[p];
       X(i, j) = x[p];
       X(i, i) -= B(i, j) * inverse[i] * x[p];
       X(j, j) -= B(i, j) * inverse[j] * x[p];
