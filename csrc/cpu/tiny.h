@@ -41,6 +41,13 @@ uint32_t run_group(const void* arguments, const Lanes<T>& lanes) {
   return bits;
 }
 
+// Asks for lines of memory ahead of their use.
+template <bool writing>
+void fetch(const void* memory, int64_t bytes) {
+  constexpr int line = 64;
+  for (int64_t at = 0; at < bytes; at += line) __builtin_prefetch(static_cast<const char*>(memory) + at, writing, 2);
+}
+
 // Matrices at, ..., at + count - 1 of an input, one after the other. Those that go side by side are followed by copies
 // of the first up to a whole group, and by a vector to be read.
 template <class T, class Storage>
@@ -49,6 +56,9 @@ const T* group_of(const Batch& batch, const BatchIn& in, int64_t at, int count, 
   const int n = batch.n, numbers = n * n;
   const Storage* data = static_cast<const Storage*>(in.data) + at * in.matrix_stride;
   const bool contiguous = in.matrix_stride == numbers && in.row_stride == n && in.column_stride == 1;
+  // The next group, while this one is computed. 2 x 2 matrices take less time than to ask for them.
+  if (contiguous && n > 2 && at + 2 * lanes <= batch.matrices)
+    fetch<false>(data + lanes * numbers, lanes * numbers * int64_t(sizeof(Storage)));
   if constexpr (std::is_same<T, Storage>::value)
     if (contiguous && (one_by_one || (at + lanes) * numbers + lanes <= batch.matrices * numbers)) return data;
   if (contiguous)
@@ -61,12 +71,6 @@ const T* group_of(const Batch& batch, const BatchIn& in, int64_t at, int count, 
               decode(data[m * in.matrix_stride + i * in.row_stride + j * in.column_stride]);
   for (int m = count; m < lanes && !one_by_one; ++m) std::copy(buffer, buffer + numbers, buffer + m * numbers);
   return buffer;
-}
-
-// Asks for memory that is going to be written: lines far from each other, which no processor would read ahead.
-inline void fetch_for_writing(const void* target, int64_t bytes) {
-  constexpr int line = 64;
-  for (int64_t at = 0; at < bytes; at += line) __builtin_prefetch(static_cast<const char*>(target) + at, 1, 2);
 }
 
 // The matrices 0, ..., count - 1 of a group, one by one.
@@ -107,7 +111,8 @@ void run_groups(Element element, const Batch& batch, int64_t first, int64_t last
       const bool fits = one_by_one || (count == lanes && (lanes % (n * n) == 0 || n * n % lanes == 0));
       const bool in_place = std::is_same<T, Storage>::value && batch.out[k].bytes == n * n * int(sizeof(T)) && fits;
       group.out[k] = in_place ? reinterpret_cast<T*>(target(k)) : stored[k].entry;
-      if (n > largest_unrolled_order) fetch_for_writing(target(k), count * batch.out[k].bytes);
+      // Lines far from each other, which no processor would read ahead.
+      if (n > largest_unrolled_order) fetch<true>(target(k), count * batch.out[k].bytes);
     }
     const uint32_t done =
         one_by_one ? run_one_by_one(pass, group, count, out_numbers) : pass.run_group(pass.arguments, group);
