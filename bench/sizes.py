@@ -6,8 +6,9 @@ forward pass reads a matrix and writes one, as `A + 1` does; with the backward p
 cotangent, the root again and the gradient. The operations are those of the iterative method, also where the roots go by
 eigenvalues or in closed form.
 
-The process keeps the memory that tensors leave behind. glibc gives large ones back to the system at once, and then
-every result, that of `A + 1` too, costs its pages anew: of the smallest matrices the record has such calls as well.
+The process keeps the memory that tensors leave behind. glibc may give large ones back to the system at once, and then
+every result, that of `A + 1` too, costs its pages anew: of the smallest matrices the record has such calls as well, in
+which it always does.
 
 The paper's ops stand next to the floor of their operations at the same rate.
 
@@ -57,13 +58,25 @@ def make(batch: int, n: int, kappa: float, dtype: torch.dtype) -> tuple[Tensor, 
     return A.repeat(times), (G + G.mT).repeat(times)
 
 
-def keep_memory() -> None:
-    """From now on malloc reuses memory instead of giving it back. Does nothing where the allocator is not glibc's."""
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # of mallopt
+
+
+def tell_malloc(options: dict[int, int]) -> None:
+    """Does nothing where the allocator is not glibc's."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        trim_threshold, mmap_max = -1, -4
-        mallopt(mmap_max, 0)
-        mallopt(trim_threshold, 2**31 - 1)
+        for option, value in options.items():
+            mallopt(option, value)
+
+
+def renew_memory() -> None:
+    """From now on a large tensor has pages of its own, which the system clears when they are first written."""
+    tell_malloc({MMAP_THRESHOLD: 2**20})
+
+
+def keep_memory() -> None:
+    """From now on malloc reuses memory instead of giving it back."""
+    tell_malloc({MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1})
 
 
 def fresh(seconds: float, cases: list[tuple[int, int]]) -> list[dict]:
@@ -90,6 +103,7 @@ def fresh_table(record: dict) -> str:
 
 def measure(seconds: float, cases: list[tuple[int, int]]) -> dict:
     record = about({"threads": torch.get_num_threads(), "seconds": seconds})
+    renew_memory()
     record["fresh"] = fresh(seconds, [case for case in cases if case[1] <= LARGEST_FRESH])
     keep_memory()
     rows = []

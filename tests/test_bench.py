@@ -268,7 +268,7 @@ def test_the_frechet_record_has_errors_and_prints(monkeypatch, tmp_path, capsys)
 
 
 def test_sizes_next_to_their_floors(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sizes, "keep_memory", lambda: None)  # the other tests of this process go on as they are
+    monkeypatch.setattr(sizes, "tell_malloc", lambda options: None)  # the other tests of this process go on as they are
     record = sizes.measure(0.001, [(64, 3), (4, 17)])
     (tmp_path / "a.json").write_text(json.dumps(record))
     sizes.main(["--from", str(tmp_path / "a.json")])
