@@ -312,8 +312,12 @@ def test_large_matrices_next_to_an_eigendecomposition():
     record = large.measure([64], 0.001)
     assert all(value > 0 for row in record["times"] for value in row["ms"].values())
     assert large.table(record).count("| 64 | forward") == 2
-    of_design = json.loads((run.ROOT / "bench/results/intel-xeon-processor-avx512-1-thread-large.json").read_text())
-    assert large.table(of_design) in (run.ROOT / "docs/design.md").read_text(encoding="utf-8")
+    records = list((run.ROOT / "bench/results").glob("*-large.json"))
+    assert len(records) == 2
+    for of_design in records:
+        assert large.table(json.loads(of_design.read_text())) in (run.ROOT / "docs/design.md").read_text(
+            encoding="utf-8"
+        )
 
 
 @pytest.mark.usefixtures("two_threads")
