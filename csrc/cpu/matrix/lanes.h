@@ -87,13 +87,16 @@ FASTSQRTM_LANE inline Vector<double> square_root(Vector<double> x) {
 }
 #endif
 
-// F::run(args...), inlined up to the order `largest`. Larger matrices do not fit the registers anyway, and their code
-// is long: it is shared by all callers.
+// Up to this order matrices stay in registers.
+constexpr int largest_order_in_registers = 4;
+
+// F::run(args...), inlined up to the order `largest`. The code for larger matrices is long: it is shared by all
+// callers.
 template <class F, class... Args>
 FASTSQRTM_LANE_APART void run_apart(Args&... args) {
   F::run(args...);
 }
-template <class F, int n, int largest = 4, class... Args>
+template <class F, int n, int largest = largest_order_in_registers, class... Args>
 FASTSQRTM_LANE inline void run_by_order(Args&... args) {
   if constexpr (n <= largest)
     F::run(args...);
@@ -351,7 +354,7 @@ FASTSQRTM_LANE Mask<T> is_zero(const Square<T, n>& A) {
 template <int n, class F>
 FASTSQRTM_LANE inline void each_in_chains(int count, F&& body) {
   int i = 0;
-  if constexpr (n > 4)
+  if constexpr (n > largest_order_in_registers)
     for (; i + 4 <= count; i += 4)
       FASTSQRTM_UNROLLED (4, int c = 0; c < 4; ++c) body(i + c, c);
   for (; i < count; ++i) body(i, 0);

@@ -204,7 +204,7 @@ FASTSQRTM_LANE Vector<T> inner_product(const Symmetric<T, n>& A, const Symmetric
       for (int c = 0; c < half; ++c) part[c] += part[c + half];
     return part[0];
   } else {
-    constexpr int chains = n > 4 ? 3 : 1;  // a step waits for the one before it
+    constexpr int chains = n > largest_order_in_registers ? 3 : 1;  // a step waits for the one before it
     Vector<T> beside[chains] = {}, on = {};
     FASTSQRTM_UNROLLED (8, int i = 0; i < A.order; ++i) {
       on += A(i, i) * B(i, i);
@@ -372,7 +372,7 @@ struct Sweep {
   FASTSQRTM_LANE static inline void run(const Symmetric<T, n>& A, Symmetric<T, n>& H, Mask<T>& positive,
                                         Vector<T>*& pivots) {
     positive = all_lanes<T>();
-    if constexpr (n > 4) {
+    if constexpr (n > largest_order_in_registers) {
       constexpr int p = (n + 1) / 2;
       sweep_part<0, p>(A, H, positive, pivots);
       sweep_part<p, n - p>(H, H, positive, pivots);

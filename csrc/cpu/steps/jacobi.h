@@ -59,7 +59,7 @@ struct Jacobi {
           for (int q = p + 1; q < n; ++q) left |= is_significant(A, p, q);
         if (!any(left)) break;
       }
-      if constexpr (n <= 4) {
+      if constexpr (n <= largest_order_in_registers) {
         FASTSQRTM_UNROLLED (4, int p = 0; p < n; ++p)
           FASTSQRTM_UNROLLED (4, int q = p + 1; q < n; ++q) rotate(A, eigen.V, p, q);
       } else {

@@ -49,8 +49,8 @@ FASTSQRTM_LANE Mask<T> newton_roots(const Design& design, Wanted wanted, const S
   }
   add_identity(Y, broadcast(T(design.constant)));
   const T largest_inverse = T(largest_regular_inverse(design, sizeof(T)));
-  // Up to n = 8 matrices below the interval of the design go by their eigenvalues, which takes less time.
-  constexpr bool goes_on = n > 4;
+  // Smaller matrices below the interval of the design go by their eigenvalues, which takes less time.
+  constexpr bool goes_on = n > largest_order_in_registers;
   [[maybe_unused]] Mask<T> further[2] = {};
   for (int k = 0, steps = design.newton_steps; k < steps; ++k) {
     const Vector<T> half = broadcast(T(design.half_scale(k)));
