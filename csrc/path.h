@@ -25,7 +25,7 @@ constexpr int smallest_order_in_parts = 192;
 
 // From this size on, threads that would be idle help with one matrix. Of a smaller one they would wait longer for what
 // the others wrote than it takes to compute it.
-constexpr int64_t smallest_shared_bytes = 400 * 1024;
+constexpr int64_t smallest_shared_bytes = 300 * 1024;
 
 constexpr const char* path_name(Path path) {
   switch (path) {
