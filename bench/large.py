@@ -1,5 +1,6 @@
 """Roots of one large matrix by steps and by its eigenvalues, next to a plain eigendecomposition with the gradient from
-the same factors: ``python -m bench.large``. The order from which roots in float64 go by eigenvalues is from it.
+the same factors: ``python -m bench.large``; powers by steps and by eigenvalues. The orders from which roots in float64,
+powers and logarithms go by eigenvalues are from it.
 
 Times are of one thread, by its own clock, so that a busy machine does not disturb them; contenders take turns.
 """
@@ -9,12 +10,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-import fastsqrtm  # noqa: F401  (registers the ops)
+import fastsqrtm
 from bench import peers
 from bench.accurate import runner
 from bench.run import about, finish
@@ -26,6 +29,38 @@ ROOTS: dict[str, Callable[[Tensor], Tensor]] = {
     "eigenvalues": lambda A: torch.ops.fastsqrtm.sqrtm_by_eigenvalues(A)[0],
     "eigh": peers.eigh,
 }
+
+
+# Exponents, 0 for the logarithm, and orders.
+POWERS = [
+    (torch.float64, 0.0, [32, 48, 64]),
+    (torch.float64, 0.3, [32, 48, 64]),
+    (torch.float64, 0.25, [96, 128, 192, 256]),
+    (torch.float32, 0.0, [192, 256, 384, 512]),
+    (torch.float32, 0.3, [192, 256, 384, 512, 768]),
+    (torch.float32, 0.25, [384, 512, 1024]),
+]
+
+
+def measure_powers(seconds: float) -> list[dict]:
+    rows = []
+    for dtype, exponent, orders in POWERS:
+        function = partial(fastsqrtm.powm, exponent=exponent) if exponent else fastsqrtm.logm
+        for n in orders:
+            A = spd(n, 1e4, (1,), dtype=dtype)
+            G = torch.randn(A.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+            runs = {}
+            for name, rule in (("steps", False), ("eigenvalues", True)):
+
+                def run(by_rule=runner(function, A, G + G.mT), rule=rule):
+                    with patch("fastsqrtm.powers.powers_by_eigenvalues_are_faster", lambda *_: rule):
+                        by_rule()
+
+                runs[name] = run
+            times = time_in_turn(runs, seconds, time.thread_time)
+            ms = {name: round(1e3 * statistics.median(values), 2) for name, values in times.items()}
+            rows.append({"dtype": str(dtype).removeprefix("torch."), "exponent": exponent, "n": n, "ms": ms})
+    return rows
 
 
 def measure(orders: list[int], seconds: float) -> dict:
@@ -59,6 +94,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="for each contender and case (%(default)s)")
     options = parser.parse_args()
     record = measure(ORDERS, options.seconds)
+    record["powers"] = measure_powers(options.seconds)
     finish(record, " ".join(["python -m bench.large", *sys.argv[1:]]), options.output, table(record))
 
 

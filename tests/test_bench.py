@@ -313,16 +313,17 @@ def test_the_contenders_of_shampoo_compute_the_same():
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_large_matrices_next_to_an_eigendecomposition():
+def test_large_matrices_next_to_an_eigendecomposition(monkeypatch):
     record = large.measure([64], 0.001)
     assert all(value > 0 for row in record["times"] for value in row["ms"].values())
     assert large.table(record).count("| 64 | forward") == 2
+    monkeypatch.setattr(large, "POWERS", [(*large.POWERS[0][:2], [9])])
+    (power,) = large.measure_powers(0.001)
+    assert power["n"] == 9 and all(value > 0 for value in power["ms"].values())
     records = list((run.ROOT / "bench/results").glob("*-large.json"))
     assert len(records) == 2
-    for of_design in records:
-        assert large.table(json.loads(of_design.read_text())) in (run.ROOT / "docs/design.md").read_text(
-            encoding="utf-8"
-        )
+    design = (run.ROOT / "docs/design.md").read_text(encoding="utf-8")
+    assert all(large.table(json.loads(path.read_text())) in design for path in records)
 
 
 @pytest.mark.usefixtures("two_threads")

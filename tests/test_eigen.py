@@ -49,7 +49,7 @@ def test_the_plan_tells_the_rule():
         assert fastsqrtm.plan(torch.empty(n, n, dtype=dtype), rtol).design is not None
 
 
-@pytest.mark.skipif(native.C is None, reason="plain torch has the rule of most processors")
+@pytest.mark.usefixtures("native_only")
 def test_the_rule_is_that_of_the_processor():
     family = native.C.cpu_family()
     cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""

@@ -1,18 +1,10 @@
 // Symmetric positive definite systems of equations, one a lane.
 #pragma once
 
-#include <utility>
-
 #include "cpu/matrix/lanes_algebra.h"
 
 namespace fastsqrtm {
 namespace FASTSQRTM_ISA {
-
-// Calls body(i) for constants i.
-template <class F, int... i>
-FASTSQRTM_LANE inline void each_constant(std::integer_sequence<int, i...>, F&& body) {
-  (body(std::integral_constant<int, i>()), ...);
-}
 
 // `count` equations: row after row the triangle of their matrix and, as one more row, their right side, whose last
 // number is zero.

@@ -349,6 +349,12 @@ FASTSQRTM_LANE Mask<T> is_zero(const Square<T, n>& A) {
   return found;
 }
 
+// Calls body(i) for constants i, as types.
+template <class F, int... i>
+FASTSQRTM_LANE inline void each_constant(std::integer_sequence<int, i...>, F&& body) {
+  (body(std::integral_constant<int, i>()), ...);
+}
+
 // Calls body(i, chain) for i = 0, ..., count - 1, where the order does not matter. A step waits for the one before it
 // in its chain, so many steps have four chains.
 template <int n, class F>
