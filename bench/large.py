@@ -42,6 +42,11 @@ POWERS = [
 ]
 
 
+def with_rule(run: Callable[[], None], by_eigenvalues: bool) -> None:
+    with patch("fastsqrtm.powers.powers_by_eigenvalues_are_faster", lambda *_: by_eigenvalues):
+        run()
+
+
 def measure_powers(seconds: float) -> list[dict]:
     rows = []
     for dtype, exponent, orders in POWERS:
@@ -49,14 +54,8 @@ def measure_powers(seconds: float) -> list[dict]:
         for n in orders:
             A = spd(n, 1e4, (1,), dtype=dtype)
             G = torch.randn(A.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
-            runs = {}
-            for name, rule in (("steps", False), ("eigenvalues", True)):
-
-                def run(by_rule=runner(function, A, G + G.mT), rule=rule):
-                    with patch("fastsqrtm.powers.powers_by_eigenvalues_are_faster", lambda *_: rule):
-                        by_rule()
-
-                runs[name] = run
+            run = runner(function, A, G + G.mT)
+            runs = {"steps": partial(with_rule, run, False), "eigenvalues": partial(with_rule, run, True)}
             times = time_in_turn(runs, seconds, time.thread_time)
             ms = {name: round(1e3 * statistics.median(values), 2) for name, values in times.items()}
             rows.append({"dtype": str(dtype).removeprefix("torch."), "exponent": exponent, "n": n, "ms": ms})
